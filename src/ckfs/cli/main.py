@@ -1,0 +1,150 @@
+"""The ``ckfs`` command: arguments in, one line and an exit status out (docs/commands.md)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from ckfs import __version__
+from ckfs.errors import CkfsError, UsageError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see '{self.prog} --help')")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    try:
+        arguments = _parser().parse_args(argv)
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except CkfsError as error:
+        print(f"ckfs: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:  # head(1) had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="ckfs", description="One virtual checkpoint directory for a cluster.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"ckfs {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_init(commands)
+    _add_mount(commands)
+    _add_ls(commands)
+    _add_give(commands)
+    _add_prepare(commands)
+    _add_demo(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse gives this type no public name
+
+
+def _add_init(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("init", help="make a store", allow_abbrev=False)
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("--service-user", metavar="NAME", help="account that keeps it, where root is squashed")
+    command.set_defaults(run=_init)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from ckfs.daemon.serve import account_of
+    from ckfs.store import layout
+
+    path = arguments.store
+    if layout.initialise(path, account_of(arguments.service_user)):
+        print(f"{path}: a new store; its policy is in {os.path.join(path, 'policy.toml')}")
+    else:
+        print(f"{path}: is a store already; nothing changed")
+    if layout.reachable_by_users(path):
+        print(f"{path}: users can reach it around ckfs: put it below a local directory of root with mode 0700")
+    return 0
+
+
+def _add_mount(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("mount", help="mount a store", allow_abbrev=False)
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("-o", dest="options", metavar="OPT[,OPT...]", action="append", default=[])
+    command.add_argument("-f", dest="in_front", action="store_true", help="stay in front and log to stderr")
+    command.set_defaults(run=_mount)
+
+
+def _mount(arguments: argparse.Namespace) -> int:
+    from ckfs.daemon import logs, options
+    from ckfs.daemon.background import run_in_background
+    from ckfs.daemon.serve import serve
+
+    chosen = options.parse(arguments.options)
+    store, mountpoint = os.path.abspath(arguments.store), os.path.abspath(arguments.mountpoint)
+    logs.set_up(in_front=arguments.in_front, log_file=chosen.log_file)
+    if arguments.in_front:
+        serve(store, mountpoint, chosen, lambda: None)
+        sys.stderr.flush()
+        os._exit(0)  # threads that a hung store holds must not keep the process
+    run_in_background(lambda ready: serve(store, mountpoint, chosen, ready))
+    return 0
+
+
+def _add_ls(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("ls", help="list sets and images", allow_abbrev=False)
+    command.add_argument("path", metavar="PATH", nargs="?", help="a mount, something on it, or (root) a store")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(run=_ls)
+
+
+def _ls(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.ls import list_sets
+
+    return list_sets(arguments.path, as_json=arguments.json)
+
+
+def _add_give(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("give", help="give a set to a user (root)", allow_abbrev=False)
+    command.add_argument("set", metavar="SET", help="the set's path on a mount")
+    command.add_argument("user", metavar="USER", help="name or uid")
+    command.set_defaults(run=_give)
+
+
+def _give(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.give import give
+
+    print(give(arguments.set, arguments.user))
+    return 0
+
+
+def _add_prepare(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "prepare", help="let pbs_mom refuse to start where nothing is mounted", allow_abbrev=False
+    )
+    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("--undo", action="store_true", help="give the directory back")
+    command.set_defaults(run=_prepare)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.prepare import prepare
+
+    print(prepare(arguments.mountpoint, undo=arguments.undo))
+    return 0
+
+
+def _add_demo(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("demo", help="checkpoint on one node, restart on another", allow_abbrev=False)
+    command.add_argument("-v", "--verbose", action="store_true")
+    command.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from ckfs.demo import run_demo
+
+    return run_demo(verbose=arguments.verbose)

@@ -1,0 +1,78 @@
+"""Mount options: what differs per host."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+from ckfs.errors import UsageError
+from ckfs.model import Role
+from ckfs.names import shown
+
+_LONGEST_NODE_NAME = 64
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """Timeouts in seconds. *service_user* None is root itself; *log_file* None is syslog, or stderr in front."""
+
+    role: Role = Role.NODE
+    node: str = field(default_factory=socket.gethostname)
+    service_user: str | None = None
+    op_timeout_s: float = 10.0
+    io_timeout_s: float = 600.0
+    read_only: bool = False
+    log_file: str | None = None
+
+
+KNOWN = ("role", "node", "service_user", "op_timeout", "io_timeout", "ro", "rw", "log")
+
+
+def parse(given: list[str]) -> MountOptions:
+    """Options as given with ``-o``, each a comma-separated list. Raises UsageError, naming the option and the rule."""
+    values: dict[str, str] = {}
+    for item in (item for text in given for item in text.split(",") if item):
+        key, equals, value = item.partition("=")
+        if key not in KNOWN:
+            raise UsageError(f"unknown mount option {shown(key)}; known are {', '.join(KNOWN)}")
+        if bool(equals) == (key in ("ro", "rw")):
+            raise UsageError(
+                f"mount option {key} takes no value" if equals else f"mount option {key} needs a value: {key}=VALUE"
+            )
+        values[key] = value
+        if key in ("ro", "rw"):
+            values.pop("rw" if key == "ro" else "ro", None)
+    return MountOptions(
+        role=_role(values.get("role", Role.NODE.value)),
+        node=_node(values.get("node") or socket.gethostname()),
+        service_user=values.get("service_user"),
+        op_timeout_s=_seconds("op_timeout", values.get("op_timeout", "10")),
+        io_timeout_s=_seconds("io_timeout", values.get("io_timeout", "600")),
+        read_only="ro" in values,
+        log_file=values.get("log"),
+    )
+
+
+def _role(text: str) -> Role:
+    try:
+        return Role(text)
+    except ValueError:
+        raise UsageError(f"mount option role={shown(text)}: must be node, server or both") from None
+
+
+def _node(text: str) -> str:
+    if not 0 < len(text) <= _LONGEST_NODE_NAME or not all(c.isalnum() or c in "._-" for c in text):
+        raise UsageError(
+            f"mount option node={shown(text)}: must be 1 to {_LONGEST_NODE_NAME} letters, digits, dots, dashes or underscores"
+        )
+    return text
+
+
+def _seconds(key: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86400:
+        raise UsageError(f"mount option {key}={shown(text)}: must be a number of seconds above 0 and up to 86400")
+    return seconds

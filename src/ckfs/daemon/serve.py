@@ -1,0 +1,196 @@
+"""Serving one mount, from opening the store to the last request."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyfuse3
+import trio
+
+from ckfs import __version__
+from ckfs.daemon import mounting
+from ckfs.daemon.notify import notify
+from ckfs.daemon.options import MountOptions
+from ckfs.errors import CkfsError, MountFailed, NotPermitted, UsageError
+from ckfs.fs.core import Core
+from ckfs.fs.filesystem import filesystem
+from ckfs.model import Owner
+from ckfs.names import ROOT_INODE, Uid, shown
+from ckfs.owners.accounts import Accounts
+from ckfs.owners.lookup import Users
+from ckfs.store import syscalls
+from ckfs.store.gate import Gate
+from ckfs.store.identity import ROOT, prepare_process
+from ckfs.store.layout import Store, open_store, reachable_by_users
+from ckfs.transport.pyfuse import Operations
+
+log = logging.getLogger(__name__)
+
+_POLICY_INTERVAL_S = 3.0
+_MOST_REQUESTS = 256
+_READ_AHEAD_KIB = 4096
+_ARENAS = 2
+
+
+def account_of(name: str | None) -> Owner:
+    """The service account *name*; root itself for None. Raises UsageError if there is no such user."""
+    if name is None:
+        return ROOT
+    accounts = Accounts()
+    uid = int(name) if name.isascii() and name.isdigit() else accounts.uid_of(name)
+    gid = None if uid is None else accounts.primary_gid_of(uid)
+    if uid is None or gid is None:
+        raise UsageError(f"mount option service_user={shown(name)}: there is no such user on this host")
+    return Owner(Uid(uid), gid)
+
+
+def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:
+    """Mount and serve until unmounted or told to stop; *ready* is called once the mount answers.
+
+    Raises CkfsError, with nothing left behind, if it does not come up.
+    """
+    if os.geteuid() != 0:
+        raise NotPermitted("only root can mount ckfs: it keeps every user's files as that user")
+    path = mounting.resolved(mountpoint)
+    service = account_of(options.service_user)
+    _raise_descriptor_limit()
+    prepare_process()
+    syscalls.bound_malloc_arenas(_ARENAS)
+    store = open_store(store_path, service, read_only=options.read_only)
+    with contextlib.closing(store):
+        if reachable_by_users(store.path):
+            log.warning(
+                "users can reach the store %s around ckfs: put it below a local directory of root with mode 0700",
+                shown(store.path),
+            )
+        policy = store.read_policy()
+        users = Users(policy)
+        gate = Gate(store.door.probe, op_timeout_s=options.op_timeout_s, io_timeout_s=options.io_timeout_s)
+        core = Core(store, gate, policy, users, options.role, options.node.encode(), options.op_timeout_s)
+        with _mounted(store, path, options) as fd:
+            trio.run(_Mount(core, users, path, fd, ready).run)
+    log.info("ended")
+
+
+@contextmanager
+def _mounted(store: Store, path: str, options: MountOptions) -> Iterator[int]:
+    fd = mounting.mount(store.path, path, read_only=options.read_only)
+    try:
+        yield fd
+    except CkfsError:  # not a crash: it never came up, so nothing may be left
+        with contextlib.suppress(OSError):
+            mounting.unmount(path)
+        raise
+    # After any other exception the dead mount stays in place: never a bare directory to write into.
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Mount:
+    """The tasks of one mount."""
+
+    def __init__(self, core: Core, users: Users, path: str, fd: int, ready: Callable[[], None]) -> None:
+        self._core = core
+        self._users = users
+        self._path = path
+        self._operations = Operations(filesystem(core))
+        self._ready = ready
+        self._fd = fd
+
+    async def run(self) -> None:
+        try:
+            pyfuse3.init(self._operations, f"/dev/fd/{self._fd}", set())
+        except RuntimeError as error:
+            raise MountFailed(f"{shown(self._path)}: {error}") from None
+        try:
+            await self._serve()
+        finally:
+            pyfuse3.close(unmount=False)
+
+    async def _serve(self) -> None:
+        failure: list[CkfsError] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._core.gate.watch)
+            nursery.start_soon(self._stop_on_signal)
+            nursery.start_soon(self._follow_policy)
+            nursery.start_soon(self._announce, failure)
+            await pyfuse3.main(max_tasks=_MOST_REQUESTS)
+            notify("STOPPING=1")
+            nursery.cancel_scope.cancel()
+        if failure:
+            raise failure[0]
+        with contextlib.suppress(OSError):
+            mounting.remove_dead(self._path)
+
+    async def _announce(self, failure: list[CkfsError]) -> None:
+        """Once a look from outside has been answered, say so."""
+        status: os.stat_result | None = None
+        with trio.move_on_after(self._core.op_timeout_s + 1), contextlib.suppress(OSError):
+            status = await trio.to_thread.run_sync(os.stat, self._path, abandon_on_cancel=True)
+        if status is None or status.st_ino != ROOT_INODE:
+            failure.append(MountFailed(f"{shown(self._path)}: mounted, but the store does not answer"))
+            pyfuse3.terminate()
+            return
+        with contextlib.suppress(OSError):
+            mounting.read_ahead(status.st_dev, _READ_AHEAD_KIB)
+        log.info(
+            "ckfs %s: %s on %s as %s %s",
+            __version__,
+            shown(self._core.store.path),
+            shown(self._path),
+            self._core.role.value,
+            shown(self._core.node_name),
+        )
+        self._ready()
+        notify("READY=1")
+
+    async def _stop_on_signal(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                notify("STOPPING=1")
+                log.info("told to stop: no new requests, ending those in flight")
+                await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
+                await self._finish()
+
+    def _unmount(self) -> None:
+        with contextlib.suppress(OSError):  # somebody else was first
+            mounting.unmount(self._path)
+
+    async def _finish(self) -> None:
+        """End the loop when the last request is answered; after a plain unmount it has ended already."""
+        gate = self._core.gate
+        limit_s = gate.io_timeout_s if gate.is_up else gate.op_timeout_s
+        with trio.move_on_after(limit_s):
+            await self._operations.idle()
+        pyfuse3.terminate()
+
+    async def _follow_policy(self) -> None:
+        store, last = self._core.store, ""
+        while True:
+            await trio.sleep(_POLICY_INTERVAL_S)
+            try:
+                text = await self._core.gate.call(store.policy_text)
+                if text == last:
+                    continue
+                policy = await self._core.gate.call(store.read_policy)
+            except CkfsError as error:
+                log.error("policy refused, the last good one stays in force: %s", error)  # noqa: TRY400 - not a bug
+                last = text
+                continue
+            except Exception as error:
+                log.debug("cannot read the policy: %s", error)
+                continue
+            last = text
+            if policy != self._core.policy:
+                self._core.policy = policy
+                self._users.follow(policy)
+                log.info("new policy in force")

@@ -1,0 +1,1 @@
+"""The file system itself, without FUSE in it: what each call means."""

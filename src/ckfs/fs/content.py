@@ -1,0 +1,179 @@
+"""Open files: reading, writing, syncing, and when an image counts as complete."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import outcome
+import trio
+
+from ckfs.errors import Stale
+from ckfs.fs.core import Core
+from ckfs.fs.inodes import Handle, Node
+from ckfs.model import Caller, Record, State
+from ckfs.names import FileHandle, Inode, shown
+from ckfs.policy import presented
+from ckfs.store.door import Found, OpenFile
+from ckfs.store.gate import Release
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    core: Core
+
+    # Opening and closing
+
+    async def open(self, ino: Inode, flags: int, caller: Caller) -> FileHandle:
+        node = self.core.inodes.get(ino)
+        truncate = bool(flags & os.O_TRUNC)
+        change = self._begun_by(caller)
+        door = self.core.store.door
+
+        def work() -> OpenFile:
+            file = door.open_again(held, access) if held is not None else door.open(node.spot, access, ino)
+            try:
+                if truncate:
+                    door.update(file, ino, change, size=0)
+            except BaseException:
+                os.close(file.fd)
+                raise
+            return file
+
+        access, held = flags & (os.O_ACCMODE | os.O_APPEND), None
+        try:
+            file = await self.core.below(node, work, undo=_close)
+        except (Stale, FileNotFoundError):
+            if not node.handles:
+                raise
+            held = node.handles[0].file  # it has no name any more, but somebody has it open
+            file = await self.core.gate.call(work, undo=_close, releases=(node.handles[0].pin(),))
+        return self.opened(node, file, caller, wrote=truncate)
+
+    def opened(self, node: Node, file: OpenFile, caller: Caller, *, wrote: bool) -> FileHandle:
+        handle = Handle(node, file, caller.uid)
+        handle.wrote = handle.marked = wrote
+        node.with_handle(handle)
+        return self.core.handles.add(handle)
+
+    async def release(self, number: FileHandle) -> None:
+        handle = self.core.handles.remove(number)
+        handle.node.without_handle(handle)
+        self.core.inodes.drop_unused(handle.node)
+        handle.close_when_unused(lambda: close_soon(handle.fd))
+
+    # Reading and writing
+
+    async def read(self, number: FileHandle, offset: int, size: int) -> bytes:
+        handle = self.core.handle(number)
+        return await self._transfer(handle, lambda: os.pread(handle.fd, size, offset))
+
+    async def write(self, number: FileHandle, offset: int, data: bytes) -> int:
+        """Returns how many bytes were written, which may be fewer than given where the store ran out of room."""
+        handle = self.core.handle(number)
+        if not handle.marked:
+            await self._mark_writing(handle)
+        handle.wrote = True
+        try:
+            return await self._transfer(handle, lambda: os.pwrite(handle.fd, data, offset))
+        except OSError:
+            handle.failed = True
+            raise
+
+    async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
+        handle = self.core.handle(number)
+        sync = os.fdatasync if data_only else os.fsync
+        await self._transfer(handle, lambda: sync(handle.fd))
+
+    async def _transfer(self, handle: Handle, work: Callable[[], T]) -> T:
+        return await self.core.gate.transfer(
+            work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
+        )
+
+    # States
+
+    def _begun_by(self, caller: Caller | None) -> Callable[[Record], Record]:
+        """An image's record while it is written; somebody without privilege takes the set-id bits away."""
+
+        def change(record: Record) -> Record:
+            if caller is None or not caller.is_root:
+                record = presented.without_set_ids(record)
+            return record.with_(state=State.WRITING, node=self.core.node_name)
+
+        return change
+
+    async def _mark_writing(self, handle: Handle) -> None:
+        change = self._begun_by(Caller(handle.opener, handle.identity.gid, 0, 0))
+        await self._update(handle.node, handle, change)
+        handle.marked = True
+
+    async def flush(self, number: FileHandle) -> None:
+        """A descriptor of the file is closed: let the store say now what it has against the data, and settle the state.
+
+        Other descriptors may live on (fork, dup): what is written afterwards is marked again.
+        """
+        handle = self.core.handle(number)
+        if not handle.wrote:
+            return
+        await self._transfer(handle, lambda: os.close(os.dup(handle.fd)))  # that is when NFS reports a full quota
+        handle.wrote = handle.marked = False
+        await self._settle(handle.node, handle)
+
+    async def _settle(self, node: Node, handle: Handle | None) -> None:
+        """Mark an image complete, or partial, once nobody here is writing it under a final name."""
+        if any(other.wrote for other in node.handles) or not self.core.policy.is_final(node.name):
+            return
+        failed = any(other.failed for other in node.handles)
+
+        def change(record: Record) -> Record:
+            if record.state is not State.WRITING:
+                return record
+            return record.with_(state=State.PARTIAL if failed else State.COMPLETE)
+
+        found = await self._update(node, handle, change)
+        if failed:
+            log.warning("image %s of set %s is partial: a write failed", shown(node.name), _set_of(node))
+        elif found.record.state is State.COMPLETE:
+            log.debug("image %s of set %s is complete", shown(node.name), _set_of(node))
+
+    async def renamed(self, node: Node, old_name: bytes) -> None:
+        """A closed image that moves from a temporary to a final name is complete."""
+        if not self.core.policy.is_final(old_name) and not node.is_root:
+            await self._settle(node, None)
+
+    async def _update(self, node: Node, handle: Handle | None, change: Callable[[Record], Record]) -> Found:
+        door = self.core.store.door
+        if handle is None:
+            return await self.core.on(node, lambda target: door.amend(target, node.ino, change), locked=True)
+        releases: list[Release] = [await self.core.locks.acquire(node.ino), handle.pin()]
+        return await self.core.gate.call(
+            lambda: door.amend(handle.file, node.ino, change), releases=releases, of_set=self.core.set_key(node)
+        )
+
+
+def _set_of(node: Node) -> str:
+    try:
+        return shown(node.top.name)
+    except Stale:
+        return "(removed)"
+
+
+def _close(file: OpenFile) -> None:
+    os.close(file.fd)
+
+
+def close_soon(fd: int) -> None:
+    """Close in a thread, since a store may hang there too; nobody waits for it."""
+    trio.lowlevel.start_thread_soon(lambda: os.close(fd), _log_failed_close)
+
+
+def _log_failed_close(result: outcome.Outcome[None]) -> None:
+    if isinstance(result, outcome.Error):
+        log.warning("closing a file of the store failed: %s", result.error)

@@ -1,0 +1,161 @@
+"""What all calls of a mount share: the store, what the kernel knows, who this mount is, and how a call reaches a file.
+
+State changes only in the event loop's thread. Everything read before an ``await`` may have changed after it
+(docs/concurrency.md says what); store calls are given what they need and return what they found.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import trio
+
+from ckfs.errors import BadHandle, Stale
+from ckfs.fs.inodes import Handle, Handles, Inodes, Node
+from ckfs.model import Owner, Role
+from ckfs.names import FileHandle, SetName
+from ckfs.policy.settings import Policy
+from ckfs.store.door import Found, Target
+from ckfs.store.gate import Gate, Release
+from ckfs.store.identity import ROOT
+from ckfs.store.layout import Store
+from ckfs.store.locks import InodeLocks
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_RESOLVER_TIMEOUT_S = 10.0
+
+
+class OwnerLookup(Protocol):
+    """Who owns the job of a batch set, and who a user is. Blocking; asked aside from the store's threads."""
+
+    def owner_of_set(self, name: SetName) -> Owner | None:
+        """The owner of the job that *name* belongs to; None if unknown."""
+
+    def owner_named(self, name: str) -> Owner | None:
+        """The user of that name or number; None if there is none."""
+
+    def name_of(self, uid: int) -> str | None:
+        """A user's name; None if there is none, or nobody knows in time."""
+
+
+@dataclass(slots=True)
+class Core:
+    """One mount. *policy* may be replaced while it runs."""
+
+    store: Store
+    gate: Gate
+    policy: Policy
+    lookup: OwnerLookup
+    role: Role
+    node_name: bytes
+    op_timeout_s: float
+    inodes: Inodes = field(default_factory=Inodes)
+    handles: Handles = field(default_factory=Handles)
+    locks: InodeLocks = field(init=False)
+    _aside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(8))
+
+    def __post_init__(self) -> None:
+        self.locks = InodeLocks(self.op_timeout_s)
+
+    # Reaching files
+
+    def handle(self, number: FileHandle) -> Handle:
+        try:
+            return self.handles.get(number)
+        except KeyError:
+            raise BadHandle("no such handle") from None
+
+    async def on(
+        self, node: Node, work: Callable[[Target], T], *, locked: bool = False, by_name: bool = False
+    ) -> T:
+        """Run *work* on the file that *node* stands for: by an open descriptor if there is one, else by its name.
+
+        *locked* keeps other locked calls on the same inode out, until the store call is really over. *by_name* uses no
+        open descriptor, since that may not be open for what *work* does.
+        """
+        try:
+            return await self._on(node, work, locked=locked, by_name=by_name)
+        except (Stale, FileNotFoundError):
+            if not await self.find_again(node):
+                raise
+            return await self._on(node, work, locked=locked, by_name=by_name)
+
+    async def _on(self, node: Node, work: Callable[[Target], T], *, locked: bool, by_name: bool) -> T:
+        releases: list[Release] = []
+        try:
+            if locked:
+                releases.append(await self.locks.acquire(node.ino))
+            target = node.spot if by_name else self._target(node, releases)
+        except BaseException:
+            for release in releases:
+                release()
+            raise
+        return await self.gate.call(lambda: work(target), releases=releases, of_set=self.set_key(node))
+
+    def _target(self, node: Node, releases: list[Release]) -> Target:
+        if node.is_root:
+            return self.store.names.top
+        for handle in node.handles:
+            releases.append(handle.pin())
+            return handle.file
+        return node.spot
+
+    async def below(self, directory: Node, work: Callable[[], T], *, undo: Callable[[T], None] | None = None) -> T:
+        """Run *work*, which computes spots inside *directory* when called; again if its set has moved meanwhile."""
+        try:
+            return await self.gate.call(work, undo=undo, of_set=self.set_key(directory))
+        except Stale:
+            if not await self.find_again(directory):
+                raise
+            return await self.gate.call(work, undo=undo, of_set=self.set_key(directory))
+
+    async def find_again(self, node: Node) -> bool:
+        """Whether another mount has moved the set that *node* is in; then it is known where to."""
+        if node.is_root:
+            return False
+        try:
+            top = node.top
+            entry = await self.gate.call(lambda: self.store.names.read(SetName(top.name)))
+        except (Stale, FileNotFoundError):
+            return False
+        if top.entry is None or entry.ino != top.entry.ino or entry == top.entry:
+            return False
+        top.entry = entry
+        return True
+
+    def set_key(self, node: Node) -> int:
+        """What counts calls per set."""
+        try:
+            return 0 if node.is_root else node.top.ino
+        except Stale:
+            return 0
+
+    async def examine(self, node: Node) -> Found:
+        """Stat and record as they are now. Stale if the file is gone, or another has its name."""
+        if node.is_root:
+            return await self.gate.call(lambda: self.store.door.examine(self.store.names.top))
+        return await self.on(node, lambda target: self.store.door.examine(target, node.ino))
+
+    # Owners
+
+    def stored_as(self, owner: Owner | None) -> Owner:
+        """The identity that the files of *owner* have in the store: root's and nobody's are the service account's."""
+        return self.store.service if owner is None or owner.uid == ROOT.uid else owner
+
+    async def job_owner(self, name: SetName) -> Owner | None:
+        """The owner of the job that a batch set belongs to. None means unknown, also when nobody answers in time."""
+        if not self.policy.is_batch(name):
+            return None
+        return await self.aside(lambda: self.lookup.owner_of_set(name))
+
+    async def aside(self, ask: Callable[[], T | None]) -> T | None:
+        """Ask something that is not the store and may hang; None if it does."""
+        with trio.move_on_after(_RESOLVER_TIMEOUT_S):
+            return await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._aside)
+        return None

@@ -1,0 +1,154 @@
+"""Extended attributes: the users' own pass through to the store; ``user.ckfs.*`` says what ckfs knows.
+
+ckfs's own are read by name and never listed, so that ``cp -a`` and ``rsync -X`` do not copy them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from ckfs import __version__
+from ckfs.errors import Invalid, NoAttribute, NotOwner, Unsupported
+from ckfs.fs.core import Core
+from ckfs.fs.inodes import Node
+from ckfs.fs.metadata import Changes, Metadata
+from ckfs.model import Caller, State
+from ckfs.names import Inode
+from ckfs.owners.jobs import job_of
+from ckfs.store import record
+
+_USER = b"user."
+_OWN = b"user.ckfs"
+_OWNER = b"user.ckfs.owner"
+_PATH = b"trusted.ckfs.path"
+_UNCLAIMED = b"-"
+
+Value = Callable[[Node], Awaitable[bytes]]
+
+
+@dataclass(slots=True)
+class Extended:
+    core: Core
+    metadata: Metadata
+    _of_root: Mapping[bytes, Value] = field(init=False)
+    _of_files: Mapping[bytes, Value] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._of_root = {b"user.ckfs.version": self._version, b"user.ckfs.role": self._role, b"user.ckfs.node": self._node}
+        self._of_files = {
+            _OWNER: self._owner,
+            b"user.ckfs.uid": self._uid,
+            b"user.ckfs.set": self._set,
+            b"user.ckfs.state": self._state,
+            b"user.ckfs.written_by": self._written_by,
+            b"user.ckfs.job": self._job,
+            _PATH: self._path,
+        }
+
+    async def get(self, ino: Inode, name: bytes) -> bytes:
+        node = self.core.inodes.get(ino)
+        made_up = (self._of_root if node.is_root else self._of_files).get(name)
+        if made_up is not None:
+            return await made_up(node)
+        _check_supported(name)
+        if _is_own(name) or node.is_root:
+            raise NoAttribute("there is no such attribute")
+        return await self.core.on(node, lambda target: self.core.store.door.get_attribute(target, name))
+
+    async def set(self, ino: Inode, name: bytes, value: bytes, caller: Caller) -> None:
+        node = self.core.inodes.get(ino)
+        if name == _OWNER and node.entry is not None and caller.is_root:
+            await self._give(node, value, caller)
+            return
+        _check_changeable(name)
+        if node.is_root:
+            raise Unsupported("the mount's root keeps no attributes")
+        await self.core.on(node, lambda target: self.core.store.door.set_attribute(target, name, value), locked=True)
+
+    async def remove(self, ino: Inode, name: bytes) -> None:
+        node = self.core.inodes.get(ino)
+        _check_changeable(name)
+        if node.is_root:
+            raise NoAttribute("the mount's root keeps no attributes")
+        await self.core.on(node, lambda target: self.core.store.door.remove_attribute(target, name), locked=True)
+
+    async def list(self, ino: Inode) -> list[bytes]:
+        node = self.core.inodes.get(ino)
+        if node.is_root:
+            return []
+        names = await self.core.on(node, self.core.store.door.list_attributes)
+        return [name for name in names if name.startswith(_USER) and not _is_own(name)]
+
+    async def _give(self, top: Node, value: bytes, caller: Caller) -> None:
+        text = value.decode("utf-8", "replace")
+        owner = await self.core.aside(lambda: self.core.lookup.owner_named(text))
+        if owner is None:
+            raise Invalid("user.ckfs.owner takes the name or number of a user")
+        await self.metadata.setattr(top.ino, Changes(uid=owner.uid, gid=owner.gid), None, caller)
+
+    # What ckfs knows
+
+    async def _version(self, _: Node) -> bytes:
+        return __version__.encode()
+
+    async def _role(self, _: Node) -> bytes:
+        return self.core.role.value.encode()
+
+    async def _node(self, _: Node) -> bytes:
+        return self.core.node_name
+
+    async def _owner(self, node: Node) -> bytes:
+        owner = node.set_entry.owner
+        if owner is None:
+            return _UNCLAIMED
+        name = await self.core.aside(lambda: self.core.lookup.name_of(owner.uid))
+        return b"%d" % owner.uid if name is None else name.encode("utf-8", "surrogateescape")
+
+    async def _uid(self, node: Node) -> bytes:
+        owner = node.set_entry.owner
+        return _UNCLAIMED if owner is None else b"%d" % owner.uid
+
+    async def _set(self, node: Node) -> bytes:
+        return node.top.name
+
+    async def _state(self, node: Node) -> bytes:
+        found = await self.core.examine(node)
+        state: State | None = found.record.state
+        if found.record.is_directory:
+            state = await self.core.below(node, lambda: self.core.store.door.worst_state_below(node.spot))
+        if state is None:
+            raise NoAttribute("there is no image in it")
+        return state.value.encode()
+
+    async def _written_by(self, node: Node) -> bytes:
+        written_by = (await self.core.examine(node)).record.node
+        if not written_by:
+            raise NoAttribute("nobody knows")
+        return written_by
+
+    async def _job(self, node: Node) -> bytes:
+        name = node.top.name
+        job = job_of(name) if self.core.policy.is_batch(name) else None
+        if job is None:
+            raise NoAttribute("the set's name is not a job's")
+        return job.encode()
+
+    async def _path(self, node: Node) -> bytes:
+        return b"/".join((self.core.store.path.encode("utf-8", "surrogateescape"), *node.spot.components))
+
+
+def _is_own(name: bytes) -> bool:
+    return name == record.ATTRIBUTE or name.startswith(_OWN + b".")
+
+
+def _check_supported(name: bytes) -> None:
+    # ACLs and labels that nobody would enforce are refused rather than kept.
+    if not name.startswith(_USER) and name != _PATH:
+        raise Unsupported("only user attributes are kept")
+
+
+def _check_changeable(name: bytes) -> None:
+    _check_supported(name)
+    if _is_own(name) or name == _PATH:
+        raise NotOwner("ckfs's own attributes are not for setting")

@@ -1,0 +1,43 @@
+"""The file system as a transport sees it: calls grouped by what they are about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckfs.fs.content import Content
+from ckfs.fs.core import Core
+from ckfs.fs.extended import Extended
+from ckfs.fs.listing import Listing
+from ckfs.fs.metadata import Metadata
+from ckfs.fs.naming import Naming
+from ckfs.fs.sets import Sets
+from ckfs.names import Inode
+
+
+@dataclass(frozen=True, slots=True)
+class Filesystem:
+    """One mount's file system. Everything is called in the event loop's thread."""
+
+    core: Core
+    naming: Naming
+    content: Content
+    metadata: Metadata
+    extended: Extended
+    listing: Listing
+
+    def forget(self, ino: Inode, count: int) -> None:
+        """The kernel dropped *count* of the references that look-ups and listings gave it."""
+        self.core.inodes.forget(ino, count)
+
+
+def filesystem(core: Core) -> Filesystem:
+    sets, content = Sets(core), Content(core)
+    metadata = Metadata(core, sets)
+    return Filesystem(
+        core=core,
+        naming=Naming(core, sets, content),
+        content=content,
+        metadata=metadata,
+        extended=Extended(core, metadata),
+        listing=Listing(core),
+    )

@@ -1,0 +1,195 @@
+"""The inodes that the kernel knows of this mount, and what is open of each.
+
+All of it belongs to the event loop's thread. A node says where a file *was* last seen; whoever reaches it there checks
+that it is still that file (another mount may have moved it).
+"""
+
+from __future__ import annotations
+
+from ckfs.errors import Stale
+from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName, Uid
+from ckfs.store.door import OpenFile, Spot
+from ckfs.store.gate import Release
+from ckfs.store.setnames import SetEntry
+
+_DEEPEST = 10_000
+
+
+class Handle:
+    """An open file or directory of a mount."""
+
+    __slots__ = ("_closing", "_pins", "failed", "fd", "identity", "marked", "node", "opener", "wrote")
+
+    def __init__(self, node: Node, file: OpenFile, opener: Uid) -> None:
+        self.node = node
+        self.fd = file.fd
+        self.identity = file.identity
+        self.opener = opener
+        self.wrote = False
+        """Something was written through it since its image was last settled."""
+        self.marked = False
+        """The record says that the image is being written, and carries no set-id bits of before."""
+        self.failed = False
+        """A write through it failed."""
+        self._pins = 0
+        self._closing: Release | None = None
+
+    @property
+    def file(self) -> OpenFile:
+        return OpenFile(self.identity, self.fd)
+
+    def pin(self) -> Release:
+        """Keep the descriptor open until the returned call is made."""
+        self._pins += 1
+        return self._unpin
+
+    def _unpin(self) -> None:
+        self._pins -= 1
+        if self._pins == 0 and self._closing is not None:
+            self._closing()
+
+    def close_when_unused(self, close: Release) -> None:
+        """Call *close* as soon as no call uses the descriptor any more."""
+        self._closing = close
+        if self._pins == 0:
+            close()
+
+
+class Node:
+    """An inode that the kernel knows. *entry* is a set's, for its top; None below it and for the mount's root."""
+
+    __slots__ = ("entry", "handles", "ino", "lookups", "name", "parent")
+
+    def __init__(self, ino: Inode, parent: Node | None, name: bytes, entry: SetEntry | None = None) -> None:
+        self.ino = ino
+        self.parent = parent
+        self.name = name
+        self.entry = entry
+        self.lookups = 0
+        self.handles: tuple[Handle, ...] = ()
+
+    @property
+    def is_root(self) -> bool:
+        return self.ino == ROOT_INODE
+
+    @property
+    def top(self) -> Node:
+        """The top of the set that this is in. Stale for the root, and for what lost its name."""
+        return self._climb()[0]
+
+    @property
+    def set_name(self) -> SetName:
+        return SetName(self.top.name)
+
+    @property
+    def set_entry(self) -> SetEntry:
+        entry = self.top.entry
+        assert entry is not None
+        return entry
+
+    @property
+    def spot(self) -> Spot:
+        """Where it was last seen. Stale if it has no name any more."""
+        top, below = self._climb()
+        assert top.entry is not None
+        spot = top.entry.spot
+        if not below:
+            return spot
+        assert self.parent is not None
+        return Spot(spot.identity, (*spot.components, *reversed(below)), self.parent.ino)
+
+    def _climb(self) -> tuple[Node, list[bytes]]:
+        """The set's top, and the names below it from here upwards."""
+        below: list[bytes] = []
+        node = self
+        while node.entry is None:
+            # Directories that other mounts moved may look like a ring from here, until they are looked up again.
+            if node.parent is None or len(below) > _DEEPEST:
+                raise Stale("the file has no name any more")
+            below.append(node.name)
+            node = node.parent
+        return node, below
+
+    def inside(self, name: bytes) -> Spot:
+        """Where *name* in this directory lies."""
+        spot = self.spot
+        return Spot(spot.identity, (*spot.components, name), self.ino)
+
+    def forget_name(self) -> None:
+        self.parent = None
+        self.entry = None
+
+    def with_handle(self, handle: Handle) -> None:
+        self.handles = (*self.handles, handle)
+
+    def without_handle(self, handle: Handle) -> None:
+        self.handles = tuple(other for other in self.handles if other is not handle)
+
+
+class Inodes:
+    """Nodes by number."""
+
+    def __init__(self) -> None:
+        self.root = Node(ROOT_INODE, None, b"")
+        self._nodes: dict[Inode, Node] = {ROOT_INODE: self.root}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, ino: Inode) -> Node:
+        """Stale if the kernel should not know it."""
+        try:
+            return self._nodes[ino]
+        except KeyError:
+            raise Stale("no such inode") from None
+
+    def known(self, ino: Inode) -> Node | None:
+        return self._nodes.get(ino)
+
+    def seen(self, ino: Inode, parent: Node, name: bytes, entry: SetEntry | None = None) -> Node:
+        """The node of a file that was just found under *name* in *parent*; *entry* if that is the top of a set."""
+        node = self._nodes.get(ino)
+        if node is None:
+            node = self._nodes[ino] = Node(ino, parent, name, entry)
+        elif node is not parent:
+            node.parent, node.name, node.entry = parent, name, entry
+        return node
+
+    def looked_up(self, node: Node) -> None:
+        """The kernel got one more reference."""
+        node.lookups += 1
+
+    def forget(self, ino: Inode, count: int) -> None:
+        """The kernel dropped *count* references."""
+        node = self._nodes.get(ino)
+        if node is None or node.is_root:
+            return
+        node.lookups = max(0, node.lookups - count)
+        self.drop_unused(node)
+
+    def drop_unused(self, node: Node) -> None:
+        if node.lookups == 0 and not node.handles and not node.is_root:
+            self._nodes.pop(node.ino, None)
+
+
+class Handles:
+    """Open handles by number, which is never used twice."""
+
+    def __init__(self) -> None:
+        self._handles: dict[FileHandle, Handle] = {}
+        self._next = 1
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def add(self, handle: Handle) -> FileHandle:
+        number = FileHandle(self._next)
+        self._next += 1
+        self._handles[number] = handle
+        return number
+
+    def get(self, number: FileHandle) -> Handle:
+        return self._handles[number]
+
+    def remove(self, number: FileHandle) -> Handle:
+        return self._handles.pop(number)

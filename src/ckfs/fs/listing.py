@@ -1,0 +1,143 @@
+"""Directories: opened, read in pieces of any size, synced."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckfs.fs.content import close_soon
+from ckfs.fs.core import Core
+from ckfs.fs.inodes import Handle, Node
+from ckfs.model import Caller
+from ckfs.names import FileHandle, Inode, SetName
+from ckfs.store import syscalls
+from ckfs.store.door import Found, OpenFile
+from ckfs.store.setnames import SetEntry
+
+Emit = Callable[[bytes, Found, int], bool]
+"""Takes a name, what it is, and the offset after it; False when there is no room for it."""
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    name: bytes
+    found: Found
+    next_offset: int
+    entry: SetEntry | None
+
+
+class DirectoryHandle(Handle):
+    """An open directory, with what was read of it and not yet asked for."""
+
+    __slots__ = ("ahead", "items", "position")
+
+    def __init__(self, node: Node, file: OpenFile, caller: Caller) -> None:
+        super().__init__(node, file, caller.uid)
+        self.position = 0
+        """The offset up to which the kernel has been answered."""
+        self.items: list[_Item] = []
+        self.ahead: list[tuple[bytes, int]] = []
+        """Names read from the store, not looked at yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    core: Core
+
+    async def opendir(self, ino: Inode, caller: Caller) -> FileHandle:
+        node = self.core.inodes.get(ino)
+        store = self.core.store
+
+        def work() -> OpenFile:
+            if node.is_root:
+                return OpenFile(store.service, store.names.open_listing())
+            return store.door.open(node.spot, os.O_RDONLY | os.O_DIRECTORY, ino)
+
+        file = await self.core.below(node, work, undo=lambda opened: os.close(opened.fd))
+        handle = DirectoryHandle(node, file, caller)
+        node.with_handle(handle)
+        return self.core.handles.add(handle)
+
+    async def readdir(self, number: FileHandle, offset: int, emit: Emit) -> None:
+        """Give entries from *offset* on to *emit* until it has enough, or the directory ends.
+
+        Offsets are the store's own, so that entries that come and go meanwhile are neither skipped nor repeated.
+        """
+        handle = self.core.handle(number)
+        assert isinstance(handle, DirectoryHandle)
+        if offset != handle.position:
+            handle.items, handle.ahead = [], []
+        emitted = False
+        while handle.items or await self._read_on(handle, offset):
+            while handle.items:
+                item = handle.items[0]
+                if not self._emit(handle.node, item, emit):
+                    return
+                emitted = True
+                handle.items.pop(0)
+                handle.position = offset = item.next_offset
+            if emitted and not handle.ahead:
+                return  # a piece is enough for one answer
+
+    def _emit(self, directory: Node, item: _Item, emit: Emit) -> bool:
+        if not emit(item.name, item.found, item.next_offset):
+            return False
+        if item.name not in (b".", b".."):
+            node = self.core.inodes.seen(item.found.record.ino, directory, item.name, item.entry)
+            self.core.inodes.looked_up(node)
+        return True
+
+    async def _read_on(self, handle: DirectoryHandle, offset: int) -> bool:
+        """Look at some more entries; False at the end of the directory."""
+        seek = None if handle.ahead or handle.position == offset != 0 else offset
+        ahead = handle.ahead
+
+        def work() -> tuple[list[_Item], list[tuple[bytes, int]]]:
+            names = ahead
+            if not names:
+                if seek is not None:
+                    os.lseek(handle.fd, seek, os.SEEK_SET)
+                names = syscalls.directory_entries(handle.fd)
+            return self._examine(handle, names[:_AT_ONCE]), names[_AT_ONCE:]
+
+        handle.items, handle.ahead = await self.core.gate.call(
+            work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
+        )
+        handle.position = offset
+        return bool(handle.items)
+
+    def _examine(self, handle: DirectoryHandle, entries: list[tuple[bytes, int]]) -> list[_Item]:
+        store, items = self.core.store, []
+        names = [name for name, _ in entries]
+        if handle.node.is_root:
+            for name, next_offset in entries:
+                try:
+                    entry, found = self._examine_set(name)
+                except OSError:
+                    continue  # gone meanwhile
+                items.append(_Item(name, found, next_offset, entry))
+            return items
+        for (name, next_offset), found_or_none in zip(entries, store.door.examine_entries(handle.file, names), strict=True):
+            if found_or_none is not None:
+                items.append(_Item(name, found_or_none, next_offset, None))
+        return items
+
+    def _examine_set(self, name: bytes) -> tuple[SetEntry | None, Found]:
+        store = self.core.store
+        if name in (b".", b".."):
+            return None, store.door.examine(store.names.top)
+        return store.names.examine(SetName(name))
+
+    async def releasedir(self, number: FileHandle) -> None:
+        handle = self.core.handles.remove(number)
+        handle.node.without_handle(handle)
+        self.core.inodes.drop_unused(handle.node)
+        handle.close_when_unused(lambda: close_soon(handle.fd))
+
+    async def fsyncdir(self, number: FileHandle, *, data_only: bool) -> None:
+        handle = self.core.handle(number)
+        sync = os.fdatasync if data_only else os.fsync
+        await self.core.gate.transfer(lambda: sync(handle.fd), releases=(handle.pin(),))

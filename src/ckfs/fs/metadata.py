@@ -1,0 +1,101 @@
+"""What a file looks like, and changing that: getattr, setattr, statfs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckfs.errors import NotOwner
+from ckfs.fs.core import Core
+from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.sets import Sets
+from ckfs.model import Caller, Owner, Record, State
+from ckfs.names import FileHandle, Gid, Inode, Uid
+from ckfs.policy import ownership, presented
+from ckfs.store.door import Found, Target, Times
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a setattr asks for; None leaves as it is. Times in nanoseconds since the epoch, size in bytes."""
+
+    mode: int | None = None
+    uid: Uid | None = None
+    gid: Gid | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    core: Core
+    sets: Sets
+
+    async def getattr(self, ino: Inode) -> Found:
+        return await self.core.examine(self.core.inodes.get(ino))
+
+    async def setattr(self, ino: Inode, changes: Changes, number: FileHandle | None, caller: Caller) -> Found:
+        """The kernel has checked the caller's rights by what getattr presented."""
+        node = self.core.inodes.get(ino)
+        handle = None if number is None else self.core.handle(number)
+        if node.is_root and (changes.uid or changes.gid):
+            raise NotOwner("the mount's root belongs to root")
+        if changes.uid is not None and node.entry is not None:
+            await self._change_hands(node, changes.uid, changes.gid, caller)
+        if changes.mode is not None:
+            for other in node.handles:
+                other.marked = False  # a write through it must take new set-id bits away
+        return await self._apply(node, changes, handle, caller)
+
+    async def _change_hands(self, top: Node, uid: Uid, gid: Gid | None, caller: Caller) -> None:
+        owner = top.set_entry.owner
+        if not ownership.other_owner(owner, uid):
+            return
+        ownership.check_give(caller)
+        if owner is None and uid == 0:
+            return  # root's chown to root leaves an unclaimed set unclaimed
+        await self.sets.give(top, await self._owner_of(uid, gid))
+
+    async def _owner_of(self, uid: Uid, gid: Gid | None) -> Owner:
+        if gid is not None:
+            return Owner(uid, gid)
+        known = await self.core.aside(lambda: self.core.lookup.owner_named(str(uid)))
+        return Owner(uid, known.gid if known is not None else Gid(uid))
+
+    async def _apply(self, node: Node, changes: Changes, handle: Handle | None, caller: Caller) -> Found:
+        change = self._change(changes, handle, caller)
+        times = None
+        if changes.atime_ns is not None or changes.mtime_ns is not None:
+            times = Times(changes.atime_ns, changes.mtime_ns)
+
+        def work(target: Target) -> Found:
+            return self.core.store.door.update(target, node.ino, change, size=changes.size, times=times)
+
+        if handle is not None and changes.size is not None:
+            releases = [await self.core.locks.acquire(node.ino), handle.pin()]
+            found = await self.core.gate.call(
+                lambda: work(handle.file), releases=releases, of_set=self.core.set_key(node)
+            )
+            handle.wrote = handle.marked = True
+            return found
+        return await self.core.on(node, work, locked=True, by_name=changes.size is not None)
+
+    def _change(self, changes: Changes, handle: Handle | None, caller: Caller) -> Callable[[Record], Record]:
+        def change(record: Record) -> Record:
+            if changes.size is not None:
+                if not caller.is_root:
+                    record = presented.without_set_ids(record)
+                if handle is not None:
+                    record = record.with_(state=State.WRITING, node=self.core.node_name)
+            if changes.uid is not None or changes.gid is not None:
+                record = presented.with_owner(record, changes.uid, changes.gid)
+            if changes.mode is not None:
+                record = presented.with_mode(record, changes.mode)
+            return record
+
+        return change
+
+    async def statfs(self) -> os.statvfs_result:
+        return await self.core.gate.call(self.core.store.door.room)

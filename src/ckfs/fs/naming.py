@@ -1,0 +1,199 @@
+"""Calls that look names up, make them and take them away. Top-level names, the sets, are in :mod:`ckfs.fs.sets`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckfs.errors import Exists, Invalid, NotFound, Stale
+from ckfs.fs.content import Content
+from ckfs.fs.core import Core
+from ckfs.fs.inodes import Node
+from ckfs.fs.sets import Sets
+from ckfs.model import Caller, Record, State
+from ckfs.names import FileHandle, Inode, SetName
+from ckfs.policy import presented
+from ckfs.store.door import Build, Found, OpenFile, Spot
+from ckfs.store.record import new_inode
+from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
+
+_PATH_MAX = 4096
+
+Make = Callable[[Spot, Build], Found]
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    core: Core
+    sets: Sets
+    content: Content
+
+    async def lookup(self, parent: Inode, name: bytes) -> Found:
+        directory = self.core.inodes.get(parent)
+        if directory.is_root:
+            entry, found = await self.core.gate.call(lambda: self.core.store.names.examine(SetName(name)))
+            node = self.core.inodes.seen(found.record.ino, directory, name, entry)
+        else:
+            found = await self.core.below(directory, lambda: self.core.store.door.examine(directory.inside(name)))
+            node = self.core.inodes.seen(found.record.ino, directory, name)
+        self.core.inodes.looked_up(node)
+        return found
+
+    # Making
+
+    async def mkdir(self, parent: Inode, name: bytes, mode: int, caller: Caller) -> Found:
+        return await self._make(parent, name, stat.S_IFDIR | mode, caller, self.core.store.door.make_directory)
+
+    async def mknod(self, parent: Inode, name: bytes, mode: int, rdev: int, caller: Caller) -> Found:
+        make = self._make_closed if stat.S_ISREG(mode) else self._placeholder(b"")
+        return await self._make(parent, name, mode, caller, make, rdev)
+
+    async def symlink(self, parent: Inode, name: bytes, target: bytes, caller: Caller) -> Found:
+        return await self._make(parent, name, stat.S_IFLNK | 0o777, caller, self._placeholder(target))
+
+    async def create(
+        self, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller
+    ) -> tuple[FileHandle, Found]:
+        opened: list[int] = []
+        access = flags & (os.O_ACCMODE | os.O_APPEND)
+
+        def make(spot: Spot, build: Build) -> Found:
+            fd, found = self.core.store.door.make_file(spot, build, access)
+            opened.append(fd)
+            return found
+
+        def undo(_: object) -> None:
+            for fd in opened:
+                os.close(fd)
+
+        try:
+            found = await self._make(parent, name, stat.S_IFREG | mode, caller, make, undo=undo)
+        except (FileExistsError, Exists):
+            if flags & os.O_EXCL:
+                raise
+            # Another mount made it since the kernel looked: let it look again, and check permissions this time.
+            raise Stale("the file exists by now") from None
+        node = self.core.inodes.get(found.record.ino)
+        file = OpenFile(node.set_entry.stored, opened[0])
+        return self.content.opened(node, file, caller, wrote=True), found
+
+    async def _make(
+        self,
+        parent: Inode,
+        name: bytes,
+        mode: int,
+        caller: Caller,
+        make: Make,
+        rdev: int = 0,
+        undo: Callable[[object], None] | None = None,
+    ) -> Found:
+        directory = self.core.inodes.get(parent)
+        ino = new_inode()
+
+        def build(of_directory: Record | None) -> Record:
+            return presented.of_new(ino, caller, of_directory, mode, rdev, self.core.node_name)
+
+        if directory.is_root:
+            entry, found = await self.sets.take(SetName(name), caller, ino, lambda spot: make(spot, build), undo)
+            node = self.core.inodes.seen(found.record.ino, directory, name, entry)
+        else:
+            await self.sets.check_create(directory, caller)
+            found = await self.core.below(directory, lambda: make(directory.inside(name), build), undo=undo)
+            node = self.core.inodes.seen(found.record.ino, directory, name)
+        self.core.inodes.looked_up(node)
+        return found
+
+    def _make_closed(self, spot: Spot, build: Build) -> Found:
+        def complete(of_directory: Record | None) -> Record:
+            return build(of_directory).with_(state=State.COMPLETE)  # nobody holds it open for writing
+
+        fd, found = self.core.store.door.make_file(spot, complete, os.O_WRONLY)
+        os.close(fd)
+        return found
+
+    def _placeholder(self, content: bytes) -> Make:
+        door, names = self.core.store.door, self.core.store.names
+
+        def make(spot: Spot, build: Build) -> Found:
+            return door.make_placeholder(spot, build, content, names.staging_spot(spot.identity))
+
+        return make
+
+    # Taking away
+
+    async def unlink(self, parent: Inode, name: bytes) -> None:
+        await self._remove(parent, name, self.core.store.door.unlink)
+
+    async def rmdir(self, parent: Inode, name: bytes) -> None:
+        await self._remove(parent, name, self.core.store.door.rmdir)
+
+    async def _remove(self, parent: Inode, name: bytes, remove: Callable[[Spot], None]) -> None:
+        directory = self.core.inodes.get(parent)
+        if directory.is_root:
+            await self.core.gate.call(lambda: self.core.store.names.remove(SetName(name), remove))
+        else:
+            await self.core.below(directory, lambda: remove(directory.inside(name)))
+
+    # Moving
+
+    async def rename(
+        self, old_parent: Inode, old_name: bytes, new_parent: Inode, new_name: bytes, flags: int, caller: Caller
+    ) -> None:
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise Invalid("an unknown rename flag")
+        source, target = self.core.inodes.get(old_parent), self.core.inodes.get(new_parent)
+        if source.is_root or target.is_root:
+            moved = await self.sets.rename(source, old_name, target, new_name, flags, caller)
+        else:
+            moved = await self._rename_inside(source, old_name, target, new_name, flags, caller)
+        if moved is not None:
+            await self.content.renamed(moved, old_name)
+
+    async def _rename_inside(
+        self, source: Node, old_name: bytes, target: Node, new_name: bytes, flags: int, caller: Caller
+    ) -> Node | None:
+        await self.sets.check_move(source, target, caller)
+        door = self.core.store.door
+
+        def work() -> tuple[Found, Found | None]:
+            old, new = source.inside(old_name), target.inside(new_name)
+            moved = door.examine(old)
+            other = door.examine(new) if flags & RENAME_EXCHANGE else None
+            door.rename(old, new, flags)
+            return moved, other
+
+        moved, other = await self.core.below(source, work)
+        if other is not None and (node := self.core.inodes.known(other.record.ino)):
+            node.parent, node.name = source, old_name
+        node = self.core.inodes.known(moved.record.ino)
+        if node is not None:
+            node.parent, node.name, node.entry = target, new_name, None
+        return node
+
+    async def link(self, ino: Inode, new_parent: Inode, new_name: bytes, caller: Caller) -> Found:
+        node, target = self.core.inodes.get(ino), self.core.inodes.get(new_parent)
+        try:
+            source = node.spot
+        except Stale:
+            raise NotFound("the file has no name any more") from None
+        if target.is_root:
+            found = await self.sets.link(node, source, SetName(new_name), caller)
+        else:
+            await self.sets.check_move(node, target, caller)
+            door = self.core.store.door
+
+            def work() -> Found:
+                new = target.inside(new_name)
+                door.link(source, new)
+                return door.examine(new)
+
+            found = await self.core.below(target, work)
+            self.core.inodes.seen(found.record.ino, target, new_name)
+        self.core.inodes.looked_up(self.core.inodes.get(found.record.ino))
+        return found
+
+    async def readlink(self, ino: Inode) -> bytes:
+        node = self.core.inodes.get(ino)
+        return await self.core.on(node, lambda target: self.core.store.door.read_content(target, _PATH_MAX))

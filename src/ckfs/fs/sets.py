@@ -1,0 +1,158 @@
+"""Top-level names: taking one, giving a set to its owner, and moving whole sets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckfs.errors import Invalid, OtherOwner
+from ckfs.fs.core import Core
+from ckfs.fs.inodes import Node
+from ckfs.model import Caller, Owner
+from ckfs.names import Inode, SetName, shown
+from ckfs.policy import ownership
+from ckfs.store.door import Found, Spot
+from ckfs.store.handover import hand_over
+from ckfs.store.moving import file_to_set, link_set, rename_set, set_into_directory
+from ckfs.store.setnames import SetEntry
+from ckfs.store.syscalls import RENAME_EXCHANGE
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    core: Core
+
+    # Making and claiming
+
+    async def take(
+        self,
+        name: SetName,
+        caller: Caller,
+        ino: Inode,
+        make: Callable[[Spot], Found],
+        undo: Callable[[object], None] | None,
+    ) -> tuple[SetEntry, Found]:
+        """Make a set of *name*, for its job's owner, for the caller, or unclaimed."""
+        owner = await self._owner_for(name, caller)
+        stored = self.core.stored_as(owner)
+        names = self.core.store.names
+        taken = await self.core.gate.call(lambda: names.take(name, owner, stored, ino, make), undo=undo)
+        if owner is None:
+            log.info("set %s made unclaimed by root", shown(name))
+        return taken
+
+    async def _owner_for(self, name: SetName, caller: Caller) -> Owner | None:
+        job_owner = await self.core.job_owner(name)
+        ownership.check_take(self.core.policy, name, caller, job_owner)
+        return ownership.owner_of_new(self.core.policy, name, caller, job_owner)
+
+    async def check_create(self, directory: Node, caller: Caller) -> None:
+        """Refuse a new file where only others may make one. A job's owner claims his unclaimed set by trying."""
+        top = directory.top
+        entry, name = directory.set_entry, SetName(top.name)
+        if entry.owner is None and not caller.is_root:
+            job_owner = await self.core.job_owner(name)
+            if job_owner is not None and ownership.is_claim(entry.owner, caller, job_owner):
+                await self.give(top, job_owner)
+                entry = directory.set_entry
+        ownership.check_create(self.core.policy, name, entry.owner, caller)
+
+    async def check_move(self, source: Node, target: Node, caller: Caller) -> None:
+        """Refuse to move or link between sets of different owners: the caller copies, and is charged, instead."""
+        self._check_same_owner(source.set_entry, target.set_entry)
+        await self.check_create(target, caller)
+
+    async def give(self, top: Node, owner: Owner) -> None:
+        """Make the set *top* belong to *owner*: its entry says so at once, and its files follow."""
+        stored = self.core.stored_as(owner)
+        name, entry = SetName(top.name), top.set_entry
+        store = self.core.store
+        release = await self.core.locks.acquire(top.ino)
+        top.entry = await self.core.gate.transfer(
+            lambda: hand_over(store, name, entry, owner, stored), releases=(release,)
+        )
+        log.info("set %s given to uid %d", shown(name), owner.uid)
+
+    # Moving
+
+    async def rename(
+        self, source: Node, old_name: bytes, target: Node, new_name: bytes, flags: int, caller: Caller
+    ) -> Node | None:
+        """Rename where at least one of the two directories is the mount's root. Returns the moved node, if known."""
+        if source.is_root and target.is_root:
+            return await self._rename_set(SetName(old_name), SetName(new_name), flags, caller)
+        if flags & RENAME_EXCHANGE:
+            raise Invalid("a set and a file in a set cannot change places")
+        if source.is_root:
+            return await self._set_into(SetName(old_name), target, new_name, flags, caller)
+        return await self._out_to_top(source, old_name, SetName(new_name), flags, caller)
+
+    async def _rename_set(self, old: SetName, new: SetName, flags: int, caller: Caller) -> Node | None:
+        await self._owner_for(new, caller)
+        if flags & RENAME_EXCHANGE:
+            await self._owner_for(old, caller)
+        names, door = self.core.store.names, self.core.store.door
+
+        def work() -> tuple[SetEntry, SetEntry | None]:
+            entry = rename_set(names, door, old, new, flags)
+            return entry, names.read(old) if flags & RENAME_EXCHANGE else None
+
+        entry, other = await self.core.gate.call(work)
+        if other is not None:
+            self._is_now(other.ino, old, other)
+        return self._is_now(entry.ino, new, entry)
+
+    def _is_now(self, ino: Inode, name: bytes, entry: SetEntry) -> Node | None:
+        node = self.core.inodes.known(ino)
+        if node is not None:
+            node.parent, node.name, node.entry = self.core.inodes.root, name, entry
+        return node
+
+    async def _set_into(
+        self, old: SetName, target: Node, new_name: bytes, flags: int, caller: Caller
+    ) -> Node | None:
+        names, door = self.core.store.names, self.core.store.door
+        entry = await self.core.gate.call(lambda: names.read(old))
+        self._check_same_owner(entry, target.set_entry)
+        await self.check_create(target, caller)
+        found = await self.core.below(
+            target, lambda: set_into_directory(names, door, old, target.inside(new_name), flags)
+        )
+        node = self.core.inodes.known(found.record.ino)
+        if node is not None:
+            node.parent, node.name, node.entry = target, new_name, None
+        return node
+
+    async def _out_to_top(
+        self, source: Node, old_name: bytes, new: SetName, flags: int, caller: Caller
+    ) -> Node | None:
+        like = source.set_entry
+        await self._check_new_for(like, new, caller)
+        names, door = self.core.store.names, self.core.store.door
+        entry, _ = await self.core.below(
+            source, lambda: file_to_set(names, door, source.inside(old_name), new, like, flags)
+        )
+        return self._is_now(entry.ino, new, entry)
+
+    async def link(self, node: Node, source: Spot, new: SetName, caller: Caller) -> Found:
+        """A second name at the top for the file *node*."""
+        like = node.set_entry
+        await self._check_new_for(like, new, caller)
+        names, door = self.core.store.names, self.core.store.door
+        entry, found = await self.core.gate.call(lambda: link_set(names, door, source, new, like))
+        self.core.inodes.seen(found.record.ino, self.core.inodes.root, new, entry)
+        return found
+
+    async def _check_new_for(self, like: SetEntry, new: SetName, caller: Caller) -> None:
+        """A set made of another's file stays that one's owner's: only he, or root, makes it."""
+        owner = await self._owner_for(new, caller)
+        if not caller.is_root and owner is not None and (like.owner is None or like.owner.uid != owner.uid):
+            raise OtherOwner("the file's set belongs to another owner")
+
+    @staticmethod
+    def _check_same_owner(ours: SetEntry, theirs: SetEntry) -> None:
+        if ours.owner != theirs.owner or ours.stored != theirs.stored:
+            raise OtherOwner("the two sets belong to different owners")

@@ -1,0 +1,73 @@
+"""The shared vocabulary: plain frozen values, no behaviour that needs a system."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import stat
+from dataclasses import dataclass
+
+from ckfs.names import Gid, Inode, Uid
+
+
+class Role(enum.Enum):
+    """What a mount's host is to the batch system. ``NODE`` is the default: it is the safest."""
+
+    NODE = "node"
+    SERVER = "server"
+    BOTH = "both"
+
+
+class State(enum.Enum):
+    """What an image is worth to somebody who wants to restart from it."""
+
+    WRITING = "writing"
+    COMPLETE = "complete"
+    PARTIAL = "partial"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The user whom a set is charged to, and whose identity its files have in the store."""
+
+    uid: Uid
+    gid: Gid
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a system call. *pid* is the caller's thread id, 0 if it is in another pid namespace."""
+
+    uid: Uid
+    gid: Gid
+    pid: int
+    umask: int
+
+    @property
+    def is_root(self) -> bool:
+        return self.uid == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """*mode* is a whole st_mode with the file type, since special files are placeholders in the store."""
+
+    ino: Inode
+    uid: Uid
+    gid: Gid
+    mode: int
+    rdev: int = 0
+    state: State = State.COMPLETE
+    node: bytes = b""
+    """The node whose mount wrote the content last; empty if unknown."""
+
+    def with_(self, **changes: object) -> Record:
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]  # the call sites name real fields
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.mode)

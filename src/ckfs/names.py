@@ -1,0 +1,38 @@
+"""The words of ckfs as types, and how names of hostile users are shown.
+
+Names are bytes everywhere: a user may call a file anything but ``/`` and NUL. They become text only here,
+in :func:`shown`, for a log line, a message or a listing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NewType
+
+Inode = NewType("Inode", int)
+"""A number of ckfs's own, made once and kept with the file; the mount's root is 1."""
+FileHandle = NewType("FileHandle", int)
+Uid = NewType("Uid", int)
+Gid = NewType("Gid", int)
+SetName = NewType("SetName", bytes)
+"""The name of a top-level entry of the mount."""
+JobId = NewType("JobId", str)
+"""A batch system's job identifier, for example ``12.server`` or ``12[3].server``."""
+
+ROOT_INODE = Inode(1)
+ROOT_UID = Uid(0)
+NAME_MAX = 255
+
+
+def shown(name: bytes | str) -> str:
+    """*name* as one printable line: no control characters, no terminal escapes, no broken encodings.
+
+    Bytes that are not printable UTF-8 become ``\\xNN``, and so does a backslash, so that two names never look alike.
+    """
+    text = (os.fsencode(name) if isinstance(name, str) else name).decode("utf-8", "surrogateescape")
+    return "".join(c if c.isprintable() and c != "\\" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    raw = character.encode("utf-8", "surrogateescape")
+    return "".join(f"\\x{byte:02x}" for byte in raw)

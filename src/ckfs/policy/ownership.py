@@ -1,0 +1,48 @@
+"""Whose is it? Who may take which name, and who may make things where (design: a job's image is its owner's alone)."""
+
+from __future__ import annotations
+
+from ckfs.errors import Denied, NotOwner
+from ckfs.model import Caller, Owner
+from ckfs.names import ROOT_UID, SetName, Uid
+from ckfs.policy.settings import Policy
+
+
+def check_take(policy: Policy, name: SetName, caller: Caller, job_owner: Owner | None) -> None:
+    """Refuse a batch set's name to a user whose job it is not: job ids can be guessed, and who owned the set would own
+    the victim's memory image."""
+    if policy.is_batch(name) and not caller.is_root and (job_owner is None or job_owner.uid != caller.uid):
+        raise Denied("only root, or the job's owner, makes a batch set")
+
+
+def owner_of_new(policy: Policy, name: SetName, caller: Caller, job_owner: Owner | None) -> Owner | None:
+    """Whom a new set belongs to; None for an unclaimed one. Ask :func:`check_take` first."""
+    if caller.is_root and policy.is_batch(name):
+        return job_owner
+    return Owner(caller.uid, caller.gid)
+
+
+def check_create(policy: Policy, name: SetName, owner: Owner | None, caller: Caller) -> None:
+    """Refuse to make anything in somebody else's batch set, or in an unclaimed set, whatever its mode says."""
+    if caller.is_root or (owner is not None and caller.uid == owner.uid):
+        return
+    if owner is None:
+        raise Denied("an unclaimed set takes files of root alone until somebody owns it")
+    if policy.is_batch(name):
+        raise Denied("in a batch set only the owner and root create")
+
+
+def check_give(caller: Caller) -> None:
+    """Only root gives a set to another user."""
+    if not caller.is_root:
+        raise NotOwner("only root gives a set to another user")
+
+
+def is_claim(owner: Owner | None, caller: Caller, job_owner: Owner | None) -> bool:
+    """*caller* turns out to own the job of an unclaimed set."""
+    return owner is None and job_owner is not None and job_owner.uid == caller.uid != ROOT_UID
+
+
+def other_owner(current: Owner | None, uid: Uid) -> bool:
+    """A chown of a set's top to *uid* changes whose set it is."""
+    return current is None or current.uid != uid

@@ -1,0 +1,1 @@
+"""The one door to the backing file system. Everything here is synchronous and runs in worker threads only."""

@@ -1,0 +1,457 @@
+"""The one door to the backing file system.
+
+A :class:`Spot` says where something lies: components below the store's root, and the identity to act as. Every step
+there is an ``openat`` relative to a descriptor, with O_NOFOLLOW, as that identity; no path is ever followed by string.
+All methods are synchronous, may block for as long as the store pleases, and raise OSError as the store does; they run
+in worker threads (:mod:`ckfs.store.gate`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ckfs.errors import ReadOnly, Stale
+from ckfs.model import Owner, Record, State
+from ckfs.names import Inode
+from ckfs.store import attributes, record, syscalls
+from ckfs.store.identity import acting_as
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PRIVATE_FILE = 0o600
+_PRIVATE_DIRECTORY = 0o700
+_MOST_STATES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A name in the store: *components* below the store's root (at least one), reached as *identity*.
+
+    *within* is the inode that the directory holding it must be; calls through a name that leads elsewhere are Stale.
+    """
+
+    identity: Owner
+    components: tuple[bytes, ...]
+    within: Inode | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """An open descriptor of the store, and the identity that calls on it are checked against."""
+
+    identity: Owner
+    fd: int
+
+
+Target = Spot | OpenFile
+"""Something that exists, reached by its name or by an open descriptor (which also works when the name is gone)."""
+
+
+Build = Callable[[Record | None], Record]
+"""Makes the record of something new from that of its directory; None where that is not in a set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file of the store as it is now: its own stat, and what ckfs keeps with it."""
+
+    stat: os.stat_result
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """New times in nanoseconds since the epoch; None leaves one as it is."""
+
+    atime_ns: int | None
+    mtime_ns: int | None
+
+
+class Door:
+    """Calls on the backing file system below *root_fd*, an O_PATH descriptor of the store's root that it owns."""
+
+    def __init__(self, root_fd: int, *, read_only: bool = False) -> None:
+        self._root_fd = root_fd
+        self._read_only = read_only
+
+    def close(self) -> None:
+        os.close(self._root_fd)
+
+    # Getting there
+
+    @contextmanager
+    def _parent(self, spot: Spot) -> Iterator[tuple[int, bytes]]:
+        """The directory that holds *spot*, open and entered as its identity, and the last component."""
+        with acting_as(spot.identity):
+            fd = self._root_fd
+            try:
+                for component in spot.components[:-1]:
+                    inner = _enter(component, fd)
+                    if fd != self._root_fd:
+                        os.close(fd)
+                    fd = inner
+                if spot.within is not None:
+                    self._directory_record(fd, spot.within)
+                yield fd, spot.components[-1]
+            finally:
+                if fd != self._root_fd:
+                    os.close(fd)
+
+    def _directory_record(self, fd: int, expected: Inode | None) -> Record:
+        """The record of the open directory *fd* (which may be O_PATH); Stale if it is not *expected*."""
+        raw = attributes.get_or_none(b"/proc/self/fd/%d/." % fd, record.ATTRIBUTE)
+        known = record.decode(raw) if raw is not None else None
+        if known is None or (expected is not None and known.ino != expected):
+            raise Stale("the directory is another by now")
+        return known
+
+    @contextmanager
+    def _opened(self, target: Target, flags: int) -> Iterator[int]:
+        """A descriptor of *target*, for the time of the block."""
+        if isinstance(target, OpenFile):
+            with acting_as(target.identity):
+                yield target.fd
+            return
+        with self._parent(target) as (dir_fd, name):
+            fd = _open(dir_fd, name, flags)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+
+    # Looking
+
+    def examine(self, target: Target, expected: Inode | None = None) -> Found:
+        """Stat and record of *target*. A file without a record gets one. Stale if it is not the inode *expected*."""
+        if isinstance(target, OpenFile):
+            with acting_as(target.identity):
+                found = self._found(os.fstat(target.fd), target.fd)
+        else:
+            with self._parent(target) as (dir_fd, name):
+                found = self.examine_in(dir_fd, name)
+        _check_same(found, expected)
+        return found
+
+    def examine_in(self, dir_fd: int, name: bytes) -> Found:
+        """As :meth:`examine`, for a name in an open directory, already acting as the owner."""
+        status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+        return self._found(status, attributes.path_of(dir_fd, name))
+
+    def _found(self, status: os.stat_result, where: attributes.Where) -> Found:
+        raw = attributes.get_or_none(where, record.ATTRIBUTE)
+        known = record.decode(raw) if raw is not None else None
+        if known is None:
+            known = self._adopt(status, where)
+        return Found(status, known)
+
+    def _adopt(self, status: os.stat_result, where: attributes.Where) -> Record:
+        new = record.adopted(status.st_mode, status.st_uid, status.st_gid)
+        if self._read_only or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            # Nothing can be kept with it: its number is at least stable while the store's is.
+            return new.with_(ino=Inode(1 << 62 | status.st_ino & (1 << 62) - 1))
+        try:
+            attributes.create(where, record.ATTRIBUTE, record.encode(new))
+        except FileExistsError:  # another mount was first
+            raw = attributes.get_or_none(where, record.ATTRIBUTE)
+            theirs = record.decode(raw) if raw is not None else None
+            if theirs is None:
+                raise OSError(errno.EIO, "a record of ckfs is damaged") from None
+            return theirs
+        return new
+
+    def examine_entries(self, directory: OpenFile, names: list[bytes]) -> list[Found | None]:
+        """Several entries of an open directory in one go; None for one that is gone meanwhile."""
+        with acting_as(directory.identity):
+            return [_or_none(self.examine_in, directory.fd, name) for name in names]
+
+    def worst_state_below(self, spot: Spot) -> State | None:
+        """The least that any image under the directory *spot* is worth; None if there is none."""
+        with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            states = set(self._states_below(fd, _MOST_STATES))
+        return next((state for state in (State.PARTIAL, State.WRITING, State.COMPLETE) if state in states), None)
+
+    def _states_below(self, fd: int, most: int) -> Iterator[State]:
+        for name in _names_in(fd):
+            found = _or_none(self.examine_in, fd, name)
+            if found is None:
+                continue
+            most -= 1
+            if most < 0:
+                raise OSError(errno.EOVERFLOW, "too many files to look at for one answer")
+            if found.record.is_regular:
+                yield found.record.state
+            elif found.record.is_directory:
+                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                try:
+                    yield from self._states_below(inner, most)
+                finally:
+                    os.close(inner)
+
+    # Making
+
+    def make_directory(self, spot: Spot, build: Build) -> Found:
+        with self._changed_parent(spot) as (dir_fd, name):
+            new = self._built(dir_fd, spot, build)
+            os.mkdir(name, _PRIVATE_DIRECTORY, dir_fd=dir_fd)
+            return self._with_record(dir_fd, name, new, lambda: os.rmdir(name, dir_fd=dir_fd))
+
+    def make_file(self, spot: Spot, build: Build, flags: int) -> tuple[int, Found]:
+        """A new regular file, open with *flags* (access mode and O_APPEND); FileExistsError if the name is taken."""
+        with self._changed_parent(spot) as (dir_fd, name):
+            new = self._built(dir_fd, spot, build)
+            flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, _PRIVATE_FILE, dir_fd=dir_fd)
+            try:
+                return fd, self._with_record(dir_fd, name, new, lambda: os.unlink(name, dir_fd=dir_fd))
+            except BaseException:
+                os.close(fd)
+                raise
+
+    def make_placeholder(self, spot: Spot, build: Build, content: bytes, staging: Spot) -> Found:
+        """A file that stands for a symlink, fifo, socket or device.
+
+        It is made complete under the unique name *staging* and linked into place, so that nobody ever sees it as the
+        regular file that it is in the store.
+        """
+        with self._changed_parent(spot) as (dir_fd, _):
+            new = self._built(dir_fd, spot, build)
+        self.make_hidden(staging, new, content)
+        try:
+            self.link(staging, spot)
+        finally:
+            self.unlink(staging)
+        return self.examine(spot)
+
+    def make_hidden(self, staging: Spot, new: Record, content: bytes) -> None:
+        """A closed file with *content* under a name that nobody looks at yet."""
+        fd, _ = self.make_file(staging, lambda _: new, os.O_WRONLY)
+        try:
+            _write_all(fd, content)
+        except OSError:
+            self.unlink(staging)
+            raise
+        finally:
+            os.close(fd)
+
+    def _built(self, dir_fd: int, spot: Spot, build: Build) -> Record:
+        return build(self._directory_record(dir_fd, spot.within) if spot.within is not None else None)
+
+    def _with_record(self, dir_fd: int, name: bytes, new: Record, undo: Callable[[], None]) -> Found:
+        where = attributes.path_of(dir_fd, name)
+        try:
+            try:
+                attributes.create(where, record.ATTRIBUTE, record.encode(new))
+            except FileExistsError:  # another mount saw the new file first and numbered it: that number stays
+                theirs = self._found(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), where).record
+                new = new.with_(ino=theirs.ino)
+                attributes.put(where, record.ATTRIBUTE, record.encode(new))
+            return Found(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), new)
+        except OSError:  # no room for the attribute: better no file than one without an owner
+            with contextlib.suppress(OSError):
+                undo()
+            raise
+
+    # Opening, and what a descriptor can do
+
+    def open(self, spot: Spot, flags: int, expected: Inode) -> OpenFile:
+        """Open an existing regular file or directory; Stale if the name leads to another inode by now."""
+        if flags & os.O_ACCMODE:
+            self._check_writable()
+        with self._parent(spot) as (dir_fd, name):
+            fd = _open(dir_fd, name, flags)
+            try:
+                _check_same(self._found(os.fstat(fd), fd), expected)
+            except BaseException:
+                os.close(fd)
+                raise
+            return OpenFile(spot.identity, fd)
+
+    def open_again(self, file: OpenFile, flags: int) -> OpenFile:
+        """A descriptor of its own for an open file, which may have no name any more."""
+        with acting_as(file.identity):
+            return OpenFile(file.identity, os.open(b"/proc/self/fd/%d" % file.fd, flags | os.O_CLOEXEC))
+
+    def read_content(self, target: Target, limit: int) -> bytes:
+        with self._opened(target, os.O_RDONLY) as fd:
+            return os.pread(fd, limit, 0)
+
+    # Changing
+
+    def update(
+        self,
+        target: Target,
+        expected: Inode,
+        change: Callable[[Record], Record],
+        *,
+        size: int | None = None,
+        times: Times | None = None,
+    ) -> Found:
+        """Truncate, rewrite the record, set times, in this order (each may touch the times that the next one sets).
+
+        The record is written even if it stays equal: that is what moves the ctime, as chmod and chown do.
+        """
+        self._check_writable()
+        flags = os.O_RDONLY if size is None else os.O_WRONLY
+        with self._opened(target, flags) as fd:
+            before = self._found(os.fstat(fd), fd)
+            _check_same(before, expected)
+            if size is not None:
+                os.ftruncate(fd, size)
+            after = change(before.record)
+            if after != before.record or (size is None and times is None):
+                attributes.put(fd, record.ATTRIBUTE, record.encode(after))
+            if times is not None:
+                syscalls.set_times(fd, None, times.atime_ns, times.mtime_ns)
+            return Found(os.fstat(fd), after)
+
+    def amend(self, target: Target, expected: Inode, change: Callable[[Record], Record]) -> Found:
+        """Rewrite the record if *change* changes it, and touch nothing otherwise."""
+        self._check_writable()
+        with self._opened(target, os.O_RDONLY) as fd:
+            before = self._found(os.fstat(fd), fd)
+            _check_same(before, expected)
+            after = change(before.record)
+            if after == before.record:
+                return before
+            attributes.put(fd, record.ATTRIBUTE, record.encode(after))
+            return Found(os.fstat(fd), after)
+
+    def unlink(self, spot: Spot) -> None:
+        with self._changed_parent(spot) as (dir_fd, name):
+            os.unlink(name, dir_fd=dir_fd)
+
+    def rmdir(self, spot: Spot) -> None:
+        with self._changed_parent(spot) as (dir_fd, name):
+            os.rmdir(name, dir_fd=dir_fd)
+
+    def remove(self, spot: Spot) -> None:
+        """Unlink or rmdir, whichever fits."""
+        with self._changed_parent(spot) as (dir_fd, name):
+            try:
+                os.unlink(name, dir_fd=dir_fd)
+            except (IsADirectoryError, PermissionError):
+                os.rmdir(name, dir_fd=dir_fd)
+
+    def rename(self, old: Spot, new: Spot, flags: int = 0) -> None:
+        """Rename within one identity. EINVAL where the store does not know a flag."""
+        with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
+            # Leaving the inner block goes back to root; the rename itself is made inside both, as the owner.
+            syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
+
+    def link(self, old: Spot, new: Spot) -> None:
+        with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
+            os.link(old_name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=False)
+
+    def change_owner(self, spot: Spot, owner: Owner) -> None:
+        """chown *spot* and all below it to *owner*, the top last. PermissionError where root may not."""
+        with self._changed_parent(spot) as (dir_fd, name):
+            _change_owner(dir_fd, name, owner)
+
+    # Users' own attributes
+
+    def get_attribute(self, target: Target, name: bytes) -> bytes:
+        with self._opened(target, os.O_RDONLY) as fd:
+            return attributes.get(fd, name)
+
+    def set_attribute(self, target: Target, name: bytes, value: bytes) -> None:
+        self._check_writable()
+        with self._opened(target, os.O_RDONLY) as fd:
+            attributes.put(fd, name, value)
+
+    def list_attributes(self, target: Target) -> list[bytes]:
+        with self._opened(target, os.O_RDONLY) as fd:
+            return attributes.names(fd)
+
+    def remove_attribute(self, target: Target, name: bytes) -> None:
+        self._check_writable()
+        with self._opened(target, os.O_RDONLY) as fd:
+            attributes.remove(fd, name)
+
+    # The store as a whole
+
+    def room(self) -> os.statvfs_result:
+        return os.fstatvfs(self._root_fd)
+
+    def probe(self) -> None:
+        """Ask the store for something that it cannot answer from a cache of ckfs."""
+        os.close(os.open(b".", _DIRECTORY, dir_fd=self._root_fd))
+        os.fstatvfs(self._root_fd)
+
+    def ensure_directory(self, spot: Spot) -> None:
+        """Make the one directory *spot* as its identity, unless it is there."""
+        with self._parent(spot) as (dir_fd, name):
+            try:
+                os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+            except FileNotFoundError:
+                self._check_writable()
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, _PRIVATE_DIRECTORY, dir_fd=dir_fd)
+
+    @contextmanager
+    def _changed_parent(self, spot: Spot) -> Iterator[tuple[int, bytes]]:
+        self._check_writable()
+        with self._parent(spot) as where:
+            yield where
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise ReadOnly("the mount is read-only")
+
+
+def _enter(component: bytes, dir_fd: int) -> int:
+    try:
+        return os.open(component, _DIRECTORY, dir_fd=dir_fd)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Stale("a directory on the way is gone by now") from None
+
+
+def _open(dir_fd: int, name: bytes, flags: int) -> int:
+    # O_NONBLOCK: a fifo that somebody put into the store must not stop the thread.
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+
+
+def _check_same(found: Found, expected: Inode | None) -> None:
+    if expected is not None and found.record.ino != expected:
+        raise Stale("the name leads to another file by now")
+
+
+def _or_none(examine: Callable[[int, bytes], Found], fd: int, name: bytes) -> Found | None:
+    try:
+        return examine(fd, name)
+    except OSError:
+        return None
+
+
+def _change_owner(dir_fd: int, name: bytes, owner: Owner) -> None:
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            _change_owner_below(fd, owner)
+        os.chown(b"/proc/self/fd/%d" % fd, owner.uid, owner.gid)
+    finally:
+        os.close(fd)
+
+
+def _change_owner_below(fd: int, owner: Owner) -> None:
+    listing = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        for name in _names_in(listing):
+            with contextlib.suppress(FileNotFoundError):  # its owner removed it meanwhile
+                _change_owner(fd, name, owner)
+    finally:
+        os.close(listing)
+
+
+def _names_in(fd: int) -> Iterator[bytes]:
+    while entries := syscalls.directory_entries(fd):
+        yield from (name for name, _ in entries if name not in (b".", b".."))
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]

@@ -1,0 +1,193 @@
+"""Threads between the event loop and a store that may hang.
+
+Each call on the store runs in a worker thread and has a time limit. A thread that hangs cannot be stopped: the caller
+gets StoreDown, what the call holds (locks, pinned descriptors) stays held until it returns, and its late result is
+undone. From the first time-out the store is *down*: calls fail at once until a probe gets through, so that many
+waiters, which the kernel serialises in a directory, do not add up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import outcome
+import trio
+
+from ckfs.errors import StoreDown
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Release = Callable[[], None]
+
+_METADATA_THREADS = 48
+_DATA_THREADS = 32
+_THREADS_PER_SET = 16
+_PROBE_INTERVAL_S = 0.5
+
+
+@dataclass(slots=True, eq=False)
+class _Job(Generic[T]):
+    """One call on its way; *abandoned* once its caller has been answered without it."""
+
+    work: Callable[[], T]
+    undo: Callable[[T], None] | None
+    releases: tuple[Release, ...]
+    limiters: list[trio.CapacityLimiter] = field(default_factory=list)
+    done: trio.Event = field(default_factory=trio.Event)
+    result: outcome.Outcome[T] | None = None
+    started: bool = False
+    abandoned: bool = False
+
+
+class Gate:
+    """Runs calls on one store. All methods belong to the event loop's thread.
+
+    *op_timeout_s* bounds a metadata call, *io_timeout_s* a data call or fsync. *probe* asks the store for a sign of life.
+    """
+
+    def __init__(self, probe: Callable[[], None], *, op_timeout_s: float = 10.0, io_timeout_s: float = 600.0) -> None:
+        self._probe = probe
+        self.op_timeout_s = op_timeout_s
+        self.io_timeout_s = io_timeout_s
+        self._metadata = trio.CapacityLimiter(_METADATA_THREADS)
+        self._data = trio.CapacityLimiter(_DATA_THREADS)
+        self._sets: dict[int, trio.CapacityLimiter] = {}
+        self._up = trio.Event()
+        self._up.set()
+        self._came_down = trio.Event()
+
+    @property
+    def is_up(self) -> bool:
+        return self._up.is_set()
+
+    async def call(
+        self,
+        work: Callable[[], T],
+        *,
+        undo: Callable[[T], None] | None = None,
+        releases: Iterable[Release] = (),
+        of_set: int = 0,
+    ) -> T:
+        """Run a metadata call. *undo* takes back a result that came too late; *releases* run when the thread is done
+        with what they hold, however late. Raises StoreDown, or what *work* raises."""
+        return await self._run(_Job(work, undo, tuple(releases)), self._metadata, self.op_timeout_s, of_set)
+
+    async def transfer(self, work: Callable[[], T], *, releases: Iterable[Release] = (), of_set: int = 0) -> T:
+        """Run a data call or an fsync: as :meth:`call`, with the time limit for data."""
+        return await self._run(_Job(work, None, tuple(releases)), self._data, self.io_timeout_s, of_set)
+
+    async def clean_up(self, work: Callable[[], None]) -> None:
+        """Run *work* even while the store is down, for as long as it takes up to the limit; its errors are logged."""
+        job: _Job[None] = _Job(work, None, ())
+        self._start(job)
+        with trio.move_on_after(self.op_timeout_s):
+            await job.done.wait()
+        if isinstance(job.result, outcome.Error):
+            log.warning("clean-up in the store failed: %s", job.result.error)
+
+    async def _run(self, job: _Job[T], kind: trio.CapacityLimiter, limit_s: float, of_set: int) -> T:
+        try:
+            self._check_up()
+            with trio.move_on_after(limit_s):
+                await self._acquire(job, kind, of_set)
+                self._check_up()  # it may have gone down while this call waited for a thread
+                self._start(job)
+                await job.done.wait()
+        except BaseException:
+            self._give_up(job)
+            raise
+        if job.result is None:
+            self._give_up(job)
+            self._go_down(limit_s)
+            raise StoreDown(f"the store did not answer within {limit_s:g} s")
+        return job.result.unwrap()
+
+    async def _acquire(self, job: _Job[T], kind: trio.CapacityLimiter, of_set: int) -> None:
+        limiter = self._sets.get(of_set)
+        if limiter is None:
+            limiter = self._sets[of_set] = trio.CapacityLimiter(_THREADS_PER_SET if of_set else math.inf)
+        await limiter.acquire_on_behalf_of(job)
+        job.limiters.append(limiter)
+        await kind.acquire_on_behalf_of(job)
+        job.limiters.append(kind)
+        if len(self._sets) > 1024:
+            self._sets = {key: used for key, used in self._sets.items() if used.borrowed_tokens}
+
+    def _start(self, job: _Job[T]) -> None:
+        token = trio.lowlevel.current_trio_token()
+        job.started = True
+
+        def deliver(result: outcome.Outcome[T]) -> None:  # in the worker thread
+            with contextlib.suppress(trio.RunFinishedError):  # the daemon ended meanwhile
+                token.run_sync_soon(self._finish, job, result)
+
+        trio.lowlevel.start_thread_soon(job.work, deliver)
+
+    def _finish(self, job: _Job[T], result: outcome.Outcome[T]) -> None:
+        job.result = result
+        self._release(job)
+        if job.abandoned and job.undo is not None and isinstance(result, outcome.Value):
+            undo, value = job.undo, result.value
+            trio.lowlevel.start_thread_soon(lambda: undo(value), _log_failure)
+        job.done.set()
+
+    def _give_up(self, job: _Job[T]) -> None:
+        """The caller waits no more. A job that runs keeps what it holds; one that never started holds nothing."""
+        job.abandoned = True
+        if not job.started:
+            self._release(job)
+
+    def _release(self, job: _Job[T]) -> None:
+        for limiter in job.limiters:
+            limiter.release_on_behalf_of(job)
+        job.limiters.clear()
+        releases, job.releases = job.releases, ()
+        for release in releases:
+            release()
+
+    # Down and up again
+
+    def _check_up(self) -> None:
+        if not self._up.is_set():
+            raise StoreDown("the store is down")
+
+    def _go_down(self, limit_s: float) -> None:
+        if self._up.is_set():
+            log.warning("store down: a call took longer than %g s; calls fail until it answers a probe", limit_s)
+            self._up = trio.Event()
+            self._came_down.set()
+
+    async def watch(self) -> None:
+        """Probe the store whenever it is down; runs for the life of the mount."""
+        while True:
+            await self._came_down.wait()
+            self._came_down = trio.Event()
+            while not await self._probe_once():
+                await trio.sleep(_PROBE_INTERVAL_S)  # noqa: ASYNC110 - the store sends no event when it answers again
+            log.warning("store up again")
+            self._up.set()
+
+    async def _probe_once(self) -> bool:
+        answer = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+        results: list[outcome.Outcome[None]] = []
+
+        def deliver(result: outcome.Outcome[None]) -> None:
+            results.append(result)
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(answer.set)
+
+        trio.lowlevel.start_thread_soon(self._probe, deliver)
+        await answer.wait()  # one probe at a time: a hung one must not be followed by a thousand others
+        return isinstance(results[0], outcome.Value)
+
+
+def _log_failure(result: outcome.Outcome[None]) -> None:
+    if isinstance(result, outcome.Error):
+        log.warning("could not take back a call that the store made too late: %s", result.error)

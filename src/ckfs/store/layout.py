@@ -1,0 +1,242 @@
+"""A store's layout, its format, and how one is made and opened.
+
+::
+
+    STORE/
+      ckfs.toml     format version and store id; written last, so that a half-made store is no store
+      policy.toml   the cluster-wide policy
+      names/        one symbolic link per set (see setnames)
+      users/<uid>/  the sets of each user, real files under readable names
+      staging/      what is being made, and is linked into place when complete
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import tomllib
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ckfs import __version__
+from ckfs.errors import CkfsError, NotPermitted, StoreUnusable
+from ckfs.model import Owner, Record
+from ckfs.names import ROOT_INODE, shown
+from ckfs.policy import settings
+from ckfs.policy.settings import Policy
+from ckfs.store import attributes, record
+from ckfs.store.door import Door
+from ckfs.store.identity import ROOT, acting_as
+from ckfs.store.setnames import NAMES, STAGING, USERS, SetNames
+
+FORMAT = 1
+_FORMAT_FILE = b"ckfs.toml"
+_POLICY_FILE = b"policy.toml"
+_DIRECTORIES = {NAMES: 0o755, USERS: 0o1777, STAGING: 0o1777}
+_HARMLESS = {*_DIRECTORIES, _POLICY_FILE, b"lost+found"}
+_LONGEST_FILE_BYTES = 1 << 20
+
+_MOUNT_ROOT = Record(ROOT_INODE, ROOT.uid, ROOT.gid, stat.S_IFDIR | 0o1777)
+"""What TORQUE insists on for its checkpoint directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open store. *service* is the account that keeps unclaimed sets and the names."""
+
+    path: str
+    id: str
+    door: Door
+    names: SetNames
+    service: Owner
+    read_only: bool
+
+    def close(self) -> None:
+        self.names.close()
+        self.door.close()
+
+    def read_policy(self) -> Policy:
+        """The policy as it is now; StoreUnusable if it is missing or wrong."""
+        return settings.parse(self.policy_text())
+
+    def policy_text(self) -> str:
+        root_fd = _open_root(self.path)
+        try:
+            return _read_text(root_fd, _POLICY_FILE, self.path)
+        finally:
+            os.close(root_fd)
+
+
+def initialise(path: str, service: Owner = ROOT) -> bool:
+    """Make a store at *path*; False if there is one already (which stays untouched). Raises StoreUnusable."""
+    _make_top(path, service)
+    with _unusable(path):
+        root_fd = _open_root(path)
+        try:
+            return _initialise_at(root_fd, path, service)
+        finally:
+            os.close(root_fd)
+
+
+def _make_top(path: str, service: Owner) -> None:
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StoreUnusable(f"{shown(path)}: cannot make the directory: {error.strerror}") from None
+    if service != ROOT:
+        with _unusable(path):
+            os.chown(path, service.uid, service.gid)
+
+
+def _initialise_at(root_fd: int, path: str, service: Owner) -> bool:
+    present = {os.fsencode(name) for name in os.listdir(root_fd)}
+    if _FORMAT_FILE in present:
+        _read_format(root_fd, path)
+        return False
+    foreign = sorted(present - _HARMLESS)
+    if foreign:
+        raise StoreUnusable(
+            f"{shown(path)}: not a ckfs store, and not empty (there is {shown(foreign[0])}): give an empty directory"
+        )
+    with acting_as(service):
+        for name, mode in _DIRECTORIES.items():
+            _make_directory(root_fd, name, mode)
+        _check_attributes(root_fd, path)
+        attributes.put(attributes.path_of(root_fd, NAMES), record.ATTRIBUTE, record.encode(_MOUNT_ROOT))
+        if _POLICY_FILE not in present:
+            _write_file(root_fd, _POLICY_FILE, settings.DEFAULT_TEXT)
+        text = (
+            f'# A ckfs store. What lies here is described in docs/store.md.\nformat = {FORMAT}\nid = "{uuid.uuid4()}"\n'
+        )
+        _write_file(root_fd, _FORMAT_FILE, text + f'made_by = "ckfs {__version__}"\n')
+    return True
+
+
+def _make_directory(root_fd: int, name: bytes, mode: int) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, dir_fd=root_fd)
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
+    try:
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+def _check_attributes(root_fd: int, path: str) -> None:
+    token = b"probe-%s" % secrets.token_hex(8).encode()
+    staging_fd = os.open(STAGING, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root_fd)
+    try:
+        fd = os.open(token, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW, 0o600, dir_fd=staging_fd)
+        try:
+            os.setxattr(fd, b"user.ckfs", b"probe")
+        except OSError as error:
+            raise StoreUnusable(
+                f"{shown(path)}: its file system keeps no user extended attributes ({error.strerror}): use one that does"
+            ) from None
+        finally:
+            os.close(fd)
+            os.unlink(token, dir_fd=staging_fd)
+    finally:
+        os.close(staging_fd)
+
+
+def open_store(path: str, service: Owner = ROOT, *, read_only: bool = False) -> Store:
+    """Open the store at *path*. Raises StoreUnusable: missing, foreign, newer, damaged, unreachable."""
+    with _unusable(path):
+        root_fd = _open_root(path)
+        try:
+            identifier = _read_format(root_fd, path)
+            door = Door(root_fd, read_only=read_only)
+            names = SetNames(door, root_fd, service)
+        except BaseException:
+            os.close(root_fd)
+            raise
+    return Store(path, identifier, door, names, service, read_only)
+
+
+def _open_root(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _read_format(root_fd: int, path: str) -> str:
+    try:
+        text = _read_text(root_fd, _FORMAT_FILE, path)
+    except FileNotFoundError:
+        raise StoreUnusable(f"{shown(path)}: not a ckfs store: make one with 'ckfs init {shown(path)}'") from None
+    try:
+        table = tomllib.loads(text)
+        version, identifier = table["format"], table["id"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        raise StoreUnusable(f"{shown(path)}: its ckfs.toml is damaged: restore that file from a backup") from None
+    if not isinstance(version, int) or not isinstance(identifier, str):
+        raise StoreUnusable(f"{shown(path)}: its ckfs.toml is damaged: restore that file from a backup")
+    if version > FORMAT:
+        raise StoreUnusable(
+            f"{shown(path)}: a store of format {version}, and ckfs {__version__} knows up to {FORMAT}: update ckfs"
+        )
+    return identifier
+
+
+def _read_text(root_fd: int, name: bytes, path: str) -> str:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root_fd)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise StoreUnusable(f"{shown(path)}: its {shown(name)} is not a regular file")
+        return os.pread(fd, _LONGEST_FILE_BYTES, 0).decode()
+    except UnicodeDecodeError:
+        raise StoreUnusable(f"{shown(path)}: its {shown(name)} is not UTF-8 text") from None
+    finally:
+        os.close(fd)
+
+
+def _write_file(root_fd: int, name: bytes, text: str) -> None:
+    """Write the whole file or none of it."""
+    temporary = b".%s-%s" % (name, secrets.token_hex(8).encode())
+    fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644, dir_fd=root_fd)
+    try:
+        try:
+            os.fchmod(fd, 0o644)
+            os.write(fd, text.encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, name, src_dir_fd=root_fd, dst_dir_fd=root_fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=root_fd)
+        raise
+
+
+def reachable_by_users(path: str) -> bool:
+    """Whether users who are not root can walk to *path*, and so around ckfs to their own files in the store."""
+    here = os.path.realpath(path)
+    while True:
+        if not os.stat(here).st_mode & stat.S_IXOTH:
+            return False
+        if here == "/":
+            return True
+        here = os.path.dirname(here)
+
+
+@contextlib.contextmanager
+def _unusable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except CkfsError:
+        raise
+    except FileNotFoundError as error:
+        raise StoreUnusable(f"{shown(path)}: there is no such store: {error.strerror}") from None
+    except NotADirectoryError:
+        raise StoreUnusable(f"{shown(path)}: not a directory: give the store's directory") from None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise NotPermitted(
+                f"{shown(path)}: {error.strerror}: run as root, or name an account that may with service_user="
+            ) from None
+        raise StoreUnusable(f"{shown(path)}: the store cannot be used: {error.strerror}") from None

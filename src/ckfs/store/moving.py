@@ -1,0 +1,134 @@
+"""Moving and linking whole sets: what rename(2) and link(2) at the top of a mount do to names and places.
+
+Each step leaves a state that every mount understands, so that one that dies between two of them loses nothing: at worst
+a place that no name refers to, a name whose place is gone (the next taker clears it), or a readable name under
+``users/`` that is still the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+
+from ckfs.errors import Exists
+from ckfs.names import SetName, shown
+from ckfs.store.door import Door, Found, Spot
+from ckfs.store.setnames import USERS, SetEntry, SetNames, unused_place
+from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
+
+log = logging.getLogger(__name__)
+
+
+def rename_set(names: SetNames, door: Door, old: SetName, new: SetName, flags: int) -> SetEntry:
+    """Rename the set *old* to *new*, over an existing one unless *flags* say otherwise. Returns what *new* says now."""
+    entry, found = names.examine(old)
+    if flags & RENAME_EXCHANGE:
+        names.examine(new)
+        names.exchange(old, new)
+        return entry
+    if flags & RENAME_NOREPLACE:
+        names.check_free(new)
+        names.move_if_free(old, new)
+        return _readable_place(names, door, new, entry)
+    replaced = _replaceable(names, door, new, found)
+    if replaced is not None and replaced.ino == entry.ino:
+        return entry  # two names of one file: POSIX says to do nothing
+    names.move(old, new)
+    if replaced is not None and not found.record.is_directory:
+        door.unlink(replaced.spot)
+    return _readable_place(names, door, new, entry)
+
+
+def set_into_directory(names: SetNames, door: Door, old: SetName, target: Spot, flags: int) -> Found:
+    """Move the set *old* to *target*, a name inside another set of the same owner."""
+    entry, found = names.examine(old)
+    door.rename(entry.spot, target, flags)
+    names.clear(old, entry)
+    return found
+
+
+def file_to_set(
+    names: SetNames, door: Door, source: Spot, new: SetName, like: SetEntry, flags: int
+) -> tuple[SetEntry, Found]:
+    """Move *source*, from inside the set whose entry is *like*, to the top as *new*."""
+    found = door.examine(source)
+    entry = SetEntry(found.record.ino, like.owner, like.stored, _free_place(door, like, new))
+    if flags & RENAME_NOREPLACE:
+        names.check_free(new)
+        replaced = None
+    else:
+        replaced = _replaceable(names, door, new, found)
+        if replaced is not None and replaced.ino == entry.ino:
+            return replaced, found
+    # A file is at both places for a moment, a directory at its new one an instant after its name: never at none.
+    if not found.record.is_directory:
+        door.link(source, entry.spot)
+    if replaced is None:
+        names.enter(new, entry)
+    else:
+        names.replace(new, entry)
+    if found.record.is_directory:
+        door.rename(source, entry.spot)
+    else:
+        door.unlink(source)
+        if replaced is not None:
+            door.unlink(replaced.spot)
+    return entry, door.examine(entry.spot)
+
+
+def link_set(
+    names: SetNames, door: Door, source: Spot, new: SetName, like: SetEntry
+) -> tuple[SetEntry, Found]:
+    """Give the file *source* another name, at the top. Exists if that is taken."""
+    names.check_free(new)
+    found = door.examine(source)
+    entry = SetEntry(found.record.ino, like.owner, like.stored, _free_place(door, like, new))
+    door.link(source, entry.spot)
+    try:
+        names.enter(new, entry)
+    except Exists:
+        door.unlink(entry.spot)
+        raise
+    return entry, door.examine(entry.spot)
+
+
+def _replaceable(names: SetNames, door: Door, new: SetName, moved: Found) -> SetEntry | None:
+    """The set *new*, if it exists and *moved* may take its place. An empty directory is gone afterwards."""
+    try:
+        entry, found = names.examine(new)
+    except FileNotFoundError:
+        with contextlib.suppress(FileNotFoundError):
+            names.clear(new, names.read(new))
+        return None
+    if entry.ino == moved.record.ino:
+        return entry
+    if moved.record.is_directory and not found.record.is_directory:
+        raise NotADirectoryError(errno.ENOTDIR, "a directory cannot take a file's place")
+    if found.record.is_directory and not moved.record.is_directory:
+        raise IsADirectoryError(errno.EISDIR, "a file cannot take a directory's place")
+    if found.record.is_directory:
+        door.rmdir(entry.spot)
+    return entry
+
+
+def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry) -> SetEntry:
+    """Let the set's files lie under its new name too; if that is not possible, the old one stays."""
+    moved = SetEntry(entry.ino, entry.owner, entry.stored, _free_place(door, entry, name))
+    try:
+        door.rename(entry.spot, moved.spot)
+        names.replace(name, moved)
+    except OSError as error:
+        log.info("the files of set %s stay at %s: %s", shown(name), shown(entry.place), error.strerror)
+        with contextlib.suppress(OSError):
+            return names.examine(name)[0]
+        return entry
+    return moved
+
+
+def _free_place(door: Door, like: SetEntry, name: SetName) -> bytes:
+    try:
+        door.examine(Spot(like.stored, (USERS, b"%d" % like.stored.uid, name)))
+    except FileNotFoundError:
+        return name
+    return unused_place(name)

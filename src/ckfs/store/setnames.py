@@ -1,0 +1,252 @@
+"""Names of sets: each exists once in the cluster, whoever owns it.
+
+A set is an entry of the store's ``names/`` directory, a symbolic link that nobody ever follows: making one is exclusive
+and brings its content with it in one step, on every file system. Its target says owner and place::
+
+    12.server.CK -> 1:5f3a90c1e2d4b687:2101.2101:2101.2101:12.server.CK
+                    version, inode of the set's top, owner, stored as, name below users/<stored uid>/
+
+An owner of ``-`` means unclaimed. The set's files exist completely before its name does, so a taker that dies leaves
+no name behind, at worst a place that nothing refers to. On removal the place goes first: a name without a place is what
+a remover left that died, and the next taker clears it away (:meth:`SetNames.clear`).
+
+The inode in the target is never used twice, so that "is it still the entry that I saw?" has an answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckfs.errors import Exists
+from ckfs.model import Owner
+from ckfs.names import Gid, Inode, SetName, Uid
+from ckfs.store import syscalls
+from ckfs.store.door import Door, Found, Spot
+from ckfs.store.identity import acting_as
+
+NAMES = b"names"
+USERS = b"users"
+STAGING = b"staging"
+
+_VERSION = b"1"
+
+
+@dataclass(frozen=True, slots=True)
+class SetEntry:
+    """Owner and place of a set. *owner* None: unclaimed. *stored* is the identity that its files have in the store."""
+
+    ino: Inode
+    owner: Owner | None
+    stored: Owner
+    place: bytes
+
+    @property
+    def spot(self) -> Spot:
+        return Spot(self.stored, (USERS, b"%d" % self.stored.uid, self.place))
+
+
+def encode(entry: SetEntry) -> bytes:
+    owner = b"-" if entry.owner is None else _encode_owner(entry.owner)
+    return b"%s:%x:%s:%s:%s" % (_VERSION, entry.ino, owner, _encode_owner(entry.stored), entry.place)
+
+
+def decode(target: bytes) -> SetEntry:
+    """The entry in a link's *target*; OSError (EIO) if it is damaged or of a later version."""
+    try:
+        version, ino, owner, stored, place = target.split(b":", 4)
+        if version != _VERSION or not place or b"/" in place or place in (b".", b".."):
+            raise ValueError
+        return SetEntry(
+            Inode(int(ino, 16)), None if owner == b"-" else _decode_owner(owner), _decode_owner(stored), place
+        )
+    except ValueError:
+        raise OSError(errno.EIO, "a set's entry in names/ is damaged") from None
+
+
+def _encode_owner(owner: Owner) -> bytes:
+    return b"%d.%d" % (owner.uid, owner.gid)
+
+
+def _decode_owner(raw: bytes) -> Owner:
+    uid, gid = raw.split(b".")
+    return Owner(Uid(int(uid)), Gid(int(gid)))
+
+
+class SetNames:
+    """The ``names/`` directory, and the places under ``users/``. *service* is the account that keeps the former."""
+
+    def __init__(self, door: Door, root_fd: int, service: Owner) -> None:
+        self._door = door
+        self._service = service
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._names_fd = os.open(NAMES, flags, dir_fd=root_fd)
+        self._staging_fd = os.open(STAGING, flags, dir_fd=root_fd)
+
+    def close(self) -> None:
+        os.close(self._names_fd)
+        os.close(self._staging_fd)
+
+    @property
+    def top(self) -> Spot:
+        """Where the mount's root lies: its times and mode are those of ``names/``."""
+        return Spot(self._service, (NAMES,))
+
+    # Reading
+
+    def read(self, name: SetName) -> SetEntry:
+        """FileNotFoundError if there is no such set."""
+        try:
+            return decode(os.readlink(name, dir_fd=self._names_fd))
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # not a link: nothing that ckfs made
+                raise FileNotFoundError(errno.ENOENT, "no such set") from None
+            raise
+
+    def open_listing(self) -> int:
+        """A descriptor of its own to list the sets with (offsets belong to a descriptor)."""
+        return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._names_fd)
+
+    def examine(self, name: SetName) -> tuple[SetEntry, Found]:
+        """The set's entry and its top; FileNotFoundError if there is none, or it is just being removed."""
+        entry = self.read(name)
+        try:
+            return entry, self._door.examine(entry.spot)
+        except FileNotFoundError:
+            return self._renamed_meanwhile(name, entry)
+
+    def _renamed_meanwhile(self, name: SetName, seen: SetEntry) -> tuple[SetEntry, Found]:
+        entry = self.read(name)
+        if entry == seen:
+            # A rename that died between moving the place and saying so left it under the set's own name.
+            entry = SetEntry(seen.ino, seen.owner, seen.stored, name)
+            return entry, self._door.examine(entry.spot, expected=seen.ino)
+        return entry, self._door.examine(entry.spot)
+
+    # Taking
+
+    def take(
+        self, name: SetName, owner: Owner | None, stored: Owner, ino: Inode, make: Callable[[Spot], Found]
+    ) -> tuple[SetEntry, Found]:
+        """Make a set: its top by *make*, then its name. Exists if somebody else has the name."""
+        self.check_free(name)
+        self.prepare_user(stored)
+        entry, found = self._make_place(name, owner, stored, ino, make)
+        entry = SetEntry(found.record.ino, entry.owner, entry.stored, entry.place)
+        try:
+            self.enter(name, entry)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._door.remove(entry.spot)
+            raise
+        return entry, found
+
+    def prepare_user(self, stored: Owner) -> None:
+        self._door.ensure_directory(Spot(stored, (USERS, b"%d" % stored.uid)))
+
+    def _make_place(
+        self, name: SetName, owner: Owner | None, stored: Owner, ino: Inode, make: Callable[[Spot], Found]
+    ) -> tuple[SetEntry, Found]:
+        entry = SetEntry(ino, owner, stored, name)
+        try:
+            return entry, make(entry.spot)
+        except FileExistsError:
+            # Another taker is about to win, or one died here: this one goes on beside it, and the name decides.
+            entry = SetEntry(ino, owner, stored, unused_place(name))
+            return entry, make(entry.spot)
+
+    def check_free(self, name: SetName) -> None:
+        """Exists if *name* is taken; what a dead remover left is cleared away."""
+        try:
+            entry = self.read(name)
+        except FileNotFoundError:
+            return
+        try:
+            self.examine(name)
+        except FileNotFoundError:
+            self.clear(name, entry)
+        else:
+            raise Exists("a set of that name exists")
+
+    def enter(self, name: SetName, entry: SetEntry) -> None:
+        """Give the set its name; Exists if it has been taken."""
+        with acting_as(self._service):
+            try:
+                os.symlink(encode(entry), name, dir_fd=self._names_fd)
+            except FileExistsError:
+                raise Exists("a set of that name exists") from None
+
+    # Changing
+
+    def replace(self, name: SetName, entry: SetEntry) -> None:
+        """Say something else of *name*, whether it exists or not, in one step."""
+        token = b"staging-%s" % secrets.token_hex(8).encode()
+        with acting_as(self._service):
+            os.symlink(encode(entry), token, dir_fd=self._staging_fd)
+            try:
+                os.rename(token, name, src_dir_fd=self._staging_fd, dst_dir_fd=self._names_fd)
+            except OSError:
+                os.unlink(token, dir_fd=self._staging_fd)
+                raise
+
+    def move(self, old: SetName, new: SetName) -> None:
+        """Rename the entry, over an existing one too, in one step."""
+        with acting_as(self._service):
+            os.rename(old, new, src_dir_fd=self._names_fd, dst_dir_fd=self._names_fd)
+
+    def move_if_free(self, old: SetName, new: SetName) -> None:
+        """Rename the entry; Exists if the new name has been taken."""
+        with acting_as(self._service):
+            try:
+                syscalls.rename(self._names_fd, old, self._names_fd, new, syscalls.RENAME_NOREPLACE)
+            except FileExistsError:
+                raise Exists("a set of that name exists") from None
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # NFS and GlusterFS know no such flag, but links are as exclusive
+                    raise
+                os.link(old, new, src_dir_fd=self._names_fd, dst_dir_fd=self._names_fd, follow_symlinks=False)
+                os.unlink(old, dir_fd=self._names_fd)
+
+    def exchange(self, one: SetName, other: SetName) -> None:
+        with acting_as(self._service):
+            syscalls.rename(self._names_fd, one, self._names_fd, other, syscalls.RENAME_EXCHANGE)
+
+    def remove(self, name: SetName, remove: Callable[[Spot], None]) -> None:
+        """Take the set away: its place by *remove* (unlink or rmdir), then its name."""
+        said = self.read(name)
+        entry, _ = self.examine(name)
+        remove(entry.spot)
+        self.clear(name, said if said.ino == entry.ino else entry)
+
+    def clear(self, name: SetName, entry: SetEntry) -> None:
+        """Take the name away if it still says *entry*.
+
+        Moved aside first and looked at there: of several that clear one name only one gets it, and an entry that
+        somebody made meanwhile is put back.
+        """
+        token = b"cleared-%s" % secrets.token_hex(8).encode()
+        with acting_as(self._service):
+            try:
+                os.rename(name, token, src_dir_fd=self._names_fd, dst_dir_fd=self._staging_fd)
+            except FileNotFoundError:
+                return
+            if os.readlink(token, dir_fd=self._staging_fd) != encode(entry):
+                with contextlib.suppress(FileExistsError):
+                    os.link(token, name, src_dir_fd=self._staging_fd, dst_dir_fd=self._names_fd, follow_symlinks=False)
+            os.unlink(token, dir_fd=self._staging_fd)
+
+    def staging_spot(self, stored: Owner) -> Spot:
+        """A unique name in the staging directory, to be made as *stored*."""
+        return Spot(stored, (STAGING, b"file-%s" % secrets.token_hex(8).encode()))
+
+    def sync(self) -> None:
+        os.fsync(self._names_fd)
+
+
+def unused_place(name: bytes) -> bytes:
+    """A name below ``users/<uid>/`` that nothing else has, and that still says to which set it belongs."""
+    return name[:238] + b"~" + secrets.token_hex(8).encode()

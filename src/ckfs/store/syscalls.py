@@ -1,0 +1,162 @@
+"""System calls that Python does not offer, or offers only process-wide.
+
+Calls that may wait for the store release the interpreter lock (``CDLL``); those that never wait keep it (``PyDLL``),
+which saves two lock hand-overs per call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+from collections.abc import Iterator
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_quick_libc = ctypes.PyDLL(None, use_errno=True)
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+_NUMBERS = {
+    # setfsuid, setfsgid, setgroups, getdents64, capget, capset (from the kernel's asm/unistd.h)
+    "x86_64": (122, 123, 116, 217, 125, 126),
+    "aarch64": (151, 152, 159, 61, 90, 91),
+    "riscv64": (151, 152, 159, 61, 90, 91),
+    "ppc64le": (138, 139, 81, 202, 183, 184),
+}
+try:
+    _SETFSUID, _SETFSGID, _SETGROUPS, _GETDENTS64, _CAPGET, _CAPSET = _NUMBERS[platform.machine()]
+except KeyError:
+    raise ImportError(f"ckfs does not know the system call numbers of {platform.machine()}") from None
+
+_ID = ctypes.c_uint32
+_NO_ID = 0xFFFFFFFF
+
+
+def _failed(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def set_fsuid(uid: int) -> None:
+    """Switch the calling thread's file system uid; PermissionError if the kernel did not."""
+    _quick_libc.syscall(_SETFSUID, _ID(uid))
+    if _quick_libc.syscall(_SETFSUID, _ID(_NO_ID)) & 0xFFFFFFFF != uid:  # the call itself reports no error
+        raise PermissionError(errno.EPERM, f"the kernel refused the file system uid {uid}")
+
+
+def set_fsgid(gid: int) -> None:
+    """Switch the calling thread's file system gid; PermissionError if the kernel did not."""
+    _quick_libc.syscall(_SETFSGID, _ID(gid))
+    if _quick_libc.syscall(_SETFSGID, _ID(_NO_ID)) & 0xFFFFFFFF != gid:
+        raise PermissionError(errno.EPERM, f"the kernel refused the file system gid {gid}")
+
+
+def set_thread_groups(groups: tuple[int, ...]) -> None:
+    """Set the calling thread's supplementary groups (glibc's setgroups would set those of every thread)."""
+    array = (ctypes.c_uint32 * len(groups))(*groups)
+    if _quick_libc.syscall(_SETGROUPS, ctypes.c_size_t(len(groups)), array) != 0:
+        raise _failed("setgroups")
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+_CAP_VERSION_3 = 0x20080522
+CAP_SYS_RESOURCE = 24
+
+
+def drop_effective_capability(capability: int) -> None:
+    """Take *capability* out of the calling thread's effective set; threads started afterwards inherit that."""
+    header = _CapHeader(_CAP_VERSION_3, 0)
+    data = (_CapData * 2)()
+    if _quick_libc.syscall(_CAPGET, ctypes.byref(header), data) != 0:
+        raise _failed("capget")
+    data[capability // 32].effective &= ~(1 << capability % 32)
+    if _quick_libc.syscall(_CAPSET, ctypes.byref(header), data) != 0:
+        raise _failed("capset")
+
+
+def rename(src_dir: int, src: bytes, dst_dir: int, dst: bytes, flags: int) -> None:
+    """renameat2(2). EINVAL where the file system does not know a flag."""
+    if flags == 0:
+        os.rename(src, dst, src_dir_fd=src_dir, dst_dir_fd=dst_dir)
+    elif _libc.renameat2(src_dir, src, dst_dir, dst, ctypes.c_uint(flags)) != 0:
+        raise _failed("renameat2")
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+_UTIME_OMIT = (1 << 30) - 2
+_AT_SYMLINK_NOFOLLOW = 0x100
+
+
+def set_times(dir_fd: int, name: bytes | None, atime_ns: int | None, mtime_ns: int | None) -> None:
+    """utimensat(2) on *name* in *dir_fd*, or on the open file *dir_fd* where *name* is None. None leaves a time as it is."""
+    times = (_Timespec * 2)(*(_timespec(time_ns) for time_ns in (atime_ns, mtime_ns)))
+    flags = 0 if name is None else _AT_SYMLINK_NOFOLLOW
+    if _libc.utimensat(dir_fd, name, times, flags) != 0:
+        raise _failed("utimensat")
+
+
+def _timespec(time_ns: int | None) -> _Timespec:
+    if time_ns is None:
+        return _Timespec(0, _UTIME_OMIT)
+    return _Timespec(*divmod(time_ns, 1_000_000_000))
+
+
+_DIRENT_BUFFER_BYTES = 32768
+
+
+def directory_entries(fd: int) -> list[tuple[bytes, int]]:
+    """The next names of the open directory *fd* (``.`` and ``..`` among them), each with the offset at which the one after
+    it is read; empty at the end.
+
+    getdents64(2) rather than scandir: the kernel's own offsets stay valid while entries come and go, so that a caller
+    can go on, or seek back, in a directory of any size without anybody keeping the names.
+    """
+    buffer = ctypes.create_string_buffer(_DIRENT_BUFFER_BYTES)
+    length = _libc.syscall(_GETDENTS64, ctypes.c_int(fd), buffer, ctypes.c_size_t(_DIRENT_BUFFER_BYTES))
+    if length < 0:
+        raise _failed("getdents64")
+    return list(_dirents(buffer.raw[:length]))
+
+
+def _dirents(raw: bytes) -> Iterator[tuple[bytes, int]]:
+    at = 0
+    while at < len(raw):  # struct linux_dirent64: u64 ino, s64 off, u16 reclen, u8 type, char name[]
+        next_offset = int.from_bytes(raw[at + 8 : at + 16], "little", signed=True)
+        record_length = int.from_bytes(raw[at + 16 : at + 18], "little")
+        name = raw[at + 19 : raw.index(b"\0", at + 19)]
+        yield name, next_offset
+        at += record_length
+
+
+def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes) -> None:
+    """mount(2)."""
+    if _libc.mount(source, target, kind, ctypes.c_ulong(flags), data) != 0:
+        raise _failed("mount")
+
+
+def unmount(target: bytes, flags: int) -> None:
+    """umount2(2)."""
+    if _libc.umount2(target, ctypes.c_int(flags)) != 0:
+        raise _failed("umount2")
+
+
+_M_ARENA_MAX = -8
+
+
+def bound_malloc_arenas(count: int) -> None:
+    """Keep glibc from giving each worker thread an arena of its own: the daemon's size would grow with its threads."""
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:  # other C libraries have no arenas
+        mallopt(_M_ARENA_MAX, count)

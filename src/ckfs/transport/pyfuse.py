@@ -1,0 +1,298 @@
+"""The pyfuse3 transport."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+    XAttrNameT,
+)
+
+from ckfs.errors import FsError, errno_of
+from ckfs.fs.filesystem import Filesystem
+from ckfs.fs.metadata import Changes
+from ckfs.model import Caller
+from ckfs.names import FileHandle, Gid, Inode, Uid
+from ckfs.store.door import Found
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_O_ACCMODE = 3
+_O_WRONLY = 1
+_O_DIRECT = 0o40000
+
+
+def replies(
+    handler: Callable[Concatenate[Operations, P], Awaitable[T]],
+) -> Callable[Concatenate[Operations, P], Awaitable[T]]:
+    """Turn whatever escapes *handler* into an errno: an exception that pyfuse3 does not expect would end the mount."""
+
+    @functools.wraps(handler)
+    async def replying(self: Operations, *args: P.args, **kwargs: P.kwargs) -> T:
+        self.in_flight += 1
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except (FsError, OSError) as error:
+            raise FUSEError(errno_of(error)) from None
+        except Exception as error:
+            log.exception("%s failed unexpectedly", handler.__name__)
+            raise FUSEError(errno_of(error)) from None
+        except BaseException:
+            # A task cancelled while the mount ends: its caller still gets an answer, and trio cancels the next await.
+            raise FUSEError(errno.EIO) from None
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.became_idle()
+
+    return replying
+
+
+class Operations(pyfuse3.Operations):
+    """Requests of the kernel, as pyfuse3 hands them over."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, fs: Filesystem) -> None:
+        super().__init__()
+        self._fs = fs
+        self.in_flight = 0
+        self._idle = trio.Event()
+
+    def became_idle(self) -> None:
+        self._idle.set()
+        self._idle = trio.Event()
+
+    async def idle(self) -> None:
+        """Wait until no request is being answered."""
+        while self.in_flight:
+            await self._idle.wait()
+
+    # Names
+
+    @replies
+    async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        return attributes_of(await self._fs.naming.lookup(Inode(parent_inode), name))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        for inode, count in inode_list:
+            self._fs.forget(Inode(inode), count)
+
+    @replies
+    async def mkdir(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return attributes_of(await self._fs.naming.mkdir(Inode(parent_inode), name, mode, caller_of(ctx)))
+
+    @replies
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return attributes_of(await self._fs.naming.mknod(Inode(parent_inode), name, mode, rdev, caller_of(ctx)))
+
+    @replies
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        return attributes_of(await self._fs.naming.symlink(Inode(parent_inode), name, target, caller_of(ctx)))
+
+    @replies
+    async def link(
+        self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        found = await self._fs.naming.link(Inode(inode), Inode(new_parent_inode), new_name, caller_of(ctx))
+        return attributes_of(found)
+
+    @replies
+    async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
+        return FileNameT(await self._fs.naming.readlink(Inode(inode)))
+
+    @replies
+    async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._fs.naming.unlink(Inode(parent_inode), name)
+
+    @replies
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        await self._fs.naming.rmdir(Inode(parent_inode), name)
+
+    @replies
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+        ctx: RequestContext,
+    ) -> None:
+        await self._fs.naming.rename(
+            Inode(parent_inode_old), name_old, Inode(parent_inode_new), name_new, flags, caller_of(ctx)
+        )
+
+    # Metadata
+
+    @replies
+    async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        return attributes_of(await self._fs.metadata.getattr(Inode(inode)))
+
+    @replies
+    async def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        handle = None if fh is None else FileHandle(fh)
+        found = await self._fs.metadata.setattr(Inode(inode), _changes_of(attr, fields), handle, caller_of(ctx))
+        return attributes_of(found)
+
+    async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
+        return True  # the kernel checks permissions itself (default_permissions)
+
+    @replies
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        room, answer = await self._fs.metadata.statfs(), StatvfsData()
+        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"):
+            setattr(answer, field, getattr(room, field))
+        answer.f_namemax = room.f_namemax
+        return answer
+
+    # Content
+
+    @replies
+    async def create(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        handle, found = await self._fs.naming.create(Inode(parent_inode), name, mode, flags, caller_of(ctx))
+        return _file_info(handle, flags), attributes_of(found)
+
+    @replies
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        return _file_info(await self._fs.content.open(Inode(inode), flags, caller_of(ctx)), flags)
+
+    @replies
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        return await self._fs.content.read(FileHandle(fh), off, size)
+
+    @replies
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        return await self._fs.content.write(FileHandle(fh), off, buf)
+
+    @replies
+    async def flush(self, fh: FileHandleT) -> None:
+        await self._fs.content.flush(FileHandle(fh))
+
+    @replies
+    async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._fs.content.fsync(FileHandle(fh), data_only=datasync)
+
+    @replies
+    async def release(self, fh: FileHandleT) -> None:
+        await self._fs.content.release(FileHandle(fh))
+
+    # Directories
+
+    @replies
+    async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        return FileHandleT(await self._fs.listing.opendir(Inode(inode), caller_of(ctx)))
+
+    @replies
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        def emit(name: bytes, found: Found, next_offset: int) -> bool:
+            return pyfuse3.readdir_reply(token, FileNameT(name), attributes_of(found), next_offset)
+
+        await self._fs.listing.readdir(FileHandle(fh), start_id, emit)
+
+    @replies
+    async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        await self._fs.listing.fsyncdir(FileHandle(fh), data_only=datasync)
+
+    @replies
+    async def releasedir(self, fh: FileHandleT) -> None:
+        await self._fs.listing.releasedir(FileHandle(fh))
+
+    # Extended attributes
+
+    @replies
+    async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        return await self._fs.extended.get(Inode(inode), name)
+
+    @replies
+    async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
+        await self._fs.extended.set(Inode(inode), name, value, caller_of(ctx))
+
+    @replies
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
+        return [XAttrNameT(name) for name in await self._fs.extended.list(Inode(inode))]
+
+    @replies
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        await self._fs.extended.remove(Inode(inode), name)
+
+
+def caller_of(ctx: RequestContext) -> Caller:
+    return Caller(Uid(ctx.uid), Gid(ctx.gid), ctx.pid, ctx.umask)
+
+
+def attributes_of(found: Found) -> EntryAttributes:
+    """What callers see: the store's sizes and times, the record's owner, mode and number. Nothing is cached (0 s)."""
+    entry, status, record = EntryAttributes(), found.stat, found.record
+    entry.st_ino = InodeT(record.ino)
+    entry.entry_timeout = entry.attr_timeout = 0
+    entry.st_mode = ModeT(record.mode)
+    entry.st_uid, entry.st_gid = record.uid, record.gid
+    entry.st_rdev = record.rdev
+    entry.st_nlink = status.st_nlink
+    entry.st_size = status.st_size
+    entry.st_blksize, entry.st_blocks = status.st_blksize, status.st_blocks
+    entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = (
+        status.st_atime_ns,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+    return entry
+
+
+def _changes_of(attr: EntryAttributes, fields: SetattrFields) -> Changes:
+    return Changes(
+        mode=attr.st_mode if fields.update_mode else None,
+        uid=Uid(attr.st_uid) if fields.update_uid else None,
+        gid=Gid(attr.st_gid) if fields.update_gid else None,
+        size=attr.st_size if fields.update_size else None,
+        atime_ns=attr.st_atime_ns if fields.update_atime else None,
+        mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+    )
+
+
+def _file_info(handle: FileHandle, flags: int) -> FileInfo:
+    # A descriptor that is open for writing alone cannot be mapped, so it may go past the page cache: whole requests of
+    # 1 MiB, no look-up of security.capability before each write, and ENOSPC from the very write that met it.
+    direct = flags & _O_ACCMODE == _O_WRONLY or bool(flags & _O_DIRECT)
+    return FileInfo(fh=FileHandleT(handle), direct_io=direct, keep_cache=False)

@@ -1,0 +1,55 @@
+"""The places in which every test of the suite runs: see :mod:`tests.posix.places`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tests.posix.places import Place, owned, remove
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module", params=["directory", "mount", "mount-root"])
+def area(request: pytest.FixtureRequest, root_and_fuse: None, module_workdir: Path) -> Place:
+    """One place per module: all its tests share a daemon, and each works in its own ``place``."""
+    kind = cast("str", request.param)
+    if kind == "directory":
+        directory = module_workdir / "plain"
+        directory.mkdir()
+    else:
+        directory = request.getfixturevalue("module_mount").path
+        if kind == "mount":
+            directory /= "set"
+            directory.mkdir(exist_ok=True)
+    if kind != "mount-root":
+        directory.chmod(0o755)
+    return Place(kind, str(directory))
+
+
+@pytest.fixture
+def place(area: Place) -> Iterator[Place]:
+    """A parent directory of root's, 01777, whose entries are this test's; they are gone after it."""
+    number = next(_numbers)
+    if area.entries_are_sets:
+        mine = Place(area.kind, area.top, f"t{number}-")
+        yield mine
+        for name in os.listdir(area.top):
+            if name.startswith(mine.prefix):
+                remove(f"{area.top}/{name}")
+        return
+    top = f"{area.top}/t{number}"
+    os.mkdir(top)
+    yield Place(area.kind, owned(top, 0o1777, 0))
+    remove(top)
+
+
+@pytest.fixture
+def room(place: Place) -> str:
+    """A directory of root's, 0777 and not sticky, for this test alone; at the mount's root it is one set."""
+    return place.dir(mode=0o777)
