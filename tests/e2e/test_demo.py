@@ -114,6 +114,10 @@ def demo(request: pytest.FixtureRequest, module_workdir: Path) -> Demo:
         return running
 
 
+def main_image(demo: Demo) -> str:
+    return "pages-1.img" if "CRIU checkpointed it" in demo.output else "state"
+
+
 def attributes(output: str) -> dict[str, str]:
     return dict(re.findall(r"^ +((?:user|trusted)\.ckfs\.\S+) = (.*)$", output, re.MULTILINE))
 
@@ -138,9 +142,8 @@ def test_every_step_has_its_time(demo: Demo) -> None:
 
 
 def test_ls_shows_the_images(demo: Demo) -> None:
-    image = "state" if "saved its own state" in demo.output else "pages-1.img"
     listing = demo.output.partition("ckfs ls ")[2].partition("extended attributes of ")[0]
-    assert re.search(rf"\b{re.escape(image)}\b", listing), demo.output
+    assert re.search(rf"\b{re.escape(main_image(demo))}\b", listing), demo.output
 
 
 def test_attributes_tell_whose_it_is(demo: Demo) -> None:
@@ -150,7 +153,9 @@ def test_attributes_tell_whose_it_is(demo: Demo) -> None:
     assert shown["user.ckfs.uid"] == uid[1]
     assert shown["user.ckfs.set"] == "demo-counter"
     assert shown["user.ckfs.state"] == "complete"
+    assert shown["user.ckfs.written_by"] == "nodea"
     assert "user.ckfs.owner" in shown
+    assert shown["trusted.ckfs.path"].endswith(f"/users/{uid[1]}/demo-counter/{main_image(demo)}")
 
 
 def test_nothing_is_left(demo: Demo) -> None:
@@ -233,6 +238,11 @@ def test_anything_else_is_not_counting_on(lines: list[str], why: str) -> None:
             "(00.04) Error (criu/util.c:1): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted\n"
             "(00.05) Error (criu/cr-dump.c:371): Can't get rlimit 0: Operation not permitted\n",
             "Can't get rlimit 0: Operation not permitted",
+        ),
+        (
+            "Error (criu/util.c:642): exited, status=1\n"
+            "Error (criu/vdso.c:381): vdso: Unexpected rt vDSO area bounds\n",
+            "vdso: Unexpected rt vDSO area bounds",
         ),
         ("(00.06) pie: 1001: Error (criu/pie/restorer.c:316): no\n", "no"),
         ("criu: error while loading shared libraries\n", "criu: error while loading shared libraries"),

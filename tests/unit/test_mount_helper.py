@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ckfs.daemon.options import KNOWN
+
 HELPER = Path(__file__).resolve().parents[2] / "mount-helpers" / "mount.ckfs"
 IGNORED = [
     "defaults",
@@ -63,7 +65,15 @@ REFUSED = [
     "group",
     "remount",
 ]
-OURS = ["role=server", "node=n17", "service_user=ckfs", "op_timeout=5", "io_timeout=60", "ro"]
+OURS = [
+    "role=server",
+    "node=n17",
+    "service_user=ckfs",
+    "op_timeout=5",
+    "io_timeout=60",
+    "log=/var/log/ckfs",
+    "ro",
+]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -122,6 +132,16 @@ def test_a_name_that_starts_with_a_dash_is_no_option(run: Run, recorded: Path) -
 def test_an_option_of_ckfs_is_handed_on(run: Run, recorded: Path, option: str) -> None:
     assert run("/s", "/m", "-o", f"rw,{option},nofail").returncode == 0
     assert arguments_in(recorded) == ["mount", "/s", "/m", "-o", option]
+
+
+def test_every_option_of_ckfs_is_tried_here() -> None:
+    assert {option.partition("=")[0] for option in OURS} == set(KNOWN) - {"rw"}
+
+
+@pytest.mark.parametrize("option", OURS)
+def test_sloppy_knows_the_options_of_ckfs(run: Run, recorded: Path, option: str) -> None:
+    assert run("/s", "/m", "-s", "-o", option).returncode == 0
+    assert arguments_in(recorded)[-1] == option
 
 
 @pytest.mark.parametrize("option", IGNORED)

@@ -83,10 +83,11 @@ def test_the_layout_is_the_compiler_s(version: str) -> None:
 
 
 def test_the_sizes_that_a_64_bit_torque_writes() -> None:
+    """As gcc lays the declarations out on x86_64."""
     assert {version: len(bytes(jobfiles._fixed(version))) for version in VERSIONS} == {
-        "2.1": 264,
+        "2.1": 256,
         "2.2": 272,
-        "2.3": 328,
+        "2.3": 320,
         "2.4": 2240,
         "2.5-4": 2240,
     }
@@ -485,7 +486,7 @@ def test_a_sub_job_of_2_4(host: Host) -> None:
 @pytest.mark.parametrize("length", [61, 11])
 def test_a_long_job_id(length: int, host: Host) -> None:
     """The file, and the set, are named after the first characters; another job with the same ones is not taken for it."""
-    job_id = "1234567.server." + "sub." * 15 + "example.org"
+    job_id = "1234567.server." + "sub." * 12 + "example.org"
     prefix = job_id[:length]
     version = "2.5-4" if length == 61 else "2.2"
     host.put(binary(Job(job_id=job_id, file_prefix=prefix), version), f"{prefix}.JB")

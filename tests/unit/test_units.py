@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ckfs.daemon import options
+from ckfs.errors import NotPermitted, UsageError
+from ckfs.model import Role
+
 HELPERS = Path(__file__).resolve().parents[2] / "mount-helpers"
 BATCH_UNITS = {
     "pbs_mom.service",
@@ -70,23 +74,14 @@ def test_a_crash_of_ckfs_does_not_end_the_batch_system() -> None:
     assert re.findall(r"(?m)^(BindsTo|PartOf|Requires|Requisite)=", lines) == []
 
 
-def test_stopping_takes_dead_mounts_away_too(tmp_path: Path) -> None:
-    """ExecStop's shell line, with stand-ins: umount as long as findmnt finds a ckfs, an error ends it."""
-    line = re.search(r"(?m)^ExecStop=/bin/sh -c '(.*)' stop %f$", (HELPERS / "ckfs@.service").read_text())
-    assert line is not None
-    left = tmp_path / "left"
-    left.write_text("xxx")
-    (tmp_path / "findmnt").write_text(f'#!/bin/sh\ntest -s "{left}"\n')
-    (tmp_path / "umount").write_text(
-        f'#!/bin/sh\necho "$1"\nleft=$(cat "{left}")\nprintf %s "${{left#x}}" >"{left}"\n'
-    )
-    for stand_in in ("findmnt", "umount"):
-        (tmp_path / stand_in).chmod(0o755)
-    done = subprocess.run(
-        ["/bin/sh", "-c", line[1].replace("$$", "$"), "stop", "/a b"],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "/a b\n" * 3
+def test_the_template_asks_for_what_ckfs_offers() -> None:
+    lines = (HELPERS / "ckfs@.service").read_text()
+    assert "\nType=notify\n" in lines
+    assert "\nExecStart=@CKFS@ mount -f -o ${OPTIONS} ${STORE} %f\n" in lines
+    (default,) = re.findall(r"(?m)^Environment=OPTIONS=(.*)$", lines)
+    assert options.parse([default]).role is Role.NODE
+
+
+def test_what_does_not_get_better_by_itself_is_not_started_again() -> None:
+    (statuses,) = re.findall(r"(?m)^RestartPreventExitStatus=(.*)$", (HELPERS / "ckfs@.service").read_text())
+    assert statuses.split() == [str(error.exit_status) for error in (UsageError, NotPermitted)]

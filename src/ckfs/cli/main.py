@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ckfs", description="One virtual checkpoint directory for a cluster.", allow_abbrev=False)
+    parser = _Parser(
+        prog="ckfs", description="One virtual checkpoint directory for a cluster.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"ckfs {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     _add_init(commands)
@@ -52,7 +54,9 @@ Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse gives this type
 def _add_init(commands: Commands[_Parser]) -> None:
     command = commands.add_parser("init", help="make a store", allow_abbrev=False)
     command.add_argument("store", metavar="STORE")
-    command.add_argument("--service-user", metavar="NAME", help="account that keeps it, where root is squashed")
+    command.add_argument(
+        "--service-user", metavar="NAME", help="account that keeps it, where root is squashed"
+    )
     command.set_defaults(run=_init)
 
 
@@ -66,7 +70,9 @@ def _init(arguments: argparse.Namespace) -> int:
     else:
         print(f"{path}: is a store already; nothing changed")
     if layout.reachable_by_users(path):
-        print(f"{path}: users can reach it around ckfs: put it below a local directory of root with mode 0700")
+        print(
+            f"{path}: users can reach it around ckfs: put it below a local directory of root with mode 0700"
+        )
     return 0
 
 
@@ -97,7 +103,9 @@ def _mount(arguments: argparse.Namespace) -> int:
 
 def _add_ls(commands: Commands[_Parser]) -> None:
     command = commands.add_parser("ls", help="list sets and images", allow_abbrev=False)
-    command.add_argument("path", metavar="PATH", nargs="?", help="a mount, something on it, or (root) a store")
+    command.add_argument(
+        "path", metavar="PATH", nargs="?", help="a mount, something on it, or (root) a store"
+    )
     command.add_argument("--json", action="store_true", help="one JSON document")
     command.set_defaults(run=_ls)
 
@@ -139,7 +147,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _add_demo(commands: Commands[_Parser]) -> None:
-    command = commands.add_parser("demo", help="checkpoint on one node, restart on another", allow_abbrev=False)
+    command = commands.add_parser(
+        "demo", help="checkpoint on one node, restart on another", allow_abbrev=False
+    )
     command.add_argument("-v", "--verbose", action="store_true")
     command.set_defaults(run=_demo)
 

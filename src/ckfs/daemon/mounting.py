@@ -93,7 +93,9 @@ def mount(store: str, path: str, *, read_only: bool) -> int:
     try:
         fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        raise MountFailed(f"/dev/fuse: {error.strerror}: load the kernel's fuse module (modprobe fuse)") from None
+        raise MountFailed(
+            f"/dev/fuse: {error.strerror}: load the kernel's fuse module (modprobe fuse)"
+        ) from None
     flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
     data = f"fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
     try:

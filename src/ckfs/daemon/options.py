@@ -37,7 +37,9 @@ def parse(given: list[str]) -> MountOptions:
             raise UsageError(f"unknown mount option {shown(key)}; known are {', '.join(KNOWN)}")
         if bool(equals) == (key in ("ro", "rw")):
             raise UsageError(
-                f"mount option {key} takes no value" if equals else f"mount option {key} needs a value: {key}=VALUE"
+                f"mount option {key} takes no value"
+                if equals
+                else f"mount option {key} needs a value: {key}=VALUE"
             )
         values[key] = value
         if key in ("ro", "rw"):
@@ -74,5 +76,7 @@ def _seconds(key: str, text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 86400:
-        raise UsageError(f"mount option {key}={shown(text)}: must be a number of seconds above 0 and up to 86400")
+        raise UsageError(
+            f"mount option {key}={shown(text)}: must be a number of seconds above 0 and up to 86400"
+        )
     return seconds

@@ -17,7 +17,7 @@ from ckfs import __version__
 from ckfs.daemon import mounting
 from ckfs.daemon.notify import notify
 from ckfs.daemon.options import MountOptions
-from ckfs.errors import CkfsError, MountFailed, NotPermitted, UsageError
+from ckfs.errors import CkfsError, FsError, MountFailed, NotPermitted, UsageError
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import filesystem
 from ckfs.model import Owner
@@ -186,7 +186,7 @@ class _Mount:
                 log.error("policy refused, the last good one stays in force: %s", error)  # noqa: TRY400 - not a bug
                 last = text
                 continue
-            except Exception as error:
+            except (OSError, FsError) as error:
                 log.debug("cannot read the policy: %s", error)
                 continue
             last = text

@@ -68,24 +68,24 @@ def as_user(user: Owner, command: Sequence[str], capabilities: str = "-all") -> 
     return ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups", *given, "--", *command]
 
 
-def run(command: Sequence[str], detail: Say = nothing, seconds: float = COMMAND_SECONDS) -> str:
-    """The output of *command*, which must succeed within *seconds*."""
-    detail("$ " + shlex.join(command))
+def run(command: Sequence[str], detail: Say = nothing, within: Sequence[str] = ()) -> str:
+    """The output of *command*, which must succeed in time. *within* is what goes before it to run it on a node."""
+    detail(f"$ {shlex.join([*within, *command])}")
     try:
         done = subprocess.run(
-            command,
+            [*within, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="backslashreplace",
-            timeout=seconds,
+            timeout=COMMAND_SECONDS,
             env=environment_of_ckfs(),
             start_new_session=True,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise DemoFailed(f"{shlex.join(command)}: no end within {seconds:.0f} s") from None
+        raise DemoFailed(f"{shlex.join(command)}: no end within {COMMAND_SECONDS:.0f} s") from None
     except OSError as error:
         raise DemoFailed(f"{command[0]}: {error.strerror}") from error
     for line in done.stdout.splitlines():
@@ -129,15 +129,14 @@ class Node:
         # Each computer has a /run of its own: what programs leave there is not for the other node.
         self.run(["mount", "-t", "tmpfs", "-o", "mode=0755,nosuid,nodev", f"{self.name}-run", "/run"])
 
-    def command(self, command: Sequence[str]) -> list[str]:
-        """*command* as run inside the node."""
-        namespaces = f"/proc/{self._pid}/ns"
-        enter = [f"--{kind}={namespaces}/{file}" for kind, file in _NAMESPACES]
-        return ["nsenter", *enter, "--", *command]
-
     def run(self, command: Sequence[str]) -> str:
         """The output of *command*, which must succeed, run inside the node by root."""
-        return run(self.command(command), self._detail)
+        return run(command, self._detail, self._enter())
+
+    def _enter(self) -> list[str]:
+        """What goes before a command to run it inside the node."""
+        namespaces = f"/proc/{self._pid}/ns"
+        return ["nsenter", *(f"--{kind}={namespaces}/{file}" for kind, file in _NAMESPACES), "--"]
 
     @property
     def _pid(self) -> int:
@@ -150,7 +149,7 @@ class Node:
 
     def _spawn(self, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
         """Start *command* inside the node, its output in the node's log; the process returned ends when it does."""
-        inside = self.command(command)
+        inside = [*self._enter(), *command]
         self._detail("$ " + shlex.join(inside))
         with open(self._log, "ab") as log:
             return subprocess.Popen(

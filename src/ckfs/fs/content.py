@@ -122,7 +122,9 @@ class Content:
         handle = self.core.handle(number)
         if not handle.wrote:
             return
-        await self._transfer(handle, lambda: os.close(os.dup(handle.fd)))  # that is when NFS reports a full quota
+        await self._transfer(
+            handle, lambda: os.close(os.dup(handle.fd))
+        )  # that is when NFS reports a full quota
         handle.wrote = handle.marked = False
         await self._settle(handle.node, handle)
 
@@ -154,7 +156,9 @@ class Content:
             return await self.core.on(node, lambda target: door.amend(target, node.ino, change), locked=True)
         releases: list[Release] = [await self.core.locks.acquire(node.ino), handle.pin()]
         return await self.core.gate.call(
-            lambda: door.amend(handle.file, node.ino, change), releases=releases, of_set=self.core.set_key(node)
+            lambda: door.amend(handle.file, node.ino, change),
+            releases=releases,
+            of_set=self.core.set_key(node),
         )
 
 

@@ -106,7 +106,9 @@ class Core:
             return handle.file
         return node.spot
 
-    async def below(self, directory: Node, work: Callable[[], T], *, undo: Callable[[T], None] | None = None) -> T:
+    async def below(
+        self, directory: Node, work: Callable[[], T], *, undo: Callable[[T], None] | None = None
+    ) -> T:
         """Run *work*, which computes spots inside *directory* when called; again if its set has moved meanwhile."""
         try:
             return await self.gate.call(work, undo=undo, of_set=self.set_key(directory))

@@ -35,7 +35,11 @@ class Extended:
     _of_files: Mapping[bytes, Value] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._of_root = {b"user.ckfs.version": self._version, b"user.ckfs.role": self._role, b"user.ckfs.node": self._node}
+        self._of_root = {
+            b"user.ckfs.version": self._version,
+            b"user.ckfs.role": self._role,
+            b"user.ckfs.node": self._node,
+        }
         self._of_files = {
             _OWNER: self._owner,
             b"user.ckfs.uid": self._uid,
@@ -64,14 +68,18 @@ class Extended:
         _check_changeable(name)
         if node.is_root:
             raise Unsupported("the mount's root keeps no attributes")
-        await self.core.on(node, lambda target: self.core.store.door.set_attribute(target, name, value), locked=True)
+        await self.core.on(
+            node, lambda target: self.core.store.door.set_attribute(target, name, value), locked=True
+        )
 
     async def remove(self, ino: Inode, name: bytes) -> None:
         node = self.core.inodes.get(ino)
         _check_changeable(name)
         if node.is_root:
             raise NoAttribute("the mount's root keeps no attributes")
-        await self.core.on(node, lambda target: self.core.store.door.remove_attribute(target, name), locked=True)
+        await self.core.on(
+            node, lambda target: self.core.store.door.remove_attribute(target, name), locked=True
+        )
 
     async def list(self, ino: Inode) -> list[bytes]:
         node = self.core.inodes.get(ino)

@@ -120,7 +120,9 @@ class Listing:
                     continue  # gone meanwhile
                 items.append(_Item(name, found, next_offset, entry))
             return items
-        for (name, next_offset), found_or_none in zip(entries, store.door.examine_entries(handle.file, names), strict=True):
+        for (name, next_offset), found_or_none in zip(
+            entries, store.door.examine_entries(handle.file, names), strict=True
+        ):
             if found_or_none is not None:
                 items.append(_Item(name, found_or_none, next_offset, None))
         return items

@@ -36,7 +36,9 @@ class Naming:
             entry, found = await self.core.gate.call(lambda: self.core.store.names.examine(SetName(name)))
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:
-            found = await self.core.below(directory, lambda: self.core.store.door.examine(directory.inside(name)))
+            found = await self.core.below(
+                directory, lambda: self.core.store.door.examine(directory.inside(name))
+            )
             node = self.core.inodes.seen(found.record.ino, directory, name)
         self.core.inodes.looked_up(node)
         return found
@@ -44,7 +46,9 @@ class Naming:
     # Making
 
     async def mkdir(self, parent: Inode, name: bytes, mode: int, caller: Caller) -> Found:
-        return await self._make(parent, name, stat.S_IFDIR | mode, caller, self.core.store.door.make_directory)
+        return await self._make(
+            parent, name, stat.S_IFDIR | mode, caller, self.core.store.door.make_directory
+        )
 
     async def mknod(self, parent: Inode, name: bytes, mode: int, rdev: int, caller: Caller) -> Found:
         make = self._make_closed if stat.S_ISREG(mode) else self._placeholder(b"")
@@ -96,7 +100,9 @@ class Naming:
             return presented.of_new(ino, caller, of_directory, mode, rdev, self.core.node_name)
 
         if directory.is_root:
-            entry, found = await self.sets.take(SetName(name), caller, ino, lambda spot: make(spot, build), undo)
+            entry, found = await self.sets.take(
+                SetName(name), caller, ino, lambda spot: make(spot, build), undo
+            )
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:
             await self.sets.check_create(directory, caller)
@@ -139,7 +145,13 @@ class Naming:
     # Moving
 
     async def rename(
-        self, old_parent: Inode, old_name: bytes, new_parent: Inode, new_name: bytes, flags: int, caller: Caller
+        self,
+        old_parent: Inode,
+        old_name: bytes,
+        new_parent: Inode,
+        new_name: bytes,
+        flags: int,
+        caller: Caller,
     ) -> None:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise Invalid("an unknown rename flag")

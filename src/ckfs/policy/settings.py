@@ -71,7 +71,9 @@ def parse(text: str) -> Policy:
         temporary=_patterns("images.temporary", images.get("temporary", [".*", "*.tmp", "*.temp", "*.part"])),
         torque_home=_text("resolvers.torque_home", resolvers.get("torque_home", "")),
         resolver_command=_texts("resolvers.command", resolvers.get("command", [])),
-        resolver_command_timeout_s=_seconds("resolvers.command_timeout", resolvers.get("command_timeout", 5.0)),
+        resolver_command_timeout_s=_seconds(
+            "resolvers.command_timeout", resolvers.get("command_timeout", 5.0)
+        ),
     )
 
 

@@ -169,28 +169,38 @@ class Door:
         with acting_as(directory.identity):
             return [_or_none(self.examine_in, directory.fd, name) for name in names]
 
-    def worst_state_below(self, spot: Spot) -> State | None:
-        """The least that any image under the directory *spot* is worth; None if there is none."""
+    def files_below(self, spot: Spot) -> Iterator[tuple[bytes, Found]]:
+        """Every regular file under the directory *spot*, with its path below it."""
         with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            states = set(self._states_below(fd, _MOST_STATES))
-        return next((state for state in (State.PARTIAL, State.WRITING, State.COMPLETE) if state in states), None)
+            yield from self._files_below(fd, b"")
 
-    def _states_below(self, fd: int, most: int) -> Iterator[State]:
-        for name in _names_in(fd):
+    def _files_below(self, fd: int, prefix: bytes) -> Iterator[tuple[bytes, Found]]:
+        for name in syscalls.names_in(fd):
             found = _or_none(self.examine_in, fd, name)
             if found is None:
                 continue
-            most -= 1
-            if most < 0:
-                raise OSError(errno.EOVERFLOW, "too many files to look at for one answer")
             if found.record.is_regular:
-                yield found.record.state
+                yield prefix + name, found
             elif found.record.is_directory:
                 inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
                 try:
-                    yield from self._states_below(inner, most)
+                    yield from self._files_below(inner, prefix + name + b"/")
                 finally:
                     os.close(inner)
+
+    def worst_state_below(self, spot: Spot) -> State | None:
+        """The least that any image under the directory *spot* is worth; None if there is none.
+
+        EOVERFLOW where more files would have to be looked at than one answer is worth.
+        """
+        states = set()
+        for count, (_, found) in enumerate(self.files_below(spot)):
+            if count == _MOST_STATES:
+                raise OSError(errno.EOVERFLOW, "too many files to look at for one answer")
+            states.add(found.record.state)
+        return next(
+            (state for state in (State.PARTIAL, State.WRITING, State.COMPLETE) if state in states), None
+        )
 
     # Making
 
@@ -293,7 +303,7 @@ class Door:
     ) -> Found:
         """Truncate, rewrite the record, set times, in this order (each may touch the times that the next one sets).
 
-        The record is written even if it stays equal: that is what moves the ctime, as chmod and chown do.
+        The ctime moves even if nothing changes, as with chmod and chown.
         """
         self._check_writable()
         flags = os.O_RDONLY if size is None else os.O_WRONLY
@@ -303,8 +313,12 @@ class Door:
             if size is not None:
                 os.ftruncate(fd, size)
             after = change(before.record)
-            if after != before.record or (size is None and times is None):
+            if after != before.record:
                 attributes.put(fd, record.ATTRIBUTE, record.encode(after))
+            elif size is None and times is None:
+                os.fchmod(
+                    fd, stat.S_IMODE(before.stat.st_mode)
+                )  # ext4 takes an equal attribute for no change
             if times is not None:
                 syscalls.set_times(fd, None, times.atime_ns, times.mtime_ns)
             return Found(os.fstat(fd), after)
@@ -440,16 +454,11 @@ def _change_owner(dir_fd: int, name: bytes, owner: Owner) -> None:
 def _change_owner_below(fd: int, owner: Owner) -> None:
     listing = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
     try:
-        for name in _names_in(listing):
+        for name in syscalls.names_in(listing):
             with contextlib.suppress(FileNotFoundError):  # its owner removed it meanwhile
                 _change_owner(fd, name, owner)
     finally:
         os.close(listing)
-
-
-def _names_in(fd: int) -> Iterator[bytes]:
-    while entries := syscalls.directory_entries(fd):
-        yield from (name for name, _ in entries if name not in (b".", b".."))
 
 
 def _write_all(fd: int, content: bytes) -> None:

@@ -51,7 +51,9 @@ class Gate:
     *op_timeout_s* bounds a metadata call, *io_timeout_s* a data call or fsync. *probe* asks the store for a sign of life.
     """
 
-    def __init__(self, probe: Callable[[], None], *, op_timeout_s: float = 10.0, io_timeout_s: float = 600.0) -> None:
+    def __init__(
+        self, probe: Callable[[], None], *, op_timeout_s: float = 10.0, io_timeout_s: float = 600.0
+    ) -> None:
         self._probe = probe
         self.op_timeout_s = op_timeout_s
         self.io_timeout_s = io_timeout_s
@@ -78,7 +80,9 @@ class Gate:
         with what they hold, however late. Raises StoreDown, or what *work* raises."""
         return await self._run(_Job(work, undo, tuple(releases)), self._metadata, self.op_timeout_s, of_set)
 
-    async def transfer(self, work: Callable[[], T], *, releases: Iterable[Release] = (), of_set: int = 0) -> T:
+    async def transfer(
+        self, work: Callable[[], T], *, releases: Iterable[Release] = (), of_set: int = 0
+    ) -> T:
         """Run a data call or an fsync: as :meth:`call`, with the time limit for data."""
         return await self._run(_Job(work, None, tuple(releases)), self._data, self.io_timeout_s, of_set)
 
@@ -159,7 +163,9 @@ class Gate:
 
     def _go_down(self, limit_s: float) -> None:
         if self._up.is_set():
-            log.warning("store down: a call took longer than %g s; calls fail until it answers a probe", limit_s)
+            log.warning(
+                "store down: a call took longer than %g s; calls fail until it answers a probe", limit_s
+            )
             self._up = trio.Event()
             self._came_down.set()
 
@@ -168,8 +174,9 @@ class Gate:
         while True:
             await self._came_down.wait()
             self._came_down = trio.Event()
-            while not await self._probe_once():
-                await trio.sleep(_PROBE_INTERVAL_S)  # noqa: ASYNC110 - the store sends no event when it answers again
+            # The store sends no event when it answers again: it has to be asked.
+            while not await self._probe_once():  # noqa: ASYNC110
+                await trio.sleep(_PROBE_INTERVAL_S)
             log.warning("store up again")
             self._up.set()
 

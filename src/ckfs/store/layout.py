@@ -111,9 +111,7 @@ def _initialise_at(root_fd: int, path: str, service: Owner) -> bool:
         attributes.put(attributes.path_of(root_fd, NAMES), record.ATTRIBUTE, record.encode(_MOUNT_ROOT))
         if _POLICY_FILE not in present:
             _write_file(root_fd, _POLICY_FILE, settings.DEFAULT_TEXT)
-        text = (
-            f'# A ckfs store. What lies here is described in docs/store.md.\nformat = {FORMAT}\nid = "{uuid.uuid4()}"\n'
-        )
+        text = f'# A ckfs store. What lies here is described in docs/store.md.\nformat = {FORMAT}\nid = "{uuid.uuid4()}"\n'
         _write_file(root_fd, _FORMAT_FILE, text + f'made_by = "ckfs {__version__}"\n')
     return True
 
@@ -168,12 +166,16 @@ def _read_format(root_fd: int, path: str) -> str:
     try:
         text = _read_text(root_fd, _FORMAT_FILE, path)
     except FileNotFoundError:
-        raise StoreUnusable(f"{shown(path)}: not a ckfs store: make one with 'ckfs init {shown(path)}'") from None
+        raise StoreUnusable(
+            f"{shown(path)}: not a ckfs store: make one with 'ckfs init {shown(path)}'"
+        ) from None
     try:
         table = tomllib.loads(text)
         version, identifier = table["format"], table["id"]
     except (tomllib.TOMLDecodeError, KeyError):
-        raise StoreUnusable(f"{shown(path)}: its ckfs.toml is damaged: restore that file from a backup") from None
+        raise StoreUnusable(
+            f"{shown(path)}: its ckfs.toml is damaged: restore that file from a backup"
+        ) from None
     if not isinstance(version, int) or not isinstance(identifier, str):
         raise StoreUnusable(f"{shown(path)}: its ckfs.toml is damaged: restore that file from a backup")
     if version > FORMAT:

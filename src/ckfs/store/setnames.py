@@ -19,7 +19,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ckfs.errors import Exists
@@ -110,6 +110,14 @@ class SetNames:
     def open_listing(self) -> int:
         """A descriptor of its own to list the sets with (offsets belong to a descriptor)."""
         return os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._names_fd)
+
+    def all(self) -> Iterator[SetName]:
+        """Every name that there is at the moment."""
+        fd = self.open_listing()
+        try:
+            yield from map(SetName, syscalls.names_in(fd))
+        finally:
+            os.close(fd)
 
     def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """The set's entry and its top; FileNotFoundError if there is none, or it is just being removed."""
@@ -206,7 +214,9 @@ class SetNames:
             except FileExistsError:
                 raise Exists("a set of that name exists") from None
             except OSError as error:
-                if error.errno != errno.EINVAL:  # NFS and GlusterFS know no such flag, but links are as exclusive
+                if (
+                    error.errno != errno.EINVAL
+                ):  # NFS and GlusterFS know no such flag, but links are as exclusive
                     raise
                 os.link(old, new, src_dir_fd=self._names_fd, dst_dir_fd=self._names_fd, follow_symlinks=False)
                 os.unlink(old, dir_fd=self._names_fd)
@@ -236,7 +246,13 @@ class SetNames:
                 return
             if os.readlink(token, dir_fd=self._staging_fd) != encode(entry):
                 with contextlib.suppress(FileExistsError):
-                    os.link(token, name, src_dir_fd=self._staging_fd, dst_dir_fd=self._names_fd, follow_symlinks=False)
+                    os.link(
+                        token,
+                        name,
+                        src_dir_fd=self._staging_fd,
+                        dst_dir_fd=self._names_fd,
+                        follow_symlinks=False,
+                    )
             os.unlink(token, dir_fd=self._staging_fd)
 
     def staging_spot(self, stored: Owner) -> Spot:

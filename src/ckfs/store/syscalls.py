@@ -65,7 +65,11 @@ class _CapHeader(ctypes.Structure):
 
 
 class _CapData(ctypes.Structure):
-    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
+    )
 
 
 _CAP_VERSION_3 = 0x20080522
@@ -128,6 +132,12 @@ def directory_entries(fd: int) -> list[tuple[bytes, int]]:
     if length < 0:
         raise _failed("getdents64")
     return list(_dirents(buffer.raw[:length]))
+
+
+def names_in(fd: int) -> Iterator[bytes]:
+    """All names of the open directory *fd*, from where it stands, without ``.`` and ``..``."""
+    while entries := directory_entries(fd):
+        yield from (name for name, _ in entries if name not in (b".", b".."))
 
 
 def _dirents(raw: bytes) -> Iterator[tuple[bytes, int]]:

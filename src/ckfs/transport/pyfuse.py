@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
@@ -44,12 +44,12 @@ _O_DIRECT = 0o40000
 
 
 def replies(
-    handler: Callable[Concatenate[Operations, P], Awaitable[T]],
-) -> Callable[Concatenate[Operations, P], Awaitable[T]]:
+    handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]]:
     """Turn whatever escapes *handler* into an errno: an exception that pyfuse3 does not expect would end the mount."""
 
     @functools.wraps(handler)
-    async def replying(self: Operations, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def replying(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
         self.in_flight += 1
         try:
             return await handler(self, *args, **kwargs)
@@ -57,7 +57,7 @@ def replies(
             raise
         except (FsError, OSError) as error:
             raise FUSEError(errno_of(error)) from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the only place: whatever escapes becomes an errno
             log.exception("%s failed unexpectedly", handler.__name__)
             raise FUSEError(errno_of(error)) from None
         except BaseException:
@@ -113,7 +113,9 @@ class Operations(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        return attributes_of(await self._fs.naming.mknod(Inode(parent_inode), name, mode, rdev, caller_of(ctx)))
+        return attributes_of(
+            await self._fs.naming.mknod(Inode(parent_inode), name, mode, rdev, caller_of(ctx))
+        )
 
     @replies
     async def symlink(
@@ -170,7 +172,9 @@ class Operations(pyfuse3.Operations):
         ctx: RequestContext,
     ) -> EntryAttributes:
         handle = None if fh is None else FileHandle(fh)
-        found = await self._fs.metadata.setattr(Inode(inode), _changes_of(attr, fields), handle, caller_of(ctx))
+        found = await self._fs.metadata.setattr(
+            Inode(inode), _changes_of(attr, fields), handle, caller_of(ctx)
+        )
         return attributes_of(found)
 
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
@@ -179,7 +183,16 @@ class Operations(pyfuse3.Operations):
     @replies
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         room, answer = await self._fs.metadata.statfs(), StatvfsData()
-        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail"):
+        for field in (
+            "f_bsize",
+            "f_frsize",
+            "f_blocks",
+            "f_bfree",
+            "f_bavail",
+            "f_files",
+            "f_ffree",
+            "f_favail",
+        ):
             setattr(answer, field, getattr(room, field))
         answer.f_namemax = room.f_namemax
         return answer

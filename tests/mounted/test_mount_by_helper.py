@@ -9,14 +9,16 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.mounting import SOURCE, make_store
+from tests.support.mounting import END_TIMEOUT, SOURCE, make_store
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 HELPER = SOURCE.parent / "mount-helpers" / "mount.ckfs"
@@ -58,12 +60,32 @@ class Host:
         store, mountpoint = (str(path).replace(" ", "\\040") for path in (self.store, self.mountpoint))
         self.fstab.write_text(f"{store} {mountpoint} ckfs {options} 0 0\n")
 
+    def kill_daemon(self) -> None:
+        """SIGKILL to the ckfs that serves the mount point."""
+        wanted = [os.fsencode(path) for path in (self.store, self.mountpoint)]
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if set(wanted) <= set(line.read_bytes().split(b"\0")):
+                    os.kill(int(line.parent.name), signal.SIGKILL)
+        _wait_until(lambda: "not connected" in self.run("ls", self.mountpoint).stderr)
+
+    def await_no_mount(self) -> None:
+        """The daemon takes dead mounts away after its own is gone, while umount(8) has ended already."""
+        _wait_until(lambda: not self.mounts())
+
     def mounts(self) -> list[str]:
         """``TYPE OPTIONS`` of everything mounted on the mount point."""
         listed = self.run(
             "findmnt", "-rn", "-o", "FSTYPE,VFS-OPTIONS", "--mountpoint", self.mountpoint
         ).stdout.splitlines()
         return [line for line in listed if line]
+
+
+def _wait_until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + END_TIMEOUT
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -164,6 +186,18 @@ def test_a_second_mount_on_the_same_place_is_refused(host: Host) -> None:
     host.mount("-t", "ckfs", host.store, host.mountpoint)
     done = host.mount("-t", "ckfs", host.store, host.mountpoint)
     assert (done.returncode, len(host.mounts())) == (32, 1)
+
+
+def test_a_dead_mount_is_covered_by_the_next_and_goes_with_it(host: Host) -> None:
+    host.line_in_fstab("role=node")
+    host.mount(host.mountpoint)
+    host.kill_daemon()
+    assert "not connected" in host.run("ls", host.mountpoint).stderr
+    done = host.mount(host.mountpoint)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert host.run("ls", host.mountpoint).returncode == 0
+    assert host.run("umount", host.mountpoint).returncode == 0
+    host.await_no_mount()
 
 
 def test_the_command_ends_while_the_mount_stays(host: Host) -> None:

@@ -1,0 +1,397 @@
+"""No call hangs: a store that does not answer is answered for, in bounded time, and nothing is lost by it (design.md §5)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.agents import Agent
+from tests.support.faultfs import FaultStore, fault_store
+from tests.support.mounting import Mount, is_mounted, make_store, mounted
+from tests.support.users import ALICE, BOB, errno_of_call
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
+
+OP_TIMEOUT = 2.0
+IO_TIMEOUT = 6.0
+MARGIN = 1.5
+"""Seconds that a loaded machine may take longer; less than OP_TIMEOUT, so that two time-outs in a row do not fit."""
+AT_ONCE = 1.0
+RECOVERY = 20.0
+"""Seconds within which a store that answers again is found to."""
+CALLERS = 50
+
+OPTIONS = (f"op_timeout={OP_TIMEOUT:g}", f"io_timeout={IO_TIMEOUT:g}")
+MAY_LOG = (r"\b[Ss]tore\b", r"\btoo late\b")
+"""That the store is down and up again is worth a warning; a traceback never is."""
+
+Timed = tuple[int, float]
+"""An errno, 0 for success, and the seconds that it took."""
+
+
+@pytest.fixture
+def faulty(workdir: Path) -> Iterator[FaultStore]:
+    with fault_store(workdir) as running:
+        yield running
+
+
+@pytest.fixture
+def mount(faulty: FaultStore, workdir: Path) -> Iterator[Mount]:
+    """A store on the fault store, mounted with short time limits; whatever hangs at the end is released first."""
+    store = make_store(faulty.path)
+    with mounted(store, workdir / "mount", node="a", options=OPTIONS, may_log=MAY_LOG) as running:
+        try:
+            yield running
+        finally:
+            faulty.clear()
+            faulty.release()
+
+
+@pytest.fixture
+def alice() -> Iterator[Agent]:
+    with Agent(ALICE) as agent:
+        yield agent
+
+
+@pytest.fixture
+def bob() -> Iterator[Agent]:
+    with Agent(BOB) as agent:
+        yield agent
+
+
+@pytest.fixture(params=["top", "set"])
+def directory(request: pytest.FixtureRequest, mount: Mount, alice: Agent) -> str:
+    """Where directories are made: at the top, where each is a set, or inside a set."""
+    if request.param == "top":
+        return str(mount.path)
+    alice.do(os.mkdir, str(mount.path / "set"))
+    return str(mount.path / "set")
+
+
+# --- calls that the agents make -----------------------------------------------------------------------------------------
+
+
+def timed(call: Callable[..., object], *args: object) -> Timed:
+    began = time.monotonic()
+    number = errno_of_call(call, *args)
+    return number, time.monotonic() - began
+
+
+def write_file(path: str, data: bytes = b"image") -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def read_file(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)
+
+
+def use_directory(path: str) -> None:
+    """Make it if it is not there, and a file in it."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+    write_file(f"{path}/file")
+    assert os.listdir(path) == ["file"]
+
+
+# --- waiting with a deadline --------------------------------------------------------------------------------------------
+
+
+def serves_again(agent: Agent, path: str) -> None:
+    """Wait until *path* can be made."""
+    until(lambda: agent.do(timed, os.mkdir, path)[0] in {0, errno.EEXIST}, f"mkdir {path} still fails")
+
+
+def until(done: Callable[[], bool], otherwise: str, within: float = RECOVERY) -> None:
+    deadline = time.monotonic() + within
+    while not done():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.02)
+
+
+# --- metadata -----------------------------------------------------------------------------------------------------------
+
+
+def test_fifty_makers_in_one_directory_wait_for_one_timeout_together(
+    faulty: FaultStore, directory: str, alice: Agent
+) -> None:
+    asked = [f"d{number}" for number in range(CALLERS)]
+    faulty.hang("mkdir")
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(Agent(ALICE)) for _ in asked]
+        for caller, name in zip(callers, asked, strict=True):
+            caller.begin(timed, os.mkdir, f"{directory}/{name}")
+        results: list[Timed] = [caller.result(CALLERS * (OP_TIMEOUT + MARGIN)) for caller in callers]
+    took = time.monotonic() - began
+
+    assert {number for number, _ in results} == {errno.ETIMEDOUT}
+    assert took < OP_TIMEOUT + MARGIN, f"fifty callers took {took:.1f} s together"
+
+    faulty.release()
+    serves_again(alice, f"{directory}/later")
+    assert set(alice.do(os.listdir, directory)) - {"set"} <= {*asked, "later"}
+
+
+def test_after_many_timeouts_every_name_can_be_used(faulty: FaultStore, directory: str, alice: Agent) -> None:
+    asked = [f"d{number}" for number in range(10)]
+    faulty.hang("mkdir")
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(Agent(ALICE)) for _ in asked]
+        for caller, name in zip(callers, asked, strict=True):
+            caller.begin(timed, os.mkdir, f"{directory}/{name}")
+        for caller in callers:
+            caller.result()
+    faulty.release()
+    serves_again(alice, f"{directory}/later")
+    for name in asked:
+        path = f"{directory}/{name}"
+        until(lambda path=path: alice.do(timed, use_directory, path)[0] == 0, f"{path} cannot be used")  # type: ignore[misc]
+    assert set(alice.do(os.listdir, directory)) == {*asked, "later"}
+
+
+def test_a_directory_that_is_made_too_late_is_there_or_not(
+    faulty: FaultStore, directory: str, alice: Agent
+) -> None:
+    path = f"{directory}/late"
+    faulty.hang("mkdir")
+    number, took = alice.do(timed, os.mkdir, path)
+    assert number == errno.ETIMEDOUT
+    assert OP_TIMEOUT - 0.1 <= took < OP_TIMEOUT + MARGIN
+
+    faulty.release()
+    until(lambda: alice.do(timed, os.lstat, path)[0] in {0, errno.ENOENT}, "lstat still fails")
+    until(lambda: alice.do(timed, os.mkdir, path)[0] in {0, errno.EEXIST}, "mkdir still fails")
+    until(lambda: alice.do(timed, use_directory, path)[0] == 0, "the directory cannot be used")
+    assert alice.do(read_file, f"{path}/file") == b"image"
+    assert alice.do(os.listdir, directory) == ["late"]
+    alice.do(os.unlink, f"{path}/file")
+    alice.do(os.rmdir, path)
+    assert alice.do(os.listdir, directory) == []
+
+
+def test_taking_back_a_late_directory_never_takes_a_later_one(
+    faulty: FaultStore, directory: str, alice: Agent
+) -> None:
+    path = f"{directory}/late"
+    faulty.hang("mkdir")
+    assert alice.do(timed, os.mkdir, path)[0] == errno.ETIMEDOUT
+    faulty.release()
+    until(lambda: alice.do(timed, os.mkdir, path)[0] == 0, "mkdir never succeeds") if not _is_there(
+        alice, path
+    ) else None
+    watched_until = time.monotonic() + 1.0
+    while time.monotonic() < watched_until:
+        assert _is_there(alice, path), "a directory whose mkdir had succeeded is gone"
+
+
+def _is_there(agent: Agent, path: str) -> bool:
+    return agent.do(timed, os.lstat, path)[0] == 0
+
+
+@pytest.mark.parametrize("op", ["create", "unlink", "rename", "rmdir", "setxattr"])
+def test_every_change_that_hangs_ends_in_time(
+    faulty: FaultStore, mount: Mount, alice: Agent, op: str
+) -> None:
+    top = str(mount.path)
+    alice.do(os.mkdir, f"{top}/set")
+    alice.do(os.mkdir, f"{top}/set/directory")
+    alice.do(write_file, f"{top}/set/file")
+    faulty.hang(op)
+    calls: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
+        "create": (write_file, (f"{top}/set/new",)),
+        "unlink": (os.unlink, (f"{top}/set/file",)),
+        "rename": (os.rename, (f"{top}/set/file", f"{top}/set/renamed")),
+        "rmdir": (os.rmdir, (f"{top}/set/directory",)),
+        "setxattr": (os.setxattr, (f"{top}/set/file", "user.mine", b"value")),
+    }
+    call, args = calls[op]
+    number, took = alice.do(timed, call, *args)
+    # A call may do without this operation of the store, or give it up as an answer of its own; it never waits for ever.
+    assert number in {0, errno.ETIMEDOUT}
+    assert took < OP_TIMEOUT + MARGIN
+    faulty.release()
+    serves_again(alice, f"{top}/set/later")
+
+
+@pytest.mark.parametrize("op", ["lookup", "getattr", "readdir", "getxattr", "opendir", "open"])
+def test_every_look_that_hangs_ends_in_time(faulty: FaultStore, mount: Mount, alice: Agent, op: str) -> None:
+    top = str(mount.path)
+    alice.do(os.mkdir, f"{top}/set")
+    alice.do(write_file, f"{top}/set/file")
+    faulty.hang(op)
+    took = 0.0
+    for call, path in (
+        (os.lstat, "set/file"),
+        (os.listdir, "set"),
+        (read_file, "set/file"),
+        (os.listdir, ""),
+    ):
+        number, seconds = alice.do(timed, call, f"{top}/{path}")
+        assert number in {0, errno.ETIMEDOUT}
+        assert seconds < OP_TIMEOUT + MARGIN
+        took += seconds
+    faulty.release()
+    until(lambda: alice.do(timed, read_file, f"{top}/set/file")[0] == 0, "read still fails")
+    assert alice.do(read_file, f"{top}/set/file") == b"image"
+
+
+# --- while the store is down --------------------------------------------------------------------------------------------
+
+
+def test_others_are_answered_at_once_while_the_store_is_down(
+    faulty: FaultStore, mount: Mount, alice: Agent, bob: Agent
+) -> None:
+    top = str(mount.path)
+    alice.do(os.mkdir, f"{top}/alices")
+    bob.do(os.mkdir, f"{top}/bobs")
+    for name in ("one", "two"):
+        bob.do(write_file, f"{top}/bobs/{name}")
+    faulty.hang("*")
+    number, took = alice.do(timed, os.mkdir, f"{top}/alices/d")
+    assert number == errno.ETIMEDOUT
+    assert took < OP_TIMEOUT + MARGIN
+
+    for call, path in (
+        (os.lstat, "one"),
+        (os.unlink, "one"),
+        (read_file, "two"),
+        (os.listdir, ""),
+        (os.mkdir, "d"),
+    ):
+        number, took = bob.do(timed, call, f"{top}/bobs/{path}")
+        assert number == errno.ETIMEDOUT, call
+        assert took < AT_ONCE, f"{call} took {took:.1f} s"
+
+    faulty.release()
+    serves_again(bob, f"{top}/bobs/later")
+    assert bob.do(read_file, f"{top}/bobs/two") == b"image"
+
+
+def test_a_file_that_hangs_holds_no_other_set_up(
+    faulty: FaultStore, mount: Mount, alice: Agent, bob: Agent
+) -> None:
+    """Before the time-out, the store counts as up: only the call that hangs waits."""
+    top = str(mount.path)
+    alice.do(os.mkdir, f"{top}/alices")
+    bob.do(os.mkdir, f"{top}/bobs")
+    faulty.hang("write", path="held")
+    alice.begin(timed, write_file, f"{top}/alices/held")
+    faulty.hanging("write")
+    number, took = bob.do(timed, use_directory, f"{top}/bobs/d")
+    assert number == 0
+    assert took < AT_ONCE
+    faulty.release()
+    assert alice.result()[0] == 0
+    assert alice.do(read_file, f"{top}/alices/held") == b"image"
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------
+
+
+def open_written(path: str) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.write(fd, b"image")
+    return fd
+
+
+def test_an_fsync_may_take_longer_than_a_metadata_call(
+    faulty: FaultStore, mount: Mount, alice: Agent
+) -> None:
+    top = str(mount.path)
+    alice.do(os.mkdir, f"{top}/set")
+    fd = alice.do(open_written, f"{top}/set/image")
+    faulty.slow("fsync", 2 * OP_TIMEOUT, path="image")
+    number, took = alice.do(timed, os.fsync, fd)
+    assert number == 0
+    assert took >= 2 * OP_TIMEOUT
+    faulty.clear()
+    alice.do(os.close, fd)
+    assert alice.do(read_file, f"{top}/set/image") == b"image"
+
+
+def test_data_calls_that_hang_end_with_etimedout(faulty: FaultStore, mount: Mount, alice: Agent) -> None:
+    top = str(mount.path)
+    alice.do(os.mkdir, f"{top}/set")
+    fd = alice.do(open_written, f"{top}/set/image")
+    faulty.hang("fsync", "write", path="image")
+    number, took = alice.do(timed, os.fsync, fd)
+    assert number == errno.ETIMEDOUT
+    assert IO_TIMEOUT - 0.1 <= took < IO_TIMEOUT + MARGIN
+    faulty.release()
+    alice.do(timed, os.close, fd)
+    serves_again(alice, f"{top}/set/later")
+
+
+def test_a_write_that_hangs_fails_in_write_itself(faulty: FaultStore, mount: Mount, alice: Agent) -> None:
+    top = str(mount.path)
+    alice.do(os.mkdir, f"{top}/set")
+    fd = alice.do(open_written, f"{top}/set/image")
+    faulty.hang("write", path="image")
+    number, took = alice.do(timed, os.write, fd, b"more")
+    assert number == errno.ETIMEDOUT
+    assert took < IO_TIMEOUT + MARGIN
+    faulty.release()
+    alice.do(timed, os.close, fd)
+    serves_again(alice, f"{top}/set/later")
+
+
+def test_a_read_that_hangs_ends_in_time(faulty: FaultStore, mount: Mount, alice: Agent) -> None:
+    top = str(mount.path)
+    alice.do(os.mkdir, f"{top}/set")
+    alice.do(write_file, f"{top}/set/image")
+    faulty.hang("read", path="image")
+    number, took = alice.do(timed, read_file, f"{top}/set/image")
+    assert number == errno.ETIMEDOUT
+    assert took < IO_TIMEOUT + MARGIN
+    faulty.release()
+    until(lambda: alice.do(timed, read_file, f"{top}/set/image")[0] == 0, "read still fails")
+    assert alice.do(read_file, f"{top}/set/image") == b"image"
+
+
+# --- the end of a mount whose store hangs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("killable", [True, False], ids=["killable", "hard"])
+@pytest.mark.parametrize("how", ["SIGTERM", "umount"])
+def test_a_mount_ends_while_its_store_hangs(
+    faulty: FaultStore, mount: Mount, alice: Agent, how: str, killable: bool
+) -> None:
+    """*hard*: a thread that waits for the store cannot even be killed, so that the process goes when the store answers."""
+    top = str(mount.path)
+    alice.do(os.mkdir, f"{top}/set")
+    faulty.hang("*", killable=killable)
+    alice.begin(timed, os.mkdir, f"{top}/set/d")
+    until(lambda: bool(faulty.stats()["hanging"]), "nothing hangs")
+
+    mount.ended = True
+    if how == "SIGTERM":
+        mount.process.send_signal(signal.SIGTERM)
+    else:
+        assert alice.result(OP_TIMEOUT + MARGIN)[0] == errno.ETIMEDOUT
+        until(lambda: _unmounted(mount), "umount fails")
+    until(lambda: not is_mounted(mount.path), "it is still mounted")
+    if how == "SIGTERM":
+        assert alice.result(OP_TIMEOUT + MARGIN)[0] != 0
+    if not killable:
+        faulty.release()
+    assert mount.process.wait(RECOVERY) == 0
+
+
+def _unmounted(mount: Mount) -> bool:
+    return subprocess.run(["umount", str(mount.path)], check=False, capture_output=True).returncode == 0
