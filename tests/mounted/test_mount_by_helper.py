@@ -40,7 +40,7 @@ class Host:
         self.store = store
         self.mountpoint = work / "mount point"
         self.fstab = work / "fstab"
-        self._enter = ["nsenter", f"--mount=/proc/{pid}/ns/mnt", "--"]
+        self._enter = ["nsenter", f"--mount=/proc/{pid}/ns/mnt", f"--root=/proc/{pid}/root", "--"]
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         arguments = [*self._enter, *map(str, command)]

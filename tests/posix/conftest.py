@@ -10,9 +10,17 @@ from typing import cast
 
 import pytest
 
-from tests.posix.places import Place, owned, remove
+from tests.posix.places import DIRECTORY, Place, make, remove
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_umask() -> Iterator[None]:
+    """What a test makes has the mode that it says; children ask for a umask where it matters."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture(scope="module", params=["directory", "mount", "mount-root"])
@@ -21,14 +29,12 @@ def area(request: pytest.FixtureRequest, root_and_fuse: None, module_workdir: Pa
     kind = cast("str", request.param)
     if kind == "directory":
         directory = module_workdir / "plain"
-        directory.mkdir()
+        directory.mkdir(mode=0o755)
     else:
         directory = request.getfixturevalue("module_mount").path
         if kind == "mount":
             directory /= "set"
-            directory.mkdir(exist_ok=True)
-    if kind != "mount-root":
-        directory.chmod(0o755)
+            directory.mkdir(mode=0o755)
     return Place(kind, str(directory))
 
 
@@ -43,9 +49,8 @@ def place(area: Place) -> Iterator[Place]:
             if name.startswith(mine.prefix):
                 remove(f"{area.top}/{name}")
         return
-    top = f"{area.top}/t{number}"
-    os.mkdir(top)
-    yield Place(area.kind, owned(top, 0o1777, 0))
+    top = make(DIRECTORY, f"{area.top}/t{number}", 0o1777)
+    yield Place(area.kind, top)
     remove(top)
 
 

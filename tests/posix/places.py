@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import itertools
 import os
-import shutil
 import socket
 import stat
 import time
@@ -94,15 +93,11 @@ class Place:
         gid: int | None = None,
     ) -> str:
         """A regular file, owned by *uid* and the group of the same number unless told otherwise."""
-        path = self.path(name)
-        write_file(path, data)
-        return owned(path, mode, uid, gid)
+        return make_file(self.path(name), data, mode, uid, gid)
 
     def dir(self, name: str | bytes = "", mode: int = 0o755, uid: int = ROOT, gid: int | None = None) -> str:
         """A directory: at the mount's root it is a set, and what is in it shares the set's owner."""
-        path = self.path(name)
-        os.mkdir(path, 0o700)
-        return owned(path, mode, uid, gid)
+        return make(DIRECTORY, self.path(name), mode, uid, gid)
 
     def make(
         self, kind: str, name: str | bytes = "", mode: int = 0o644, uid: int = ROOT, gid: int | None = None
@@ -112,32 +107,53 @@ class Place:
 
 
 def make(kind: str, path: str, mode: int = 0o644, uid: int = ROOT, gid: int | None = None) -> str:
-    """A file of type *kind* at *path*, made by the calling process; a symlink is dangling and keeps its 0777."""
+    """A file of type *kind* at *path*; a symlink is dangling and keeps its 0777.
+
+    The suite's umask is 0, so that most files take one call to make. Not for parents with the setgid bit.
+    """
     match kind:
         case "file":
-            write_file(path, b"")
+            return make_file(path, b"", mode, uid, gid)
         case "dir":
-            os.mkdir(path, 0o700)
+            os.mkdir(path, mode & 0o1777)
         case "symlink":
             os.symlink("nowhere", path)
         case "fifo":
-            os.mkfifo(path, 0o600)
+            os.mkfifo(path, mode & 0o777)
         case "socket":
-            bind_socket(path)
+            os.mknod(path, stat.S_IFSOCK | mode & 0o777)
         case "char":
-            os.mknod(path, stat.S_IFCHR | 0o600, NULL_DEVICE)
+            os.mknod(path, stat.S_IFCHR | mode & 0o777, NULL_DEVICE)
         case "block":
-            os.mknod(path, stat.S_IFBLK | 0o600, NULL_DEVICE)
+            os.mknod(path, stat.S_IFBLK | mode & 0o777, NULL_DEVICE)
         case _:
             raise AssertionError(kind)
-    return owned(path, mode, uid, gid)
+    group = uid if gid is None else gid
+    if (uid, group) != (ROOT, ROOT):
+        os.lchown(path, uid, group)
+    # Last, since a chown clears set-id bits.
+    if mode & (0o6000 if kind == DIRECTORY else 0o7000) and kind != SYMLINK:
+        os.chmod(path, mode)
+    return path
+
+
+def make_file(path: str, data: bytes, mode: int, uid: int, gid: int | None = None) -> str:
+    """A regular file with *data* in it, made through one descriptor."""
+    with opened(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode & 0o777) as fd:
+        if data:
+            assert os.write(fd, data) == len(data)
+        group = uid if gid is None else gid
+        if (uid, group) != (ROOT, ROOT):
+            os.fchown(fd, uid, group)
+        if mode & 0o7000:
+            os.fchmod(fd, mode)
+    return path
 
 
 def owned(path: str, mode: int, uid: int, gid: int | None = None) -> str:
     """chown, then chmod, so that set-id bits are as asked for."""
-    os.chown(path, uid, uid if gid is None else gid, follow_symlinks=False)
-    if not stat.S_ISLNK(os.lstat(path).st_mode):
-        os.chmod(path, mode)
+    os.chown(path, uid, uid if gid is None else gid)
+    os.chmod(path, mode)
     return path
 
 
@@ -208,11 +224,13 @@ def owner_of(path: str) -> tuple[int, int]:
 
 
 def remove(path: str) -> None:
-    """Whatever is there, with all under it."""
-    if stat.S_ISDIR(os.lstat(path).st_mode):
-        shutil.rmtree(path)
-    else:
+    """Whatever is there, with all under it; in fewer calls than shutil.rmtree makes."""
+    try:
         os.unlink(path)
+    except IsADirectoryError:
+        for name in os.listdir(path):
+            remove(f"{path}/{name}")
+        os.rmdir(path)
 
 
 _CLOCK_REALTIME_COARSE = 5

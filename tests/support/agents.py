@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
+    from multiprocessing.synchronize import Barrier
 
 ANSWER_WITHIN_S = 60.0
 """A call that takes longer hangs."""
@@ -79,52 +80,51 @@ def race(runners: Sequence[tuple[int, Callable[[], T]]], rounds: int) -> list[li
 
     A runner is called once per round, in a child of its own.
     """
-    barrier = multiprocessing.get_context("fork").Barrier(len(runners))
+    barrier = multiprocessing.get_context("fork").Barrier(len(runners), timeout=ANSWER_WITHIN_S)
     children: list[tuple[int, Connection]] = []
     for uid, runner in runners:
         ours, theirs = Pipe(duplex=False)
         pid = os.fork()
         if pid == 0:
-            _run(theirs, uid, lambda runner=runner: _rounds(barrier, runner, rounds))  # type: ignore[misc]
+            _take_part(theirs, uid, barrier, runner, rounds)
         theirs.close()
         children.append((pid, ours))
     try:
-        results = [_received(connection) for _, connection in children]
+        answers = [_received(connection) for _, connection in children]
     finally:
         for pid, connection in children:
             connection.close()
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-    return [list(outcomes) for outcomes in zip(*results, strict=True)]
+    if failures := [failure for failure, _ in answers if failure]:
+        # Whoever waited for the one that failed has failed too, of no interest.
+        raise AssertionError(next((f for f in failures if "BrokenBarrierError" not in f), failures[0]))
+    return [list(outcomes) for outcomes in zip(*(results for _, results in answers), strict=True)]
 
 
-def _rounds(barrier: Any, runner: Callable[[], T], rounds: int) -> list[T]:
-    results = []
-    for _ in range(rounds):
-        barrier.wait(ANSWER_WITHIN_S)
-        results.append(runner())
-    return results
-
-
-def _received(connection: Connection) -> list[Any]:
+def _received(connection: Connection) -> tuple[str, list[Any]]:
     if not wait([connection], 10 * ANSWER_WITHIN_S):
         raise Hangs("a racer does not end")
     try:
-        failure, value = connection.recv()
+        answer: tuple[str, list[Any]] = connection.recv()
     except EOFError:
         raise Hangs("a racer died") from None
-    if failure:
-        raise AssertionError(failure)
-    results: list[Any] = value
-    return results
+    return answer
 
 
-def _run(connection: Connection, uid: int, work: Callable[[], object]) -> NoReturn:
+def _take_part(
+    connection: Connection, uid: int, barrier: Barrier, runner: Callable[[], object], rounds: int
+) -> NoReturn:
     try:
         _become(uid, uid)
-        connection.send(("", work()))
+        results = []
+        for _ in range(rounds):
+            barrier.wait()
+            results.append(runner())
+        connection.send(("", results))
     except BaseException:  # noqa: BLE001, the parent raises it again
-        connection.send((traceback.format_exc(), None))
+        barrier.abort()
+        connection.send((traceback.format_exc(), []))
     finally:
         os._exit(0)
 

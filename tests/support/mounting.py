@@ -25,6 +25,8 @@ READY_TIMEOUT = 30.0
 """Seconds for a daemon to say READY=1."""
 END_TIMEOUT = 30.0
 """Seconds for a mount to come to an end: not busy any more, store files closed, the daemon gone."""
+UMASK = 0o022
+"""Every ckfs runs with a common umask, whatever the tests' own is."""
 _POLL = 0.02
 
 _SURPRISE = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|^Traceback |^<[0-4]>", re.IGNORECASE)
@@ -162,6 +164,7 @@ def mounted(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                umask=UMASK,
             )
             mount = Mount(mountpoint, store, process, log_file)
             try:

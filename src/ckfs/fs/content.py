@@ -15,7 +15,7 @@ from ckfs.errors import Stale
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Handle, Node
 from ckfs.model import Caller, Record, State
-from ckfs.names import FileHandle, Inode, shown
+from ckfs.names import FileHandle, Gid, Inode, Uid, shown
 from ckfs.policy import presented
 from ckfs.store.door import Found, OpenFile
 from ckfs.store.gate import Release
@@ -34,7 +34,7 @@ class Content:
     async def open(self, ino: Inode, flags: int, caller: Caller) -> FileHandle:
         node = self.core.inodes.get(ino)
         truncate = bool(flags & os.O_TRUNC)
-        change = self._begun_by(caller)
+        change = self._begun_by(caller.uid, caller.gid)
         door = self.core.store.door
 
         def work() -> OpenFile:
@@ -58,7 +58,7 @@ class Content:
         return self.opened(node, file, caller, wrote=truncate)
 
     def opened(self, node: Node, file: OpenFile, caller: Caller, *, wrote: bool) -> FileHandle:
-        handle = Handle(node, file, caller.uid)
+        handle = Handle(node, file, caller)
         handle.wrote = handle.marked = wrote
         node.with_handle(handle)
         return self.core.handles.add(handle)
@@ -99,18 +99,16 @@ class Content:
 
     # States
 
-    def _begun_by(self, caller: Caller | None) -> Callable[[Record], Record]:
-        """An image's record while it is written; somebody without privilege takes the set-id bits away."""
+    def _begun_by(self, uid: Uid, gid: Gid) -> Callable[[Record], Record]:
+        """An image's record from when somebody begins to write it."""
 
         def change(record: Record) -> Record:
-            if caller is None or not caller.is_root:
-                record = presented.without_set_ids(record)
-            return record.with_(state=State.WRITING, node=self.core.node_name)
+            return presented.after_write(record, uid, gid).with_(state=State.WRITING, node=self.core.node_name)
 
         return change
 
     async def _mark_writing(self, handle: Handle) -> None:
-        change = self._begun_by(Caller(handle.opener, handle.identity.gid, 0, 0))
+        change = self._begun_by(handle.opener.uid, handle.opener.gid)
         await self._update(handle.node, handle, change)
         handle.marked = True
 

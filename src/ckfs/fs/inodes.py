@@ -7,7 +7,8 @@ that it is still that file (another mount may have moved it).
 from __future__ import annotations
 
 from ckfs.errors import Stale
-from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName, Uid
+from ckfs.model import Caller
+from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
 from ckfs.store.door import OpenFile, Spot
 from ckfs.store.gate import Release
 from ckfs.store.setnames import SetEntry
@@ -20,7 +21,7 @@ class Handle:
 
     __slots__ = ("_closing", "_pins", "failed", "fd", "identity", "marked", "node", "opener", "wrote")
 
-    def __init__(self, node: Node, file: OpenFile, opener: Uid) -> None:
+    def __init__(self, node: Node, file: OpenFile, opener: Caller) -> None:
         self.node = node
         self.fd = file.fd
         self.identity = file.identity

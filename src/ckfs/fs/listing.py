@@ -35,7 +35,7 @@ class DirectoryHandle(Handle):
     __slots__ = ("ahead", "items", "position")
 
     def __init__(self, node: Node, file: OpenFile, caller: Caller) -> None:
-        super().__init__(node, file, caller.uid)
+        super().__init__(node, file, caller)
         self.position = 0
         """The offset up to which the kernel has been answered."""
         self.items: list[_Item] = []
@@ -110,28 +110,27 @@ class Listing:
         return bool(handle.items)
 
     def _examine(self, handle: DirectoryHandle, entries: list[tuple[bytes, int]]) -> list[_Item]:
-        store, items = self.core.store, []
-        names = [name for name, _ in entries]
-        if handle.node.is_root:
-            for name, next_offset in entries:
-                try:
-                    entry, found = self._examine_set(name)
-                except OSError:
-                    continue  # gone meanwhile
-                items.append(_Item(name, found, next_offset, entry))
-            return items
-        for (name, next_offset), found_or_none in zip(
-            entries, store.door.examine_entries(handle.file, names), strict=True
-        ):
-            if found_or_none is not None:
-                items.append(_Item(name, found_or_none, next_offset, None))
-        return items
+        items = (self._item(handle, name, next_offset) for name, next_offset in entries)
+        return [item for item in items if item is not None]
 
-    def _examine_set(self, name: bytes) -> tuple[SetEntry | None, Found]:
-        store = self.core.store
-        if name in (b".", b".."):
-            return None, store.door.examine(store.names.top)
-        return store.names.examine(SetName(name))
+    def _item(self, handle: DirectoryHandle, name: bytes, next_offset: int) -> _Item | None:
+        store, node = self.core.store, handle.node
+        try:
+            if name in (b".", b".."):
+                return _Item(name, self._itself(handle, name), next_offset, None)
+            if node.is_root:
+                entry, found = store.names.examine(SetName(name))
+                return _Item(name, found, next_offset, entry)
+            return _Item(name, store.door.examine_entry(handle.file, name), next_offset, None)
+        except OSError:
+            return None  # gone meanwhile
+
+    def _itself(self, handle: DirectoryHandle, name: bytes) -> Found:
+        """The directory as an entry of its own; of ``..`` the kernel takes nothing but the number."""
+        found = self.core.store.door.examine(handle.file)
+        parent = handle.node.parent
+        ino = parent.ino if name == b".." and parent is not None else handle.node.ino
+        return Found(found.stat, found.record.with_(ino=ino))
 
     async def releasedir(self, number: FileHandle) -> None:
         handle = self.core.handles.remove(number)

@@ -85,8 +85,7 @@ class Metadata:
     def _change(self, changes: Changes, handle: Handle | None, caller: Caller) -> Callable[[Record], Record]:
         def change(record: Record) -> Record:
             if changes.size is not None:
-                if not caller.is_root:
-                    record = presented.without_set_ids(record)
+                record = presented.after_write(record, caller.uid, caller.gid)
                 if handle is not None:
                     record = record.with_(state=State.WRITING, node=self.core.node_name)
             if changes.uid is not None or changes.gid is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 
 from ckfs.model import Caller, Record, State
-from ckfs.names import Gid, Inode, Uid
+from ckfs.names import ROOT_UID, Gid, Inode, Uid
 
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 _PERMISSIONS = 0o7777
@@ -32,19 +32,23 @@ def with_mode(record: Record, mode: int) -> Record:
 
 def with_owner(record: Record, uid: Uid | None, gid: Gid | None) -> Record:
     """chown; None leaves one as it is. Set-id bits go, as on every Linux file system, root's calls included."""
-    return without_set_ids(
-        record.with_(uid=record.uid if uid is None else uid, gid=record.gid if gid is None else gid)
-    )
+    bare = _without_set_ids(record, drop_group_mark=False)
+    return bare.with_(uid=record.uid if uid is None else uid, gid=record.gid if gid is None else gid)
 
 
-def without_set_ids(record: Record) -> Record:
-    """*record* as a write or truncate by somebody without privilege leaves it.
+def after_write(record: Record, uid: Uid, gid: Gid) -> Record:
+    """*record* as a write or truncate by *uid*, *gid* leaves it: set-id bits go unless root writes.
 
-    Set-group-id without group execution is a mandatory-locking mark, not a privilege, and stays. Directories keep both.
+    Set-group-id without group execution marks mandatory locking rather than a privilege; only somebody of the file's
+    group keeps that (Linux 6.2 and later: setattr_should_drop_sgid).
     """
+    return record if uid == ROOT_UID else _without_set_ids(record, drop_group_mark=gid != record.gid)
+
+
+def _without_set_ids(record: Record, *, drop_group_mark: bool) -> Record:
     if record.is_directory or not record.mode & _SET_IDS:
         return record
     mode = record.mode & ~stat.S_ISUID
-    if mode & stat.S_IXGRP:
+    if mode & stat.S_IXGRP or drop_group_mark:
         mode &= ~stat.S_ISGID
     return record.with_(mode=mode)

@@ -164,10 +164,10 @@ class Door:
             return theirs
         return new
 
-    def examine_entries(self, directory: OpenFile, names: list[bytes]) -> list[Found | None]:
-        """Several entries of an open directory in one go; None for one that is gone meanwhile."""
+    def examine_entry(self, directory: OpenFile, name: bytes) -> Found:
+        """An entry of an open directory."""
         with acting_as(directory.identity):
-            return [_or_none(self.examine_in, directory.fd, name) for name in names]
+            return self.examine_in(directory.fd, name)
 
     def files_below(self, spot: Spot) -> Iterator[tuple[bytes, Found]]:
         """Every regular file under the directory *spot*, with its path below it."""
@@ -320,7 +320,7 @@ class Door:
                     fd, stat.S_IMODE(before.stat.st_mode)
                 )  # ext4 takes an equal attribute for no change
             if times is not None:
-                syscalls.set_times(fd, None, times.atime_ns, times.mtime_ns)
+                syscalls.set_times(fd, times.atime_ns, times.mtime_ns)
             return Found(os.fstat(fd), after)
 
     def amend(self, target: Target, expected: Inode, change: Callable[[Record], Record]) -> Found:

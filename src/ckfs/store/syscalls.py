@@ -100,15 +100,13 @@ class _Timespec(ctypes.Structure):
 
 
 _UTIME_OMIT = (1 << 30) - 2
-_AT_SYMLINK_NOFOLLOW = 0x100
 
 
-def set_times(dir_fd: int, name: bytes | None, atime_ns: int | None, mtime_ns: int | None) -> None:
-    """utimensat(2) on *name* in *dir_fd*, or on the open file *dir_fd* where *name* is None. None leaves a time as it is."""
+def set_times(fd: int, atime_ns: int | None, mtime_ns: int | None) -> None:
+    """futimens(3). None leaves a time as it is."""
     times = (_Timespec * 2)(*(_timespec(time_ns) for time_ns in (atime_ns, mtime_ns)))
-    flags = 0 if name is None else _AT_SYMLINK_NOFOLLOW
-    if _libc.utimensat(dir_fd, name, times, flags) != 0:
-        raise _failed("utimensat")
+    if _libc.futimens(fd, times) != 0:
+        raise _failed("futimens")
 
 
 def _timespec(time_ns: int | None) -> _Timespec:

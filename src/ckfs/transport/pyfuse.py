@@ -30,7 +30,7 @@ from ckfs.errors import FsError, errno_of
 from ckfs.fs.filesystem import Filesystem
 from ckfs.fs.metadata import Changes
 from ckfs.model import Caller
-from ckfs.names import FileHandle, Gid, Inode, Uid
+from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, Uid
 from ckfs.store.door import Found
 
 log = logging.getLogger(__name__)
@@ -282,7 +282,8 @@ def attributes_of(found: Found) -> EntryAttributes:
     entry.st_mode = ModeT(record.mode)
     entry.st_uid, entry.st_gid = record.uid, record.gid
     entry.st_rdev = record.rdev
-    entry.st_nlink = status.st_nlink
+    # How many sets are directories only a look at each would tell; 1 means "not counted", as on btrfs.
+    entry.st_nlink = 1 if record.ino == ROOT_INODE else status.st_nlink
     entry.st_size = status.st_size
     entry.st_blksize, entry.st_blocks = status.st_blksize, status.st_blocks
     entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = (
