@@ -481,7 +481,7 @@ def _rename_over_or_unlink(root: str, racer: int, number: int) -> int:
     """One racer in three removes the name that the others put their own file under."""
     if racer % 3 == 2:
         return errno_of_call(os.unlink, f"{root}/target")
-    source = f"{root}/source-{racer}"
+    source = f"{root}/source-{racer}-{number}"
     write(source, b"racer %d round %d " % (racer, number) * 100)
     return errno_of_call(os.rename, source, f"{root}/target")
 

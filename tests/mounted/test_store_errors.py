@@ -234,16 +234,15 @@ def alice() -> Iterator[Agent]:
 # --- the table ----------------------------------------------------------------------------------------------------------
 
 
-def _rows() -> Iterator[tuple[str, int]]:
-    for number in ERRNOS:
-        for op in STORE_OPS:
-            if number != errno.ENOSYS or op in PASSES_ENOSYS:
-                yield op, number
+ROWS = [
+    pytest.param(op, number, id=f"{op}-{errno.errorcode[number]}")
+    for number in ERRNOS
+    for op in STORE_OPS
+    if number != errno.ENOSYS or op in PASSES_ENOSYS
+]
 
 
-@pytest.mark.parametrize(
-    ("op", "number"), _rows(), ids=[f"{op}-{errno.errorcode[number]}" for op, number in _rows()]
-)
+@pytest.mark.parametrize(("op", "number"), ROWS)
 def test_every_call_gets_an_errno_and_the_mount_goes_on(
     faulty: Faulty, alice: Agent, op: str, number: int
 ) -> None:

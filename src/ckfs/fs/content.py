@@ -103,7 +103,9 @@ class Content:
         """An image's record from when somebody begins to write it."""
 
         def change(record: Record) -> Record:
-            return presented.after_write(record, uid, gid).with_(state=State.WRITING, node=self.core.node_name)
+            return presented.after_write(record, uid, gid).with_(
+                state=State.WRITING, node=self.core.node_name
+            )
 
         return change
 

@@ -6,10 +6,12 @@ that it is still that file (another mount may have moved it).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ckfs.errors import Stale
 from ckfs.model import Caller
 from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
-from ckfs.store.door import OpenFile, Spot
+from ckfs.store.door import Found, OpenFile, Spot
 from ckfs.store.gate import Release
 from ckfs.store.setnames import SetEntry
 
@@ -59,7 +61,7 @@ class Handle:
 class Node:
     """An inode that the kernel knows. *entry* is a set's, for its top; None below it and for the mount's root."""
 
-    __slots__ = ("entry", "handles", "ino", "lookups", "name", "parent")
+    __slots__ = ("entry", "handles", "ino", "lookups", "name", "parent", "removed")
 
     def __init__(self, ino: Inode, parent: Node | None, name: bytes, entry: SetEntry | None = None) -> None:
         self.ino = ino
@@ -68,6 +70,8 @@ class Node:
         self.entry = entry
         self.lookups = 0
         self.handles: tuple[Handle, ...] = ()
+        self.removed: Found | None = None
+        """What it was when its last name went; some process may still stand in it, or hold it by O_PATH."""
 
     @property
     def is_root(self) -> bool:
@@ -116,10 +120,6 @@ class Node:
         spot = self.spot
         return Spot(spot.identity, (*spot.components, name), self.ino)
 
-    def forget_name(self) -> None:
-        self.parent = None
-        self.entry = None
-
     def with_handle(self, handle: Handle) -> None:
         self.handles = (*self.handles, handle)
 
@@ -153,8 +153,14 @@ class Inodes:
         if node is None:
             node = self._nodes[ino] = Node(ino, parent, name, entry)
         elif node is not parent:
-            node.parent, node.name, node.entry = parent, name, entry
+            node.parent, node.name, node.entry, node.removed = parent, name, entry, None
         return node
+
+    def lost_name(self, found: Found) -> None:
+        """One name of a file was removed; *found* is what the file was before."""
+        node = self._nodes.get(found.record.ino)
+        if node is not None and (found.record.is_directory or found.stat.st_nlink == 1):
+            node.removed = replace(found, removed=True)
 
     def looked_up(self, node: Node) -> None:
         """The kernel got one more reference."""

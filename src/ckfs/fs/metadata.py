@@ -34,7 +34,10 @@ class Metadata:
     sets: Sets
 
     async def getattr(self, ino: Inode) -> Found:
-        return await self.core.examine(self.core.inodes.get(ino))
+        node = self.core.inodes.get(ino)
+        if node.removed is not None and not node.handles:
+            return node.removed
+        return await self.core.examine(node)
 
     async def setattr(self, ino: Inode, changes: Changes, number: FileHandle | None, caller: Caller) -> Found:
         """The kernel has checked the caller's rights by what getattr presented."""
@@ -56,7 +59,10 @@ class Metadata:
         ownership.check_give(caller)
         if owner is None and uid == 0:
             return  # root's chown to root leaves an unclaimed set unclaimed
-        await self.sets.give(top, await self._owner_of(uid, gid))
+        if (
+            top.removed is None
+        ):  # an open file without a name belongs to no set any more: only its looks change
+            await self.sets.give(top, await self._owner_of(uid, gid))
 
     async def _owner_of(self, uid: Uid, gid: Gid | None) -> Owner:
         if gid is not None:

@@ -136,11 +136,19 @@ class Naming:
         await self._remove(parent, name, self.core.store.door.rmdir)
 
     async def _remove(self, parent: Inode, name: bytes, remove: Callable[[Spot], None]) -> None:
-        directory = self.core.inodes.get(parent)
+        directory, door = self.core.inodes.get(parent), self.core.store.door
+
+        def work() -> Found:
+            spot = directory.inside(name)
+            found = door.examine(spot)
+            remove(spot)
+            return found
+
         if directory.is_root:
-            await self.core.gate.call(lambda: self.core.store.names.remove(SetName(name), remove))
+            found = await self.core.gate.call(lambda: self.core.store.names.remove(SetName(name), remove))
         else:
-            await self.core.below(directory, lambda: remove(directory.inside(name)))
+            found = await self.core.below(directory, work)
+        self.core.inodes.lost_name(found)
 
     # Moving
 
@@ -171,14 +179,18 @@ class Naming:
 
         def work() -> tuple[Found, Found | None]:
             old, new = source.inside(old_name), target.inside(new_name)
-            moved = door.examine(old)
-            other = door.examine(new) if flags & RENAME_EXCHANGE else None
+            moved, other = door.examine(old), door.examine_if_there(new)
             door.rename(old, new, flags)
             return moved, other
 
         moved, other = await self.core.below(source, work)
-        if other is not None and (node := self.core.inodes.known(other.record.ino)):
-            node.parent, node.name = source, old_name
+        if other is not None and other.record.ino == moved.record.ino:
+            return None  # two names of one file: nothing has moved
+        if flags & RENAME_EXCHANGE:
+            if other is not None and (node := self.core.inodes.known(other.record.ino)):
+                node.parent, node.name = source, old_name
+        elif other is not None:
+            self.core.inodes.lost_name(other)
         node = self.core.inodes.known(moved.record.ino)
         if node is not None:
             node.parent, node.name, node.entry = target, new_name, None

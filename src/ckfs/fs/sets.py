@@ -96,11 +96,13 @@ class Sets:
             await self._owner_for(old, caller)
         names, door = self.core.store.names, self.core.store.door
 
-        def work() -> tuple[SetEntry, SetEntry | None]:
-            entry = rename_set(names, door, old, new, flags)
-            return entry, names.read(old) if flags & RENAME_EXCHANGE else None
+        def work() -> tuple[SetEntry, Found | None, SetEntry | None]:
+            entry, replaced = rename_set(names, door, old, new, flags)
+            return entry, replaced, names.read(old) if flags & RENAME_EXCHANGE else None
 
-        entry, other = await self.core.gate.call(work)
+        entry, replaced, other = await self.core.gate.call(work)
+        if replaced is not None:
+            self.core.inodes.lost_name(replaced)
         if other is not None:
             self._is_now(other.ino, old, other)
         return self._is_now(entry.ino, new, entry)

@@ -58,10 +58,12 @@ Build = Callable[[Record | None], Record]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file of the store as it is now: its own stat, and what ckfs keeps with it."""
+    """A file of the store as it is now: its own stat, and what ckfs keeps with it. *removed*: as it was when its last
+    name went."""
 
     stat: os.stat_result
     record: Record
+    removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,11 @@ class Door:
                 found = self.examine_in(dir_fd, name)
         _check_same(found, expected)
         return found
+
+    def examine_if_there(self, spot: Spot) -> Found | None:
+        with contextlib.suppress(FileNotFoundError):
+            return self.examine(spot)
+        return None
 
     def examine_in(self, dir_fd: int, name: bytes) -> Found:
         """As :meth:`examine`, for a name in an open directory, already acting as the owner."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 
+from ckfs.errors import Stale
 from ckfs.model import Owner
 from ckfs.names import SetName
 from ckfs.store.door import Spot
@@ -19,7 +20,12 @@ from ckfs.store.setnames import USERS, SetEntry, unused_place
 
 
 def hand_over(store: Store, name: SetName, entry: SetEntry, owner: Owner, stored: Owner) -> SetEntry:
-    """Make *owner* the owner of the set *name*, whose files he has as *stored* from now on. Returns the new entry."""
+    """Make *owner* the owner of the set *name*, whose files he has as *stored* from now on. Returns the new entry.
+
+    Stale if the set is not what *entry* says any more; PermissionError where root may not chown in the store.
+    """
+    if store.names.read(name) != entry:
+        raise Stale("the set has been renamed or removed meanwhile")
     named = dataclasses.replace(entry, owner=owner)
     store.names.replace(name, named)
     if stored == entry.stored:

@@ -20,24 +20,29 @@ from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 log = logging.getLogger(__name__)
 
 
-def rename_set(names: SetNames, door: Door, old: SetName, new: SetName, flags: int) -> SetEntry:
-    """Rename the set *old* to *new*, over an existing one unless *flags* say otherwise. Returns what *new* says now."""
+def rename_set(
+    names: SetNames, door: Door, old: SetName, new: SetName, flags: int
+) -> tuple[SetEntry, Found | None]:
+    """Rename the set *old* to *new*, over an existing one unless *flags* say otherwise.
+
+    Returns what *new* says now, and the top of the set that it replaced.
+    """
     entry, found = names.examine(old)
     if flags & RENAME_EXCHANGE:
         names.examine(new)
         names.exchange(old, new)
-        return entry
+        return entry, None
     if flags & RENAME_NOREPLACE:
         names.check_free(new)
         names.move_if_free(old, new)
-        return _readable_place(names, door, new, entry)
+        return _readable_place(names, door, new, entry), None
     replaced = _replaceable(names, door, new, found)
-    if replaced is not None and replaced.ino == entry.ino:
-        return entry  # two names of one file: POSIX says to do nothing
+    if replaced is not None and replaced[0].ino == entry.ino:
+        return entry, None  # two names of one file: POSIX says to do nothing
     names.move(old, new)
     if replaced is not None and not found.record.is_directory:
-        door.unlink(replaced.spot)
-    return _readable_place(names, door, new, entry)
+        door.unlink(replaced[0].spot)
+    return _readable_place(names, door, new, entry), None if replaced is None else replaced[1]
 
 
 def set_into_directory(names: SetNames, door: Door, old: SetName, target: Spot, flags: int) -> Found:
@@ -59,8 +64,8 @@ def file_to_set(
         replaced = None
     else:
         replaced = _replaceable(names, door, new, found)
-        if replaced is not None and replaced.ino == entry.ino:
-            return replaced, found
+        if replaced is not None and replaced[0].ino == entry.ino:
+            return replaced
     # A file is at both places for a moment, a directory at its new one an instant after its name: never at none.
     if not found.record.is_directory:
         door.link(source, entry.spot)
@@ -73,7 +78,7 @@ def file_to_set(
     else:
         door.unlink(source)
         if replaced is not None:
-            door.unlink(replaced.spot)
+            door.unlink(replaced[0].spot)
     return entry, door.examine(entry.spot)
 
 
@@ -93,7 +98,7 @@ def link_set(
     return entry, door.examine(entry.spot)
 
 
-def _replaceable(names: SetNames, door: Door, new: SetName, moved: Found) -> SetEntry | None:
+def _replaceable(names: SetNames, door: Door, new: SetName, moved: Found) -> tuple[SetEntry, Found] | None:
     """The set *new*, if it exists and *moved* may take its place. An empty directory is gone afterwards."""
     try:
         entry, found = names.examine(new)
@@ -102,14 +107,14 @@ def _replaceable(names: SetNames, door: Door, new: SetName, moved: Found) -> Set
             names.clear(new, names.read(new))
         return None
     if entry.ino == moved.record.ino:
-        return entry
+        return entry, found
     if moved.record.is_directory and not found.record.is_directory:
         raise NotADirectoryError(errno.ENOTDIR, "a directory cannot take a file's place")
     if found.record.is_directory and not moved.record.is_directory:
         raise IsADirectoryError(errno.EISDIR, "a file cannot take a directory's place")
     if found.record.is_directory:
         door.rmdir(entry.spot)
-    return entry
+    return entry, found
 
 
 def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry) -> SetEntry:

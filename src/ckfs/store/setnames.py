@@ -225,12 +225,13 @@ class SetNames:
         with acting_as(self._service):
             syscalls.rename(self._names_fd, one, self._names_fd, other, syscalls.RENAME_EXCHANGE)
 
-    def remove(self, name: SetName, remove: Callable[[Spot], None]) -> None:
-        """Take the set away: its place by *remove* (unlink or rmdir), then its name."""
+    def remove(self, name: SetName, remove: Callable[[Spot], None]) -> Found:
+        """Take the set away: its place by *remove* (unlink or rmdir), then its name. Returns what its top was."""
         said = self.read(name)
-        entry, _ = self.examine(name)
+        entry, found = self.examine(name)
         remove(entry.spot)
         self.clear(name, said if said.ino == entry.ino else entry)
+        return found
 
     def clear(self, name: SetName, entry: SetEntry) -> None:
         """Take the name away if it still says *entry*.

@@ -57,7 +57,7 @@ def replies(
             raise
         except (FsError, OSError) as error:
             raise FUSEError(errno_of(error)) from None
-        except Exception as error:  # noqa: BLE001 - the only place: whatever escapes becomes an errno
+        except Exception as error:
             log.exception("%s failed unexpectedly", handler.__name__)
             raise FUSEError(errno_of(error)) from None
         except BaseException:
@@ -283,7 +283,7 @@ def attributes_of(found: Found) -> EntryAttributes:
     entry.st_uid, entry.st_gid = record.uid, record.gid
     entry.st_rdev = record.rdev
     # How many sets are directories only a look at each would tell; 1 means "not counted", as on btrfs.
-    entry.st_nlink = 1 if record.ino == ROOT_INODE else status.st_nlink
+    entry.st_nlink = 0 if found.removed else 1 if record.ino == ROOT_INODE else status.st_nlink
     entry.st_size = status.st_size
     entry.st_blksize, entry.st_blocks = status.st_blksize, status.st_blocks
     entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = (
