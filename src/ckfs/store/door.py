@@ -459,7 +459,8 @@ def _change_owner(dir_fd: int, name: bytes, owner: Owner) -> None:
 
 
 def _change_owner_below(fd: int, owner: Owner) -> None:
-    listing = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    # A chown leaves the atime alone; root may ask for that.
+    listing = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME | os.O_CLOEXEC, dir_fd=fd)
     try:
         for name in syscalls.names_in(listing):
             with contextlib.suppress(FileNotFoundError):  # its owner removed it meanwhile
