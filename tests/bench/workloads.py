@@ -163,7 +163,9 @@ def stat_files(directory: str, count: int) -> float:
 
 def list_files(directory: str) -> float:
     begin = time.monotonic()
-    subprocess.run(["ls", "-l", directory], check=True, stdout=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"})
+    subprocess.run(
+        ["ls", "-l", directory], check=True, stdout=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}
+    )
     return time.monotonic() - begin
 
 
@@ -171,7 +173,7 @@ def cycle(directory: str, count: int) -> float:
     data = os.urandom(4 * KIB)
     begin = time.monotonic()
     for number in range(count):
-        new, final = f"{directory}/{number}.tmp", f"{directory}/{number}.image.tmp"
+        new, final = f"{directory}/new-{number}.tmp", f"{directory}/image-{number}"
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.write(fd, data)
         os.fsync(fd)

@@ -102,7 +102,8 @@ class _Mount:
         self._core = core
         self._users = users
         self._path = path
-        self._operations = Operations(filesystem(core))
+        self._fs = filesystem(core)
+        self._operations = Operations(self._fs)
         self._ready = ready
         self._fd = fd
 
@@ -122,6 +123,7 @@ class _Mount:
             nursery.start_soon(self._core.gate.watch)
             nursery.start_soon(self._stop_on_signal)
             nursery.start_soon(self._follow_policy)
+            nursery.start_soon(self._fs.sets.follow)
             nursery.start_soon(self._announce, failure)
             await pyfuse3.main(max_tasks=_MOST_REQUESTS)
             notify("STOPPING=1")

@@ -55,10 +55,10 @@ class Content:
                 raise
             held = node.handles[0].file  # it has no name any more, but somebody has it open
             file = await self.core.gate.call(work, undo=_close, releases=(node.handles[0].pin(),))
-        return self.opened(node, file, caller, wrote=truncate)
+        return self.opened(node, file, caller, flags, wrote=truncate)
 
-    def opened(self, node: Node, file: OpenFile, caller: Caller, *, wrote: bool) -> FileHandle:
-        handle = Handle(node, file, caller)
+    def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
+        handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
         handle.wrote = handle.marked = wrote
         node.with_handle(handle)
         return self.core.handles.add(handle)

@@ -58,6 +58,8 @@ class Core:
     inodes: Inodes = field(default_factory=Inodes)
     handles: Handles = field(default_factory=Handles)
     locks: InodeLocks = field(init=False)
+    following: set[SetName] = field(default_factory=set)
+    """Sets given away whose files have not all followed yet."""
     _aside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(8))
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ class Filesystem:
     """One mount's file system. Everything is called in the event loop's thread."""
 
     core: Core
+    sets: Sets
     naming: Naming
     content: Content
     metadata: Metadata
@@ -35,6 +36,7 @@ def filesystem(core: Core) -> Filesystem:
     metadata = Metadata(core, sets)
     return Filesystem(
         core=core,
+        sets=sets,
         naming=Naming(core, sets, content),
         content=content,
         metadata=metadata,

@@ -6,6 +6,7 @@ that it is still that file (another mount may have moved it).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ckfs.errors import Stale
@@ -21,13 +22,25 @@ _DEEPEST = 10_000
 class Handle:
     """An open file or directory of a mount."""
 
-    __slots__ = ("_closing", "_pins", "failed", "fd", "identity", "marked", "node", "opener", "wrote")
+    __slots__ = (
+        "_closing",
+        "_pins",
+        "failed",
+        "fd",
+        "identity",
+        "marked",
+        "node",
+        "opener",
+        "writable",
+        "wrote",
+    )
 
-    def __init__(self, node: Node, file: OpenFile, opener: Caller) -> None:
+    def __init__(self, node: Node, file: OpenFile, opener: Caller, *, writable: bool) -> None:
         self.node = node
         self.fd = file.fd
         self.identity = file.identity
         self.opener = opener
+        self.writable = writable
         self.wrote = False
         """Something was written through it since its image was last settled."""
         self.marked = False
@@ -197,6 +210,9 @@ class Handles:
 
     def get(self, number: FileHandle) -> Handle:
         return self._handles[number]
+
+    def all(self) -> Iterable[Handle]:
+        return self._handles.values()
 
     def remove(self, number: FileHandle) -> Handle:
         return self._handles.pop(number)

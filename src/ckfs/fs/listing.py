@@ -35,7 +35,7 @@ class DirectoryHandle(Handle):
     __slots__ = ("ahead", "items", "position")
 
     def __init__(self, node: Node, file: OpenFile, caller: Caller) -> None:
-        super().__init__(node, file, caller)
+        super().__init__(node, file, caller, writable=False)
         self.position = 0
         """The offset up to which the kernel has been answered."""
         self.items: list[_Item] = []

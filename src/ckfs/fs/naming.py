@@ -81,7 +81,7 @@ class Naming:
             raise Stale("the file exists by now") from None
         node = self.core.inodes.get(found.record.ino)
         file = OpenFile(node.set_entry.stored, opened[0])
-        return self.content.opened(node, file, caller, wrote=True), found
+        return self.content.opened(node, file, caller, flags, wrote=True), found
 
     async def _make(
         self,

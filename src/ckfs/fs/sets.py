@@ -6,19 +6,23 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ckfs.errors import Invalid, OtherOwner
+import trio
+
+from ckfs.errors import FsError, Invalid, OtherOwner, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Node
 from ckfs.model import Caller, Owner
 from ckfs.names import Inode, SetName, shown
 from ckfs.policy import ownership
 from ckfs.store.door import Found, Spot
-from ckfs.store.handover import hand_over
+from ckfs.store.handover import bring_files, name_owner
 from ckfs.store.moving import file_to_set, link_set, rename_set, set_into_directory
 from ckfs.store.setnames import SetEntry
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 log = logging.getLogger(__name__)
+
+_FOLLOW_INTERVAL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +71,54 @@ class Sets:
 
     async def give(self, top: Node, owner: Owner) -> None:
         """Make the set *top* belong to *owner*: its entry says so at once, and its files follow."""
-        stored = self.core.stored_as(owner)
-        name, entry = SetName(top.name), top.set_entry
-        store = self.core.store
-        release = await self.core.locks.acquire(top.ino)
-        top.entry = await self.core.gate.transfer(
-            lambda: hand_over(store, name, entry, owner, stored), releases=(release,)
+        name, entry, store = SetName(top.name), top.set_entry, self.core.store
+        top.entry = await self.core.gate.call(
+            lambda: name_owner(store, name, entry, owner), releases=(await self.core.locks.acquire(top.ino),)
         )
         log.info("set %s given to uid %d", shown(name), owner.uid)
+        await self.bring_files(top)
+
+    async def bring_files(self, top: Node) -> None:
+        """Let the files of a set that was given away follow now, if nobody here is writing them; else later."""
+        name, entry, store = SetName(top.name), top.set_entry, self.core.store
+        stored = self.core.stored_as(entry.owner)
+        if entry.stored == stored or store.read_only:
+            return
+        may_copy = not self._is_written_here(top)
+        release = await self.core.locks.acquire(top.ino)
+        try:
+            top.entry = await self.core.gate.transfer(
+                lambda: bring_files(store, name, entry, stored, may_copy=may_copy), releases=(release,)
+            )
+        except (OSError, Stale) as error:
+            log.info("the files of set %s follow its new owner later: %s", shown(name), error)
+        if top.set_entry.stored != stored:
+            self.core.following.add(name)
+
+    def _is_written_here(self, top: Node) -> bool:
+        return any(
+            handle.writable and self.core.set_key(handle.node) == top.ino
+            for handle in self.core.handles.all()
+        )
+
+    async def follow(self) -> None:
+        """Try again what had to wait; runs for the life of the mount."""
+        while True:
+            await trio.sleep(_FOLLOW_INTERVAL_S)
+            for name in list(self.core.following):
+                self.core.following.discard(name)
+                try:
+                    await self._follow_one(name)
+                except (OSError, FsError) as error:
+                    log.debug("set %s cannot follow its owner yet: %s", shown(name), error)
+                    if not isinstance(error, FileNotFoundError):
+                        self.core.following.add(name)
+
+    async def _follow_one(self, name: SetName) -> None:
+        entry, _ = await self.core.gate.call(lambda: self.core.store.names.examine(name))
+        top = self.core.inodes.known(entry.ino) or Node(entry.ino, self.core.inodes.root, name)
+        top.entry = entry
+        await self.bring_files(top)
 
     # Moving
 

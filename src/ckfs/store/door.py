@@ -358,6 +358,11 @@ class Door:
             except (IsADirectoryError, PermissionError):
                 os.rmdir(name, dir_fd=dir_fd)
 
+    def remove_tree(self, spot: Spot) -> None:
+        """Remove *spot* and all below it, as its identity. FileNotFoundError if there is nothing."""
+        with self._changed_parent(spot) as (dir_fd, name):
+            _remove_tree(dir_fd, name)
+
     def rename(self, old: Spot, new: Spot, flags: int = 0) -> None:
         """Rename within one identity. EINVAL where the store does not know a flag."""
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
@@ -467,6 +472,19 @@ def _change_owner_below(fd: int, owner: Owner) -> None:
                 _change_owner(fd, name, owner)
     finally:
         os.close(listing)
+
+
+def _remove_tree(dir_fd: int, name: bytes) -> None:
+    if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=dir_fd)
+        return
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        for inner in list(syscalls.names_in(fd)):
+            _remove_tree(fd, inner)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=dir_fd)
 
 
 def _write_all(fd: int, content: bytes) -> None:

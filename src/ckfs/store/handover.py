@@ -1,52 +1,84 @@
 """Bringing a set's files to its new owner.
 
-The set's entry names the new owner first, in one step; from then on the set is his. Its files follow: where root may,
-each is chowned in place, by descriptor; then the place moves to the new owner's directory and the entry says so. Every
-step can be repeated, so that a hand-over that died in the middle is finished by doing it again.
+The set's entry names the new owner first, in one step; from then on the set is his. Its files follow, and until they
+have the entry says two different things: *owner*, and *stored as*. Where root may, each file is chowned in place, by
+descriptor, and the place moves to the new owner's directory. Where root is squashed the files are copied, under new
+names and as the new owner, while the old ones stay readable; then the entry switches to the copy and the old ones go.
+
+Every step can be repeated: a hand-over that died in the middle is finished by doing it again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 
 from ckfs.errors import Stale
 from ckfs.model import Owner
-from ckfs.names import SetName
+from ckfs.names import SetName, shown
+from ckfs.store.copying import copy_tree
 from ckfs.store.door import Spot
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.setnames import USERS, SetEntry, unused_place
 
+log = logging.getLogger(__name__)
 
-def hand_over(store: Store, name: SetName, entry: SetEntry, owner: Owner, stored: Owner) -> SetEntry:
-    """Make *owner* the owner of the set *name*, whose files he has as *stored* from now on. Returns the new entry.
 
-    Stale if the set is not what *entry* says any more; PermissionError where root may not chown in the store.
+def name_owner(store: Store, name: SetName, entry: SetEntry, owner: Owner) -> SetEntry:
+    """Make *owner* the owner of the set *name*, in one step. Returns the new entry, whose files have yet to follow.
+
+    Stale if the set is not what *entry* says any more.
     """
     if store.names.read(name) != entry:
         raise Stale("the set has been renamed or removed meanwhile")
     named = dataclasses.replace(entry, owner=owner)
     store.names.replace(name, named)
+    return named
+
+
+def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner, *, may_copy: bool) -> SetEntry:
+    """Let the files of the set *name* belong to *stored*. Returns the entry that says so.
+
+    Where root may not chown, they are copied if *may_copy*; else the entry comes back as it was, to try again later.
+    """
     if stored == entry.stored:
-        return named
+        return entry
     store.names.prepare_user(stored)
     try:
         store.door.change_owner(Spot(ROOT, entry.spot.components), stored)
     except PermissionError:
-        store.names.replace(name, entry)  # nothing has changed hands: root is squashed here
-        raise
-    return _move_place(store, name, named, stored)
+        return _copy(store, name, entry, stored) if may_copy else entry
+    return _move_place(store, name, entry, stored)
 
 
 def _move_place(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry:
     moved = dataclasses.replace(entry, stored=stored)
-    directory = (USERS, b"%d" % stored.uid)
     if entry.stored.uid != stored.uid:
         with contextlib.suppress(FileNotFoundError):
-            store.door.examine(Spot(stored, (*directory, moved.place)))
+            store.door.examine(moved.spot)
             moved = dataclasses.replace(moved, place=unused_place(name))
         # Both users' directories are their own: only root reaches into both.
         store.door.rename(Spot(ROOT, entry.spot.components), Spot(ROOT, moved.spot.components))
+    return _switch(store, name, entry, moved)
+
+
+def _copy(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry:
+    # The same name each time, so that one that died is found and replaced instead of staying for ever.
+    place = b"%s~%x" % (name[:230], entry.ino)
+    target = Spot(stored, (USERS, b"%d" % stored.uid, place))
+    copy_tree(store.door, entry.spot, target)
+    moved = _switch(store, name, entry, dataclasses.replace(entry, stored=stored, place=place))
+    try:
+        store.door.remove_tree(entry.spot)
+    except OSError as error:
+        log.warning("set %s was copied to its new owner; the old files stay: %s", shown(name), error.strerror)
+    return moved
+
+
+def _switch(store: Store, name: SetName, entry: SetEntry, moved: SetEntry) -> SetEntry:
+    if store.names.read(name) != entry:
+        raise Stale("the set has been renamed or removed meanwhile")
     store.names.replace(name, moved)
     return moved

@@ -27,7 +27,7 @@ from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.store import syscalls
 from ckfs.store.door import Door, Found, Spot
-from ckfs.store.identity import acting_as
+from ckfs.store.identity import ROOT, acting_as
 
 NAMES = b"names"
 USERS = b"users"
@@ -44,6 +44,11 @@ class SetEntry:
     owner: Owner | None
     stored: Owner
     place: bytes
+
+    @property
+    def is_followed(self) -> bool:
+        """The set was given to a user, and its files have yet to follow. (Root's are whichever service account's.)"""
+        return self.owner is not None and self.owner.uid not in (ROOT.uid, self.stored.uid)
 
     @property
     def spot(self) -> Spot:

@@ -60,7 +60,7 @@ def replies(
         except Exception as error:
             log.exception("%s failed unexpectedly", handler.__name__)
             raise FUSEError(errno_of(error)) from None
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - trio.Cancelled, which no answer would follow otherwise
             # A task cancelled while the mount ends: its caller still gets an answer, and trio cancels the next await.
             raise FUSEError(errno.EIO) from None
         finally:

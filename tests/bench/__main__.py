@@ -1,0 +1,79 @@
+"""``python -m tests.bench``: ckfs against bindfs and a plain directory, on tmpfs and on disk, as ratios within one run.
+
+Run it as root, from the checkout, with nothing else running. See docs/performance.md for what comes out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.bench import table
+from tests.bench.compare import Measured, compare
+from tests.bench.manysets import Size, measure
+from tests.bench.places import forget_names
+from tests.bench.workloads import FULL, QUICK, TINY, Scale
+
+_SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parsed(arguments)
+    if os.geteuid() != 0:
+        print("only root can mount: run this as root", file=sys.stderr)
+        return 1
+    scale = _SCALES[options.scale]
+    places = {"tmpfs": options.tmpfs, "disk": options.disk}
+    chosen = list(places) if options.on == "both" else [options.on]
+    loads, results = [os.getloadavg()[0]], []
+    for kind in chosen:
+        results.append((_title(kind, places[kind]), *_measured(kind, places[kind], scale)))
+        loads.append(os.getloadavg()[0])
+    document = table.text(scale, results, loads, dropped=forget_names())
+    print(document)
+    if options.write is not None:
+        Path(options.write).write_text(document, encoding="utf-8")
+    return 0
+
+
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--scale", choices=_SCALES, default="full", help="how much of everything")
+    parser.add_argument(
+        "--quick", action="store_const", const="quick", dest="scale", help="the same as --scale quick"
+    )
+    parser.add_argument("--on", choices=("tmpfs", "disk", "both"), default="both")
+    parser.add_argument(
+        "--tmpfs", default="/dev/shm", metavar="DIR", help="a directory on a tmpfs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--disk", default="/var/tmp", metavar="DIR", help="a directory on a disk (default: %(default)s)"
+    )
+    parser.add_argument("--write", metavar="FILE", help="where to write the table, besides standard output")
+    return parser.parse_args(arguments)
+
+
+def _measured(kind: str, directory: str, scale: Scale) -> tuple[list[Measured], Size]:
+    begin = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - begin:6.1f} s, {kind}] {line}", file=sys.stderr, flush=True)
+
+    return compare(directory, scale, say, on_disk=kind == "disk"), measure(directory, scale.sets, say)
+
+
+def _title(kind: str, directory: str) -> str:
+    if kind == "tmpfs":
+        return kind
+    found = subprocess.run(["stat", "-f", "-c", "%T", directory], capture_output=True, text=True, check=True)
+    return f"{kind} ({found.stdout.strip().removesuffix('/ext3').replace('ext2', 'ext4')})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

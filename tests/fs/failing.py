@@ -1,0 +1,103 @@
+"""A store that fails on purpose: at its n-th system call, once, or for ever from then on as for a process that was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ckfs.store import attributes, door, setnames, syscalls
+
+_CALLS = frozenset(
+    (
+        "chown",
+        "fchmod",
+        "fstat",
+        "ftruncate",
+        "getxattr",
+        "link",
+        "listxattr",
+        "mkdir",
+        "open",
+        "pread",
+        "pwrite",
+        "readlink",
+        "removexattr",
+        "rmdir",
+        "rename",
+        "setxattr",
+        "stat",
+        "symlink",
+        "unlink",
+        "write",
+    )
+)
+
+
+class Killed(BaseException):
+    """The process is dead: it makes no further call, whatever its ``except`` and ``finally`` blocks would do."""
+
+
+class Failing:
+    """Counts the store's calls while armed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.at = 0
+        """The number of the call that fails, from 1; 0 for none."""
+        self.error: Callable[[], BaseException] = Killed
+        self.log: list[str] = []
+
+    @contextlib.contextmanager
+    def armed(self, at: int, error: Callable[[], BaseException]) -> Iterator[None]:
+        self.count, self.at, self.error, self.log = 0, at, error, []
+        try:
+            yield
+        finally:
+            self.at = 0
+
+    @property
+    def reached(self) -> bool:
+        return self.count >= self.at_last
+
+    at_last = 0
+
+    def check(self, what: str) -> None:
+        if not self.at:
+            return
+        self.at_last = self.at
+        self.count += 1
+        self.log.append(what)
+        if self.count == self.at or (self.count > self.at and self.error is Killed):
+            raise self.error()
+
+    def wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            self.check(name)
+            return call(*args, **kwargs)
+
+        return checked
+
+
+class _Os:
+    """Module os with its calls on the store checked."""
+
+    def __init__(self, failing: Failing) -> None:
+        self._wrapped = {name: failing.wrapped(name, getattr(os, name)) for name in _CALLS}
+
+    def __getattr__(self, name: str) -> Any:
+        return self._wrapped.get(name) or getattr(os, name)
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    """From now on the store's calls of this process go through what is returned."""
+    failing = Failing()
+    replacement = _Os(failing)
+    for module in (attributes, door, setnames):
+        monkeypatch.setattr(module, "os", replacement)
+    for name in ("rename", "set_times", "directory_entries"):
+        monkeypatch.setattr(syscalls, name, failing.wrapped(name, getattr(syscalls, name)))
+    return failing

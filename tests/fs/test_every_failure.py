@@ -1,0 +1,318 @@
+"""Every operation, with every one of its store calls failing or being the last before the process dies.
+
+After a failure nothing is held; after a death a new mount finds all that was complete, and can use every name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from ckfs.errors import FsError
+from ckfs.fs.metadata import Changes
+from ckfs.model import State
+from ckfs.names import Uid
+from ckfs.store import syscalls
+from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
+from tests.fs.cores import Mount, Seen, mounted, new_store
+from tests.fs.failing import Failing, Killed, install
+
+pytestmark = pytest.mark.root
+
+_MOST_CALLS = 400
+Act = Callable[[Mount], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    name: str
+    act: Act
+    loses: frozenset[bytes] = frozenset()
+    """Contents that it is meant to destroy."""
+
+
+async def _prepare(mount: Mount) -> None:
+    alice = mount.alice
+    await alice.mkdir("dir")
+    await alice.save("dir/a", b"A")
+    await alice.save("dir/b", b"B")
+    await alice.symlink("dir/sym", b"there")
+    await alice.mkdir("dir/sub")
+    await alice.save("dir/sub/x", b"X")
+    await alice.mkdir("dir/empty")
+    await alice.mkdir("dir/empty2")
+    await alice.save("file", b"F")
+    await alice.save("other", b"O")
+    await alice.save("shifted", b"S")
+    await alice.save("place", b"P")
+    await alice.rename("shifted", "place", RENAME_EXCHANGE)  # their files lie under each other's names
+    await alice.mkdir("tree")
+    await alice.save("tree/t", b"T")
+    await alice.mkdir("empty")
+    await alice.mkdir("empty2")
+    await mount.root.mkdir("7.server.CK")
+    await mount.root.save("7.server.CK/image", b"I")
+
+
+def _op(name: str, act: Act, *loses: bytes) -> Operation:
+    return Operation(name, act, frozenset(loses))
+
+
+async def _chmod(mount: Mount) -> None:
+    await mount.alice.setattr("dir/a", Changes(mode=0o600))
+
+
+def _given(path: str, uid: int) -> Act:
+    return lambda mount: mount.root.setattr(path, Changes(uid=Uid(uid)))
+
+
+async def _xattr(mount: Mount) -> None:
+    async with mount.alice.at("dir/a") as ino:
+        await mount.fs.extended.set(ino, b"user.k", b"v", mount.alice.caller)
+        await mount.fs.extended.get(ino, b"user.k")
+        await mount.fs.extended.list(ino)
+        await mount.fs.extended.remove(ino, b"user.k")
+
+
+async def _readlink(mount: Mount) -> None:
+    async with mount.alice.at("dir/sym") as ino:
+        await mount.fs.naming.readlink(ino)
+
+
+OPERATIONS = (
+    _op("mkdir set", lambda m: m.alice.mkdir("new")),
+    _op("create set", lambda m: m.alice.save("new", b"N")),
+    _op("mknod set", lambda m: m.alice.mknod("new")),
+    _op("symlink set", lambda m: m.alice.symlink("new", b"t")),
+    _op("unlink set", lambda m: m.alice.unlink("file"), b"F"),
+    _op("unlink set under another's place", lambda m: m.alice.unlink("place"), b"S"),
+    _op("rmdir set", lambda m: m.alice.rmdir("empty")),
+    _op("rename file set", lambda m: m.alice.rename("file", "new")),
+    _op("rename dir set", lambda m: m.alice.rename("tree", "new")),
+    _op("rename to a name whose place is used", lambda m: m.alice.rename("shifted", "shifted2")),
+    _op("rename over file set", lambda m: m.alice.rename("file", "other"), b"O"),
+    _op("rename over shifted", lambda m: m.alice.rename("file", "place"), b"S"),
+    _op("rename over dir set", lambda m: m.alice.rename("tree", "empty")),
+    _op("rename set noreplace", lambda m: m.alice.rename("tree", "new", RENAME_NOREPLACE)),
+    _op("exchange sets", lambda m: m.alice.rename("tree", "file", RENAME_EXCHANGE)),
+    _op("dir set into set", lambda m: m.alice.rename("tree", "dir/new")),
+    _op("file set into set", lambda m: m.alice.rename("file", "dir/new")),
+    _op("file set over file in set", lambda m: m.alice.rename("file", "dir/a"), b"A"),
+    _op("file out to the top", lambda m: m.alice.rename("dir/a", "new")),
+    _op("file out over a set", lambda m: m.alice.rename("dir/a", "file"), b"F"),
+    _op("file out noreplace", lambda m: m.alice.rename("dir/a", "new", RENAME_NOREPLACE)),
+    _op("dir out to the top", lambda m: m.alice.rename("dir/sub", "new")),
+    _op("dir out over a set", lambda m: m.alice.rename("dir/sub", "empty")),
+    _op("link at the top", lambda m: m.alice.link("dir/a", "new")),
+    _op("link set into set", lambda m: m.alice.link("file", "dir/new")),
+    _op("give an unclaimed set", _given("7.server.CK", 2101)),
+    _op("give a set", _given("dir", 2102)),
+    _op("give a file set", _given("file", 2102)),
+    _op("give a shifted set", _given("place", 2102)),
+    _op("mkdir", lambda m: m.alice.mkdir("dir/new")),
+    _op("create", lambda m: m.alice.save("dir/new", b"N")),
+    _op("mknod", lambda m: m.alice.mknod("dir/new")),
+    _op("symlink", lambda m: m.alice.symlink("dir/new", b"t")),
+    _op("unlink", lambda m: m.alice.unlink("dir/a"), b"A"),
+    _op("rmdir", lambda m: m.alice.rmdir("dir/empty")),
+    _op("rename", lambda m: m.alice.rename("dir/a", "dir/new")),
+    _op("rename from a temporary name", lambda m: m.alice.rename("dir/b", "dir/new")),
+    _op("rename over", lambda m: m.alice.rename("dir/a", "dir/b"), b"B"),
+    _op("exchange", lambda m: m.alice.rename("dir/a", "dir/sub", RENAME_EXCHANGE)),
+    _op("link", lambda m: m.alice.link("dir/a", "dir/new")),
+    _op("append", lambda m: m.alice.append("dir/a", b"+"), b"A"),
+    _op("truncate", lambda m: m.alice.setattr("dir/a", Changes(size=0)), b"A"),
+    _op("open with O_TRUNC", lambda m: _opened(m, "dir/a", os.O_WRONLY | os.O_TRUNC), b"A"),
+    _op("chmod", _chmod),
+    _op("utimes", lambda m: m.alice.setattr("dir/a", Changes(atime_ns=1, mtime_ns=1))),
+    _op("xattr", _xattr),
+    _op("readlink", _readlink),
+    _op("walk", lambda m: m.alice.walk()),
+)
+
+
+async def _opened(mount: Mount, path: str, flags: int) -> None:
+    await mount.alice.close(await mount.alice.open(path, flags))
+
+
+def _eio() -> OSError:
+    return OSError(errno.EIO, "on purpose")
+
+
+def _no_room() -> OSError:
+    return OSError(errno.ENOSPC, "on purpose")
+
+
+def _gone() -> OSError:
+    return FileNotFoundError(errno.ENOENT, "on purpose")
+
+
+def _refused() -> OSError:
+    return PermissionError(errno.EPERM, "on purpose")
+
+
+def _nonsense() -> ValueError:
+    return ValueError("on purpose")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with something of everything in it, to be copied."""
+    store = new_store(tmp_path_factory.mktemp("template"))
+
+    async def fill() -> None:
+        async with mounted(store) as mount:
+            await _prepare(mount)
+            mount.check_nothing_held()
+
+    trio.run(fill)
+    return store
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    return install(monkeypatch)
+
+
+@pytest.fixture(params=["flags", "no flags"])
+def _rename_flags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without RENAME_NOREPLACE, which NFS and GlusterFS lack."""
+    if request.param == "flags":
+        return
+    real = syscalls.rename
+
+    def plain(src_dir: int, src: bytes, dst_dir: int, dst: bytes, flags: int) -> None:
+        if flags & RENAME_NOREPLACE:
+            raise OSError(errno.EINVAL, "no such flag")
+        real(src_dir, src, dst_dir, dst, flags)
+
+    monkeypatch.setattr(syscalls, "rename", plain)
+
+
+def _store_fds(store: Path) -> list[str]:
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+    return sorted(link for link in links if link.startswith(str(store)))
+
+
+async def _act(mount: Mount, operation: Operation) -> BaseException | None:
+    try:
+        await operation.act(mount)
+    except (OSError, FsError, ValueError, Killed) as error:
+        return error
+    return None
+
+
+async def _until_closed(store: Path, expected: list[str]) -> None:
+    """Descriptors are closed in threads that nobody waits for."""
+    with trio.move_on_after(2):
+        while _store_fds(store) != expected:
+            await trio.sleep(0.001)  # noqa: ASYNC110 - the kernel sends no event
+    assert _store_fds(store) == expected, "a descriptor of the store is left open"
+
+
+@pytest.mark.parametrize("error", [_eio, _no_room, _gone, _refused, _nonsense], ids=lambda error: error.__name__)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_after_any_failure_nothing_is_held_and_nothing_is_lost(
+    operation: Operation, error: Callable[[], BaseException], failing: Failing, template: Path, tmp_path: Path
+) -> None:
+    async def one(store: Path, at: int) -> bool:
+        async with mounted(store) as mount:
+            await _until_closed(store, before := _store_fds_of_an_idle_mount(store))
+            with failing.armed(at, error):
+                await _act(mount, operation)
+                reached = failing.count >= at
+            where = f"call {at} ({failing.log[-1]}) of {failing.log}"
+            await _until_closed(store, before)
+            mount.check_nothing_held()
+            await _check_kept(mount, operation, where)
+        await _check_usable(store, where)
+        return reached
+
+    _enumerate(one, template, tmp_path)
+
+
+@pytest.mark.usefixtures("_rename_flags")
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_after_a_death_at_any_call_nothing_is_lost_and_every_name_can_be_used(
+    operation: Operation, failing: Failing, template: Path, tmp_path: Path
+) -> None:
+    async def one(store: Path, at: int) -> bool:
+        async with mounted(store) as mount:
+            with failing.armed(at, Killed):
+                await _act(mount, operation)
+                reached = failing.count >= at
+                where = f"call {at} ({failing.log[-1]}) of {failing.log}"
+        async with mounted(store, node="b") as after:
+            await _check_kept(after, operation, where)
+            # As an admin or the user would: do it again. Whatever this answers, nothing is lost by it.
+            await _act(after, operation)
+            await _check_kept(after, operation, f"done again after {where}")
+        await _check_usable(store, where)
+        return reached
+
+    _enumerate(one, template, tmp_path)
+
+
+def _enumerate(one: Callable[[Path, int], Awaitable[bool]], template: Path, directory: Path) -> None:
+    problems = []
+    store = directory / "store"
+    for at in range(1, _MOST_CALLS):
+        subprocess.run(["cp", "-a", template, store], check=True)
+        try:
+            if not trio.run(one, store, at):
+                break
+        except (AssertionError, OSError, FsError) as error:
+            problems.append(f"at {at}: {type(error).__name__}: {error}")
+        except BaseExceptionGroup as group:
+            problems.append(f"at {at}: {group.exceptions!r}")
+        shutil.rmtree(store)
+    else:
+        raise AssertionError("the operation never ends")
+    assert not problems, "\n".join(problems)
+
+
+def _store_fds_of_an_idle_mount(store: Path) -> list[str]:
+    return sorted([str(store), f"{store}/names", f"{store}/staging"])
+
+
+async def _check_kept(mount: Mount, operation: Operation, where: str) -> None:
+    try:
+        seen: dict[str, Seen] = await mount.root.walk()
+    except (OSError, FsError) as error:
+        raise AssertionError(f"the tree cannot be walked after {where}: {error!r}") from error
+    contents = {file.content for file in seen.values()}
+    lost = {b"A", b"B", b"X", b"F", b"O", b"S", b"P", b"T", b"I"} - operation.loses - contents
+    assert not lost, f"lost {lost} after {where}; there is {sorted(seen)}"
+    for path, file in seen.items():
+        if file.content and file.content not in operation.loses and not file.content.startswith((b"N", b"A+")):
+            assert file.state is State.COMPLETE, f"{path} is {file.state} after {where}"
+    if "link" not in operation.name:
+        inodes = [file.ino for file in seen.values() if file.content]
+        assert len(inodes) == len(set(inodes)) or "out" in operation.name, f"one file under two names after {where}"
+
+
+async def _check_usable(store: Path, where: str) -> None:
+    async with mounted(store, node="c") as mount:
+        names = set(await mount.root.list()) | {b"new", b"file", b"other", b"empty", b"tree", b"place", b"dir"}
+        for name in sorted(names):
+            path = name.decode()
+            try:
+                await mount.root.remove_tree(path)
+                await mount.alice.mkdir(path) if not path.endswith(".CK") else await mount.root.mkdir(path)
+                await mount.root.rmdir(path)
+            except (OSError, FsError) as error:
+                raise AssertionError(f"{path} cannot be used after {where}: {error!r}") from error
+        assert not await mount.root.list()
+        mount.check_nothing_held()
