@@ -15,7 +15,7 @@ from tests.posix.places import DIRECTORY, Place, make, remove
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_umask() -> Iterator[None]:
     """What a test makes has the mode that it says; children ask for a umask where it matters."""
     before = os.umask(0)
