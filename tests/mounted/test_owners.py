@@ -94,9 +94,12 @@ def create(path: str, mode: int = 0o644, *, exclusive: bool = False, content: by
 
 
 def make_socket(path: str) -> None:
-    with socket.socket(socket.AF_UNIX) as unbound:
-        os.chdir(os.path.dirname(path))  # an address holds no more than 107 bytes
-        unbound.bind(os.path.basename(path))
+    directory = os.open(os.path.dirname(path), os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as unbound:  # whose address holds no more than 107 bytes
+            unbound.bind(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+    finally:
+        os.close(directory)
 
 
 def rename(old: str, new: str, flags: int) -> None:
@@ -400,7 +403,7 @@ def test_an_unclaimed_set_takes_files_of_root_alone(place: Place, number: int, h
 WRITING: dict[str, Callable[[str], object]] = {
     "open for writing": lambda path: os.open(f"{path}/file", os.O_WRONLY),
     "truncate": lambda path: os.truncate(f"{path}/file", 0),
-    "O_TRUNC": lambda path: os.open(f"{path}/file", os.O_RDONLY | os.O_TRUNC),
+    "O_TRUNC": lambda path: os.open(f"{path}/file", os.O_WRONLY | os.O_TRUNC),
     "setxattr": lambda path: os.setxattr(f"{path}/file", "user.x", b"x"),
     "setxattr of the top": lambda path: os.setxattr(path, "user.x", b"x"),
     "unlink": lambda path: os.unlink(f"{path}/file"),
@@ -634,6 +637,41 @@ def test_an_owner_who_is_no_user_is_refused(place: Place, number: int, value: by
     with pytest.raises(OSError, match="Invalid argument"):
         os.setxattr(path, "user.ckfs.owner", value)
     assert owner_of(path) == str(ALICE)
+
+
+def test_a_set_is_found_and_read_throughout_while_it_changes_hands(
+    place: Place, number: int, workdir: Path
+) -> None:
+    """pbs_mom requeues a job whose image is not found (docs/torque.md)."""
+    rounds = 60
+    path = place.path(f"given-{number}")
+    os.mkdir(path, 0o755)
+    create(f"{path}/image", content=b"image")
+
+    def look(root: Path) -> Callable[[], list[str]]:
+        image = root / f"given-{number}" / "image"
+
+        def run() -> list[str]:
+            failures = []
+            for _ in range(10):
+                try:
+                    if image.read_bytes() != b"image":
+                        failures.append("other content")
+                except OSError as error:
+                    failures.append(f"{error.strerror}")
+            return failures
+
+        return run
+
+    owners = itertools.cycle([ALICE, BOB])
+
+    def give() -> list[str]:
+        os.chown(path, next(owners), -1)
+        return []
+
+    with mounted(place.store, workdir / "other", node="other") as other:
+        results = race([(ROOT, give), (ROOT, look(place.mount.path)), (ROOT, look(other.path))], rounds)
+    assert [result for result in results if any(result)] == []
 
 
 @pytest.mark.parametrize("has_written", [False, True])

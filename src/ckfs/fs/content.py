@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TypeVar
 import outcome
 import trio
 
-from ckfs.errors import Stale
+from ckfs.errors import FsError, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Handle, Node
 from ckfs.model import Caller, Record, State
@@ -23,6 +24,9 @@ from ckfs.store.gate import Release
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC
+"""Of a caller's open flags, those that the store's own descriptor gets too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,9 @@ class Content:
                 raise
             return file
 
-        access, held = flags & (os.O_ACCMODE | os.O_APPEND), None
+        access, held = flags & KEPT_FLAGS, None
         try:
-            file = await self.core.below(node, work, undo=_close)
+            file = await self.core.opening(node, work, undo=_close)
         except (Stale, FileNotFoundError):
             if not node.handles:
                 raise
@@ -64,7 +68,11 @@ class Content:
         return self.core.handles.add(handle)
 
     async def release(self, number: FileHandle) -> None:
-        handle = self.core.handles.remove(number)
+        handle = self.core.handle(number)
+        if handle.wrote:  # through a mapping that outlived its descriptor
+            with contextlib.suppress(OSError, FsError):
+                await self.flush(number)
+        self.core.handles.remove(number)
         handle.node.without_handle(handle)
         self.core.inodes.drop_unused(handle.node)
         handle.close_when_unused(lambda: close_soon(handle.fd))

@@ -7,7 +7,7 @@ State changes only in the event loop's thread. Everything read before an ``await
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -108,30 +108,75 @@ class Core:
             return handle.file
         return node.spot
 
-    async def below(
-        self, directory: Node, work: Callable[[], T], *, undo: Callable[[T], None] | None = None
+    async def below(self, directory: Node, work: Callable[[], T]) -> T:
+        """Run *work*, which computes spots inside *directory* when called; again if it has moved meanwhile."""
+        return await self._again_if_moved(
+            (directory,), lambda: self.gate.call(work, of_set=self.set_key(directory))
+        )
+
+    async def opening(self, node: Node, work: Callable[[], T], *, undo: Callable[[T], None]) -> T:
+        """As :meth:`below`, for *work* that opens *node*; *undo* closes what came too late."""
+        return await self._again_if_moved(
+            (node,), lambda: self.gate.call(work, undo=undo, of_set=self.set_key(node))
+        )
+
+    async def change(
+        self, directories: tuple[Node, ...], work: Callable[[], T], *, undo: Callable[[T], None] | None = None
     ) -> T:
-        """Run *work*, which computes spots inside *directory* when called; again if its set has moved meanwhile."""
+        """As :meth:`below`, for *work* that changes *directories*; only one such call at a time has each of them."""
+
+        async def run() -> T:
+            releases = await self._lock_all(directories)
+            return await self.gate.call(
+                work, undo=undo, releases=releases, of_set=self.set_key(directories[0])
+            )
+
+        return await self._again_if_moved(directories, run)
+
+    async def _lock_all(self, directories: tuple[Node, ...]) -> list[Release]:
+        releases: list[Release] = []
         try:
-            return await self.gate.call(work, undo=undo, of_set=self.set_key(directory))
+            for ino in sorted({directory.ino for directory in directories}):  # always in the same order
+                releases.append(await self.locks.acquire(ino))  # noqa: PERF401 - what was got is given back on failure
+        except BaseException:
+            for release in releases:
+                release()
+            raise
+        return releases
+
+    async def _again_if_moved(self, directories: tuple[Node, ...], run: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await run()
         except Stale:
-            if not await self.find_again(directory):
+            if not any([await self.find_again(directory) for directory in directories]):
                 raise
-            return await self.gate.call(work, undo=undo, of_set=self.set_key(directory))
+            return await run()
 
     async def find_again(self, node: Node) -> bool:
-        """Whether another mount has moved the set that *node* is in; then it is known where to."""
+        """Whether another mount has moved the set that *node* is in, or *node* within it; then it is known where to."""
         if node.is_root:
             return False
         try:
             top = node.top
             entry = await self.gate.call(lambda: self.store.names.read(SetName(top.name)))
-        except (Stale, FileNotFoundError):
+            if top.entry is None or entry.ino != top.entry.ino:
+                return False
+            if entry != top.entry:
+                top.entry = entry
+                return True
+            return node is not top and await self._find_below(top, node)
+        except (Stale, OSError):
             return False
-        if top.entry is None or entry.ino != top.entry.ino or entry == top.entry:
-            return False
-        top.entry = entry
-        return True
+
+    async def _find_below(self, top: Node, node: Node) -> bool:
+        spot = top.spot
+        path = await self.gate.call(lambda: self.store.door.find_below(spot, node.ino), of_set=top.ino)
+        parent = top
+        for name, ino in path:
+            inner = node if ino == node.ino else self.inodes.known(ino) or Node(ino, parent, name)
+            inner.parent, inner.name, inner.entry = parent, name, None
+            parent = inner
+        return bool(path)
 
     def set_key(self, node: Node) -> int:
         """What counts calls per set."""

@@ -26,8 +26,7 @@ class Handle:
         "_closing",
         "_pins",
         "failed",
-        "fd",
-        "identity",
+        "file",
         "marked",
         "node",
         "opener",
@@ -37,8 +36,7 @@ class Handle:
 
     def __init__(self, node: Node, file: OpenFile, opener: Caller, *, writable: bool) -> None:
         self.node = node
-        self.fd = file.fd
-        self.identity = file.identity
+        self.file = file
         self.opener = opener
         self.writable = writable
         self.wrote = False
@@ -51,8 +49,8 @@ class Handle:
         self._closing: Release | None = None
 
     @property
-    def file(self) -> OpenFile:
-        return OpenFile(self.identity, self.fd)
+    def fd(self) -> int:
+        return self.file.fd
 
     def pin(self) -> Release:
         """Keep the descriptor open until the returned call is made."""

@@ -53,10 +53,10 @@ class Listing:
 
         def work() -> OpenFile:
             if node.is_root:
-                return OpenFile(store.service, store.names.open_listing())
+                return OpenFile(store.names.open_listing())
             return store.door.open(node.spot, os.O_RDONLY | os.O_DIRECTORY, ino)
 
-        file = await self.core.below(node, work, undo=lambda opened: os.close(opened.fd))
+        file = await self.core.opening(node, work, undo=lambda opened: os.close(opened.fd))
         handle = DirectoryHandle(node, file, caller)
         node.with_handle(handle)
         return self.core.handles.add(handle)

@@ -14,6 +14,7 @@ from ckfs.model import Caller, Owner, Record, State
 from ckfs.names import FileHandle, Gid, Inode, Uid
 from ckfs.policy import ownership, presented
 from ckfs.store.door import Found, Target, Times
+from ckfs.store.gate import Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Metadata:
     async def _change_hands(self, top: Node, uid: Uid, gid: Gid | None, caller: Caller) -> None:
         owner = top.set_entry.owner
         if not ownership.other_owner(owner, uid):
+            await self.sets.bring_files(top)  # of a hand-over that died, or had to wait
             return
         ownership.check_give(caller)
         if owner is None and uid == 0:
@@ -80,7 +82,7 @@ class Metadata:
             return self.core.store.door.update(target, node.ino, change, size=changes.size, times=times)
 
         if handle is not None and changes.size is not None:
-            releases = [await self.core.locks.acquire(node.ino), handle.pin()]
+            releases: list[Release] = [await self.core.locks.acquire(node.ino), handle.pin()]
             found = await self.core.gate.call(
                 lambda: work(handle.file), releases=releases, of_set=self.core.set_key(node)
             )

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ckfs.errors import Exists, Invalid, NotFound, Stale
-from ckfs.fs.content import Content
+from ckfs.errors import Exists, Invalid, NotFound, OtherOwner, Stale
+from ckfs.fs.content import KEPT_FLAGS, Content
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Node
 from ckfs.fs.sets import Sets
@@ -33,7 +33,7 @@ class Naming:
     async def lookup(self, parent: Inode, name: bytes) -> Found:
         directory = self.core.inodes.get(parent)
         if directory.is_root:
-            entry, found = await self.core.gate.call(lambda: self.core.store.names.examine(SetName(name)))
+            entry, found = await self.sets.examine(SetName(name))
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:
             found = await self.core.below(
@@ -61,7 +61,7 @@ class Naming:
         self, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[FileHandle, Found]:
         opened: list[int] = []
-        access = flags & (os.O_ACCMODE | os.O_APPEND)
+        access = flags & KEPT_FLAGS
 
         def make(spot: Spot, build: Build) -> Found:
             fd, found = self.core.store.door.make_file(spot, build, access)
@@ -80,8 +80,7 @@ class Naming:
             # Another mount made it since the kernel looked: let it look again, and check permissions this time.
             raise Stale("the file exists by now") from None
         node = self.core.inodes.get(found.record.ino)
-        file = OpenFile(node.set_entry.stored, opened[0])
-        return self.content.opened(node, file, caller, flags, wrote=True), found
+        return self.content.opened(node, OpenFile(opened[0]), caller, flags, wrote=True), found
 
     async def _make(
         self,
@@ -106,7 +105,9 @@ class Naming:
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:
             await self.sets.check_create(directory, caller)
-            found = await self.core.below(directory, lambda: make(directory.inside(name), build), undo=undo)
+            found = await self.core.change(
+                (directory,), lambda: make(directory.inside(name), build), undo=undo
+            )
             node = self.core.inodes.seen(found.record.ino, directory, name)
         self.core.inodes.looked_up(node)
         return found
@@ -145,9 +146,11 @@ class Naming:
             return found
 
         if directory.is_root:
-            found = await self.core.gate.call(lambda: self.core.store.names.remove(SetName(name), remove))
+            found = await self.core.change(
+                (directory,), lambda: self.core.store.names.remove(SetName(name), remove)
+            )
         else:
-            found = await self.core.below(directory, work)
+            found = await self.core.change((directory,), work)
         self.core.inodes.lost_name(found)
 
     # Moving
@@ -183,7 +186,7 @@ class Naming:
             door.rename(old, new, flags)
             return moved, other
 
-        moved, other = await self.core.below(source, work)
+        moved, other = await self.core.change((source, target), work)
         if other is not None and other.record.ino == moved.record.ino:
             return None  # two names of one file: nothing has moved
         if flags & RENAME_EXCHANGE:
@@ -203,8 +206,12 @@ class Naming:
         except Stale:
             raise NotFound("the file has no name any more") from None
         if target.is_root:
+            if node.entry is None:
+                raise OtherOwner("a file in a set cannot also be a set")
             found = await self.sets.link(node, source, SetName(new_name), caller)
         else:
+            if node.top is not target.top:
+                raise OtherOwner("a file has links in one set only, so that each set can change hands")
             await self.sets.check_move(node, target, caller)
             door = self.core.store.door
 
@@ -213,7 +220,7 @@ class Naming:
                 door.link(source, new)
                 return door.examine(new)
 
-            found = await self.core.below(target, work)
+            found = await self.core.change((target,), work)
             self.core.inodes.seen(found.record.ino, target, new_name)
         self.core.inodes.looked_up(self.core.inodes.get(found.record.ino))
         return found

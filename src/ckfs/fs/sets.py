@@ -43,7 +43,16 @@ class Sets:
         owner = await self._owner_for(name, caller)
         stored = self.core.stored_as(owner)
         names = self.core.store.names
-        taken = await self.core.gate.call(lambda: names.take(name, owner, stored, ino, make), undo=undo)
+
+        def work() -> tuple[SetEntry, Found]:
+            try:
+                return names.take(name, owner, stored, ino, make)
+            except BaseException:
+                if undo is not None:
+                    undo(None)
+                raise
+
+        taken = await self.core.change((self.core.inodes.root,), work, undo=undo)
         if owner is None:
             log.info("set %s made unclaimed by root", shown(name))
         return taken
@@ -82,7 +91,7 @@ class Sets:
         """Let the files of a set that was given away follow now, if nobody here is writing them; else later."""
         name, entry, store = SetName(top.name), top.set_entry, self.core.store
         stored = self.core.stored_as(entry.owner)
-        if entry.stored == stored or store.read_only:
+        if entry.stored.uid == stored.uid or store.read_only:
             return
         may_copy = not self._is_written_here(top)
         release = await self.core.locks.acquire(top.ino)
@@ -92,7 +101,7 @@ class Sets:
             )
         except (OSError, Stale) as error:
             log.info("the files of set %s follow its new owner later: %s", shown(name), error)
-        if top.set_entry.stored != stored:
+        if top.set_entry.stored.uid != stored.uid:
             self.core.following.add(name)
 
     def _is_written_here(self, top: Node) -> bool:
@@ -114,8 +123,20 @@ class Sets:
                     if not isinstance(error, FileNotFoundError):
                         self.core.following.add(name)
 
+    async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
+        """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""
+        names = self.core.store.names
+        try:
+            entry, found = await self.core.gate.call(lambda: names.examine(name))
+        except PermissionError:
+            await self._follow_one(name)
+            return await self.core.gate.call(lambda: names.examine(name))
+        if entry.is_followed:
+            self.core.following.add(name)
+        return entry, found
+
     async def _follow_one(self, name: SetName) -> None:
-        entry, _ = await self.core.gate.call(lambda: self.core.store.names.examine(name))
+        entry = await self.core.gate.call(lambda: self.core.store.names.read(name))
         top = self.core.inodes.known(entry.ino) or Node(entry.ino, self.core.inodes.root, name)
         top.entry = entry
         await self.bring_files(top)
@@ -144,7 +165,7 @@ class Sets:
             entry, replaced = rename_set(names, door, old, new, flags)
             return entry, replaced, names.read(old) if flags & RENAME_EXCHANGE else None
 
-        entry, replaced, other = await self.core.gate.call(work)
+        entry, replaced, other = await self.core.change((self.core.inodes.root,), work)
         if replaced is not None:
             self.core.inodes.lost_name(replaced)
         if other is not None:
@@ -164,8 +185,9 @@ class Sets:
         entry = await self.core.gate.call(lambda: names.read(old))
         self._check_same_owner(entry, target.set_entry)
         await self.check_create(target, caller)
-        found = await self.core.below(
-            target, lambda: set_into_directory(names, door, old, target.inside(new_name), flags)
+        found = await self.core.change(
+            (self.core.inodes.root, target),
+            lambda: set_into_directory(names, door, old, target.inside(new_name), flags),
         )
         node = self.core.inodes.known(found.record.ino)
         if node is not None:
@@ -178,8 +200,9 @@ class Sets:
         like = source.set_entry
         await self._check_new_for(like, new, caller)
         names, door = self.core.store.names, self.core.store.door
-        entry, _ = await self.core.below(
-            source, lambda: file_to_set(names, door, source.inside(old_name), new, like, flags)
+        entry, _ = await self.core.change(
+            (source, self.core.inodes.root),
+            lambda: file_to_set(names, door, source.inside(old_name), new, like, flags),
         )
         return self._is_now(entry.ino, new, entry)
 
@@ -188,7 +211,9 @@ class Sets:
         like = node.set_entry
         await self._check_new_for(like, new, caller)
         names, door = self.core.store.names, self.core.store.door
-        entry, found = await self.core.gate.call(lambda: link_set(names, door, source, new, like))
+        entry, found = await self.core.change(
+            (self.core.inodes.root,), lambda: link_set(names, door, source, new, like)
+        )
         self.core.inodes.seen(found.record.ino, self.core.inodes.root, new, entry)
         return found
 

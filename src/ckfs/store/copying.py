@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from ckfs.model import Owner
 from ckfs.names import Inode
 from ckfs.store import record
 from ckfs.store.door import Door, Found, OpenFile, Spot, Times
@@ -12,6 +13,17 @@ from ckfs.store.identity import acting_as
 from ckfs.store.syscalls import names_in
 
 _PIECE_BYTES = 1 << 20
+
+
+Contents = dict[bytes, tuple[Inode, int, int]]
+"""Of each file below a directory: its number, size in bytes, and mtime in ns."""
+
+
+def contents(door: Door, source: Spot) -> Contents:
+    """What is there now, to see later whether anything changed."""
+    found = door.examine(source)
+    files = door.files_below(source) if found.record.is_directory else iter([(b"", found)])
+    return {path: (file.record.ino, file.stat.st_size, file.stat.st_mtime_ns) for path, file in files}
 
 
 def copy_tree(door: Door, source: Spot, target: Spot) -> None:
@@ -56,9 +68,9 @@ def _copy_file(door: Door, source: Spot, target: Spot, found: Found) -> None:
     reading = door.open(source, os.O_RDONLY, found.record.ino)
     try:
         fd, _ = door.make_file(target, lambda _: found.record, os.O_WRONLY)
-        writing = OpenFile(target.identity, fd)
+        writing = OpenFile(fd)
         try:
-            _copy_content(reading, writing)
+            _copy_content(reading, writing, target.identity)
         finally:
             os.close(fd)
         now = door.examine(reading)
@@ -69,9 +81,9 @@ def _copy_file(door: Door, source: Spot, target: Spot, found: Found) -> None:
     _finish(door, source, target, found)
 
 
-def _copy_content(reading: OpenFile, writing: OpenFile) -> None:
+def _copy_content(reading: OpenFile, writing: OpenFile, identity: Owner) -> None:
     offset = 0
-    with acting_as(writing.identity):
+    with acting_as(identity):
         while piece := os.pread(reading.fd, _PIECE_BYTES, offset):
             if piece.strip(b"\0"):  # holes stay holes
                 written = 0

@@ -13,12 +13,12 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from ckfs.errors import ReadOnly, Stale
 from ckfs.model import Owner, Record, State
-from ckfs.names import Inode
+from ckfs.names import Gid, Inode, Uid
 from ckfs.store import attributes, record, syscalls
 from ckfs.store.identity import acting_as
 
@@ -42,9 +42,9 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """An open descriptor of the store, and the identity that calls on it are checked against."""
+    """An open descriptor of the store. Calls on it are made as whoever owns the file at that moment: a set may have
+    changed hands since it was opened."""
 
-    identity: Owner
     fd: int
 
 
@@ -116,7 +116,7 @@ class Door:
     def _opened(self, target: Target, flags: int) -> Iterator[int]:
         """A descriptor of *target*, for the time of the block."""
         if isinstance(target, OpenFile):
-            with acting_as(target.identity):
+            with _as_owner_of(target.fd):
                 yield target.fd
             return
         with self._parent(target) as (dir_fd, name):
@@ -131,7 +131,7 @@ class Door:
     def examine(self, target: Target, expected: Inode | None = None) -> Found:
         """Stat and record of *target*. A file without a record gets one. Stale if it is not the inode *expected*."""
         if isinstance(target, OpenFile):
-            with acting_as(target.identity):
+            with _as_owner_of(target.fd):
                 found = self._found(os.fstat(target.fd), target.fd)
         else:
             with self._parent(target) as (dir_fd, name):
@@ -173,7 +173,7 @@ class Door:
 
     def examine_entry(self, directory: OpenFile, name: bytes) -> Found:
         """An entry of an open directory."""
-        with acting_as(directory.identity):
+        with _as_owner_of(directory.fd):
             return self.examine_in(directory.fd, name)
 
     def files_below(self, spot: Spot) -> Iterator[tuple[bytes, Found]]:
@@ -194,6 +194,31 @@ class Door:
                     yield from self._files_below(inner, prefix + name + b"/")
                 finally:
                     os.close(inner)
+
+    def find_below(self, spot: Spot, wanted: Inode) -> list[tuple[bytes, Inode]]:
+        """The names and inodes that lead from the directory *spot* to the inode *wanted*; empty if it is not among the
+        first few thousand files there."""
+        with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            return self._path_to(fd, wanted, iter(range(_MOST_STATES)))
+
+    def _path_to(self, fd: int, wanted: Inode, budget: Iterator[int]) -> list[tuple[bytes, Inode]]:
+        for name in syscalls.names_in(fd):
+            found = _or_none(self.examine_in, fd, name)
+            if next(budget, None) is None:
+                return []
+            if found is None:
+                continue
+            here = (name, found.record.ino)
+            if found.record.ino == wanted:
+                return [here]
+            if found.record.is_directory:
+                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                try:
+                    if rest := self._path_to(inner, wanted, budget):
+                        return [here, *rest]
+                finally:
+                    os.close(inner)
+        return []
 
     def worst_state_below(self, spot: Spot) -> State | None:
         """The least that any image under the directory *spot* is worth; None if there is none.
@@ -286,12 +311,12 @@ class Door:
             except BaseException:
                 os.close(fd)
                 raise
-            return OpenFile(spot.identity, fd)
+            return OpenFile(fd)
 
     def open_again(self, file: OpenFile, flags: int) -> OpenFile:
         """A descriptor of its own for an open file, which may have no name any more."""
-        with acting_as(file.identity):
-            return OpenFile(file.identity, os.open(b"/proc/self/fd/%d" % file.fd, flags | os.O_CLOEXEC))
+        with _as_owner_of(file.fd):
+            return OpenFile(os.open(b"/proc/self/fd/%d" % file.fd, flags | os.O_CLOEXEC))
 
     def read_content(self, target: Target, limit: int) -> bytes:
         with self._opened(target, os.O_RDONLY) as fd:
@@ -427,6 +452,11 @@ class Door:
     def _check_writable(self) -> None:
         if self._read_only:
             raise ReadOnly("the mount is read-only")
+
+
+def _as_owner_of(fd: int) -> AbstractContextManager[None]:
+    status = os.fstat(fd)
+    return acting_as(Owner(Uid(status.st_uid), Gid(status.st_gid)))
 
 
 def _enter(component: bytes, dir_fd: int) -> int:

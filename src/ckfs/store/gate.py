@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -24,6 +25,18 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Release = Callable[[], None]
+"""Gives something back that a call holds; called exactly once, when its thread is done with it."""
+
+
+class LockRelease(ABC):
+    """A release that also wants to know when the call's caller has been answered without it."""
+
+    @abstractmethod
+    def __call__(self) -> None: ...
+
+    @abstractmethod
+    def overdue(self) -> None: ...
+
 
 _METADATA_THREADS = 48
 _DATA_THREADS = 32
@@ -108,7 +121,8 @@ class Gate:
             raise
         if job.result is None:
             self._give_up(job)
-            self._go_down(limit_s)
+            if job.started:  # else it only waited for others of its set: no news of the store
+                self._go_down(limit_s)
             raise StoreDown(f"the store did not answer within {limit_s:g} s")
         return job.result.unwrap()
 
@@ -146,6 +160,10 @@ class Gate:
         job.abandoned = True
         if not job.started:
             self._release(job)
+            return
+        for release in job.releases:
+            if isinstance(release, LockRelease):
+                release.overdue()
 
     def _release(self, job: _Job[T]) -> None:
         for limiter in job.limiters:

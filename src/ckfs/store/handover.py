@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 
 from ckfs.errors import Stale
 from ckfs.model import Owner
 from ckfs.names import SetName, shown
-from ckfs.store.copying import copy_tree
+from ckfs.store.copying import Contents, contents, copy_tree
 from ckfs.store.door import Spot
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
-from ckfs.store.setnames import USERS, SetEntry, unused_place
+from ckfs.store.setnames import USERS, SetEntry, place_beside
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,23 @@ def name_owner(store: Store, name: SetName, entry: SetEntry, owner: Owner) -> Se
     if store.names.read(name) != entry:
         raise Stale("the set has been renamed or removed meanwhile")
     named = dataclasses.replace(entry, owner=owner)
+    for other in _links(store, name, entry):
+        store.names.replace(other, dataclasses.replace(store.names.read(other), owner=owner))
     store.names.replace(name, named)
     return named
+
+
+def _links(store: Store, name: SetName, entry: SetEntry) -> list[SetName]:
+    """Other sets that are links of the same file: they change hands together."""
+    found = store.door.examine(entry.spot)
+    if found.record.is_directory or found.stat.st_nlink == 1:
+        return []
+    others = []
+    for other in store.names.all():
+        with contextlib.suppress(FileNotFoundError):
+            if other != name and store.names.read(other).ino == entry.ino:
+                others.append(other)
+    return others
 
 
 def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner, *, may_copy: bool) -> SetEntry:
@@ -46,10 +62,13 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner, *, 
     if stored == entry.stored:
         return entry
     store.names.prepare_user(stored)
+    links = _links(store, name, entry)
     try:
         store.door.change_owner(Spot(ROOT, entry.spot.components), stored)
     except PermissionError:
-        return _copy(store, name, entry, stored) if may_copy else entry
+        return _copy(store, name, entry, stored) if may_copy and not links else entry
+    for other in links:
+        _move_place(store, other, store.names.read(other), stored)
     return _move_place(store, name, entry, stored)
 
 
@@ -58,7 +77,7 @@ def _move_place(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
     if entry.stored.uid != stored.uid:
         with contextlib.suppress(FileNotFoundError):
             store.door.examine(moved.spot)
-            moved = dataclasses.replace(moved, place=unused_place(name))
+            moved = dataclasses.replace(moved, place=place_beside(name, entry.ino))
         # Both users' directories are their own: only root reaches into both.
         store.door.rename(Spot(ROOT, entry.spot.components), Spot(ROOT, moved.spot.components))
     return _switch(store, name, entry, moved)
@@ -66,15 +85,29 @@ def _move_place(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
 
 def _copy(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry:
     # The same name each time, so that one that died is found and replaced instead of staying for ever.
-    place = b"%s~%x" % (name[:230], entry.ino)
+    place = place_beside(name, entry.ino)
     target = Spot(stored, (USERS, b"%d" % stored.uid, place))
+    before = contents(store.door, entry.spot)
     copy_tree(store.door, entry.spot, target)
+    if contents(store.door, entry.spot) != before:
+        raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
     moved = _switch(store, name, entry, dataclasses.replace(entry, stored=stored, place=place))
-    try:
-        store.door.remove_tree(entry.spot)
-    except OSError as error:
-        log.warning("set %s was copied to its new owner; the old files stay: %s", shown(name), error.strerror)
+    _remove_old(store, name, entry, before)
     return moved
+
+
+def _remove_old(store: Store, name: SetName, entry: SetEntry, before: Contents) -> None:
+    try:
+        if contents(store.door, entry.spot) == before:
+            store.door.remove_tree(entry.spot)
+            return
+        reason: str | None = "another mount wrote there in that moment"
+    except OSError as error:
+        reason = error.strerror
+    place = b"/".join(entry.spot.components)
+    log.warning(
+        "set %s was copied to its new owner, and stays at %s too: %s", shown(name), shown(place), reason
+    )
 
 
 def _switch(store: Store, name: SetName, entry: SetEntry, moved: SetEntry) -> SetEntry:

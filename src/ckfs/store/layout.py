@@ -64,11 +64,16 @@ class Store:
         return settings.parse(self.policy_text())
 
     def policy_text(self) -> str:
-        root_fd = _open_root(self.path)
-        try:
-            return _read_text(root_fd, _POLICY_FILE, self.path)
-        finally:
-            os.close(root_fd)
+        with _unusable(self.path):
+            root_fd = _open_root(self.path)
+            try:
+                return _read_text(root_fd, _POLICY_FILE, self.path)
+            except FileNotFoundError:
+                raise StoreUnusable(
+                    f"{shown(self.path)}: its policy.toml is missing: restore it, or copy that of a new store"
+                ) from None
+            finally:
+                os.close(root_fd)
 
 
 def initialise(path: str, service: Owner = ROOT) -> bool:

@@ -1,13 +1,22 @@
-"""Locks by inode, for calls that read a record and write it back."""
+"""Locks by inode: for calls that read a record and write it back, and for changes of a directory."""
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 
 import trio
 
 from ckfs.errors import StoreDown
-from ckfs.store.gate import Release
+from ckfs.store.gate import LockRelease
+
+
+@dataclass(slots=True)
+class _Lock:
+    """*overdue*: its holder's caller has been answered, but the store call itself has not come back."""
+
+    waiting: deque[trio.Event] = field(default_factory=deque)
+    overdue: bool = False
 
 
 class InodeLocks:
@@ -15,35 +24,60 @@ class InodeLocks:
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._waiting: dict[int, deque[trio.Event]] = {}
+        self._locks: dict[int, _Lock] = {}
 
-    async def acquire(self, ino: int) -> Release:
+    def __len__(self) -> int:
+        return len(self._locks)
+
+    async def acquire(self, ino: int) -> LockRelease:
         """Wait for *ino*'s lock and return what gives it back, which the gate calls when the store call is really over.
 
-        StoreDown if whoever holds it does not finish in time.
+        StoreDown if whoever holds it does not finish in time; at once if its time is over already, so that many who
+        want the same do not wait one after the other.
         """
-        queue = self._waiting.get(ino)
-        if queue is None:
-            self._waiting[ino] = deque()
+        lock = self._locks.get(ino)
+        if lock is None:
+            self._locks[ino] = _Lock()
         else:
-            await self._wait(queue)
-        return lambda: self._release(ino)
+            await self._wait(lock)
+        return _Held(self, ino)
 
-    async def _wait(self, queue: deque[trio.Event]) -> None:
+    async def _wait(self, lock: _Lock) -> None:
         turn = trio.Event()
-        queue.append(turn)
+        lock.waiting.append(turn)
         try:
-            with trio.move_on_after(self._timeout_s):
-                await turn.wait()
+            if not lock.overdue:
+                with trio.move_on_after(self._timeout_s):
+                    await turn.wait()
         finally:
-            if not turn.is_set():
-                queue.remove(turn)
-        if not turn.is_set():
+            granted = turn not in lock.waiting
+            if not granted:
+                lock.waiting.remove(turn)
+        if not granted:
             raise StoreDown("an earlier call on the same file is still under way")
 
-    def _release(self, ino: int) -> None:
-        queue = self._waiting[ino]
-        if queue:
-            queue.popleft().set()  # the lock passes on; nobody else can take it in between
+    def release(self, ino: int) -> None:
+        lock = self._locks[ino]
+        lock.overdue = False
+        if lock.waiting:
+            lock.waiting.popleft().set()  # the lock passes on; nobody else can take it in between
         else:
-            del self._waiting[ino]
+            del self._locks[ino]
+
+    def overdue(self, ino: int) -> None:
+        lock = self._locks[ino]
+        lock.overdue = True
+        for turn in lock.waiting:
+            turn.set()  # still in the queue: not granted
+
+
+class _Held(LockRelease):
+    def __init__(self, locks: InodeLocks, ino: int) -> None:
+        self._locks = locks
+        self._ino = ino
+
+    def __call__(self) -> None:
+        self._locks.release(self._ino)
+
+    def overdue(self) -> None:
+        self._locks.overdue(self._ino)

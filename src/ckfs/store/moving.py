@@ -11,10 +11,10 @@ import contextlib
 import errno
 import logging
 
-from ckfs.errors import Exists
-from ckfs.names import SetName, shown
+from ckfs.errors import Exists, OtherOwner
+from ckfs.names import Inode, SetName, shown
 from ckfs.store.door import Door, Found, Spot
-from ckfs.store.setnames import USERS, SetEntry, SetNames, unused_place
+from ckfs.store.setnames import USERS, SetEntry, SetNames, place_beside
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,14 @@ def rename_set(
         return entry, None  # two names of one file: POSIX says to do nothing
     names.move(old, new)
     if replaced is not None and not found.record.is_directory:
-        door.unlink(replaced[0].spot)
+        _unlink_replaced(door, replaced[0])
     return _readable_place(names, door, new, entry), None if replaced is None else replaced[1]
 
 
 def set_into_directory(names: SetNames, door: Door, old: SetName, target: Spot, flags: int) -> Found:
     """Move the set *old* to *target*, a name inside another set of the same owner."""
     entry, found = names.examine(old)
+    _check_single(found)
     door.rename(entry.spot, target, flags)
     names.clear(old, entry)
     return found
@@ -58,7 +59,10 @@ def file_to_set(
 ) -> tuple[SetEntry, Found]:
     """Move *source*, from inside the set whose entry is *like*, to the top as *new*."""
     found = door.examine(source)
-    entry = SetEntry(found.record.ino, like.owner, like.stored, _free_place(door, like, new))
+    _check_single(found)
+    entry = SetEntry(
+        found.record.ino, like.owner, like.stored, _free_place(door, like, new, found.record.ino)
+    )
     if flags & RENAME_NOREPLACE:
         names.check_free(new)
         replaced = None
@@ -78,7 +82,7 @@ def file_to_set(
     else:
         door.unlink(source)
         if replaced is not None:
-            door.unlink(replaced[0].spot)
+            _unlink_replaced(door, replaced[0])
     return entry, door.examine(entry.spot)
 
 
@@ -88,7 +92,9 @@ def link_set(
     """Give the file *source* another name, at the top. Exists if that is taken."""
     names.check_free(new)
     found = door.examine(source)
-    entry = SetEntry(found.record.ino, like.owner, like.stored, _free_place(door, like, new))
+    entry = SetEntry(
+        found.record.ino, like.owner, like.stored, _free_place(door, like, new, found.record.ino)
+    )
     door.link(source, entry.spot)
     try:
         names.enter(new, entry)
@@ -96,6 +102,17 @@ def link_set(
         door.unlink(entry.spot)
         raise
     return entry, door.examine(entry.spot)
+
+
+def _check_single(found: Found) -> None:
+    """A file has all its links in one set, so that each set can change hands."""
+    if not found.record.is_directory and found.stat.st_nlink > 1:
+        raise OtherOwner("other links of the file would stay behind")
+
+
+def _unlink_replaced(door: Door, entry: SetEntry) -> None:
+    with contextlib.suppress(FileNotFoundError):  # another mount has just removed it
+        door.unlink(entry.spot)
 
 
 def _replaceable(names: SetNames, door: Door, new: SetName, moved: Found) -> tuple[SetEntry, Found] | None:
@@ -119,7 +136,7 @@ def _replaceable(names: SetNames, door: Door, new: SetName, moved: Found) -> tup
 
 def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry) -> SetEntry:
     """Let the set's files lie under its new name too; if that is not possible, the old one stays."""
-    moved = SetEntry(entry.ino, entry.owner, entry.stored, _free_place(door, entry, name))
+    moved = SetEntry(entry.ino, entry.owner, entry.stored, _free_place(door, entry, name, entry.ino))
     try:
         door.rename(entry.spot, moved.spot)
         names.replace(name, moved)
@@ -131,9 +148,9 @@ def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry)
     return moved
 
 
-def _free_place(door: Door, like: SetEntry, name: SetName) -> bytes:
+def _free_place(door: Door, like: SetEntry, name: SetName, ino: Inode) -> bytes:
     try:
         door.examine(Spot(like.stored, (USERS, b"%d" % like.stored.uid, name)))
     except FileNotFoundError:
         return name
-    return unused_place(name)
+    return place_beside(name, ino)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -24,10 +25,12 @@ from dataclasses import dataclass
 
 from ckfs.errors import Exists
 from ckfs.model import Owner
-from ckfs.names import Gid, Inode, SetName, Uid
+from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.store import syscalls
 from ckfs.store.door import Door, Found, Spot
 from ckfs.store.identity import ROOT, acting_as
+
+log = logging.getLogger(__name__)
 
 NAMES = b"names"
 USERS = b"users"
@@ -82,6 +85,14 @@ def _decode_owner(raw: bytes) -> Owner:
     return Owner(Uid(int(uid)), Gid(int(gid)))
 
 
+def _on_the_way(name: SetName, entry: SetEntry) -> Iterator[SetEntry]:
+    """Where a set's files may be whose *entry* is out of date: under its own name, or with its new owner already."""
+    places = dict.fromkeys((entry.place, name, place_beside(name, entry.ino)))
+    for stored in dict.fromkeys((entry.stored, entry.owner or entry.stored)):
+        for place in places:
+            yield SetEntry(entry.ino, entry.owner, stored, place)
+
+
 class SetNames:
     """The ``names/`` directory, and the places under ``users/``. *service* is the account that keeps the former."""
 
@@ -134,11 +145,14 @@ class SetNames:
 
     def _renamed_meanwhile(self, name: SetName, seen: SetEntry) -> tuple[SetEntry, Found]:
         entry = self.read(name)
-        if entry == seen:
-            # A rename that died between moving the place and saying so left it under the set's own name.
-            entry = SetEntry(seen.ino, seen.owner, seen.stored, name)
-            return entry, self._door.examine(entry.spot, expected=seen.ino)
-        return entry, self._door.examine(entry.spot)
+        if entry != seen:
+            return entry, self._door.examine(entry.spot)
+        # Whoever moves a place says so afterwards, and may not have come to that: it is where it was going to.
+        for moved in _on_the_way(name, seen):
+            found = self._door.examine_if_there(moved.spot)
+            if found is not None and found.record.ino == seen.ino:
+                return moved, found
+        raise FileNotFoundError(errno.ENOENT, "the set is just being removed")
 
     # Taking
 
@@ -169,7 +183,7 @@ class SetNames:
             return entry, make(entry.spot)
         except FileExistsError:
             # Another taker is about to win, or one died here: this one goes on beside it, and the name decides.
-            entry = SetEntry(ino, owner, stored, unused_place(name))
+            entry = SetEntry(ino, owner, stored, place_beside(name, ino))
             return entry, make(entry.spot)
 
     def check_free(self, name: SetName) -> None:
@@ -241,25 +255,37 @@ class SetNames:
     def clear(self, name: SetName, entry: SetEntry) -> None:
         """Take the name away if it still says *entry*.
 
-        Moved aside first and looked at there: of several that clear one name only one gets it, and an entry that
-        somebody made meanwhile is put back.
+        Moved aside and looked at there: of several that clear one name only one gets it, and an entry that another
+        mount made in that very moment is put back.
         """
+        with contextlib.suppress(FileNotFoundError):
+            if self.read(name) == entry:
+                self._take_aside(name, entry)
+
+    def _take_aside(self, name: SetName, entry: SetEntry) -> None:
         token = b"cleared-%s" % secrets.token_hex(8).encode()
         with acting_as(self._service):
-            try:
-                os.rename(name, token, src_dir_fd=self._names_fd, dst_dir_fd=self._staging_fd)
-            except FileNotFoundError:
-                return
+            os.rename(name, token, src_dir_fd=self._names_fd, dst_dir_fd=self._staging_fd)
             if os.readlink(token, dir_fd=self._staging_fd) != encode(entry):
-                with contextlib.suppress(FileExistsError):
-                    os.link(
-                        token,
-                        name,
-                        src_dir_fd=self._staging_fd,
-                        dst_dir_fd=self._names_fd,
-                        follow_symlinks=False,
-                    )
+                self._put_back(token, name, entry)
             os.unlink(token, dir_fd=self._staging_fd)
+
+    def _put_back(self, token: bytes, name: SetName, entry: SetEntry) -> None:
+        for other in (name, SetName(place_beside(name, entry.ino))):
+            try:
+                os.link(
+                    token,
+                    other,
+                    src_dir_fd=self._staging_fd,
+                    dst_dir_fd=self._names_fd,
+                    follow_symlinks=False,
+                )
+            except FileExistsError:
+                log.warning(
+                    "set %s was made twice in one moment; one goes on under a longer name", shown(name)
+                )
+            else:
+                return
 
     def staging_spot(self, stored: Owner) -> Spot:
         """A unique name in the staging directory, to be made as *stored*."""
@@ -269,6 +295,6 @@ class SetNames:
         os.fsync(self._names_fd)
 
 
-def unused_place(name: bytes) -> bytes:
-    """A name below ``users/<uid>/`` that nothing else has, and that still says to which set it belongs."""
-    return name[:238] + b"~" + secrets.token_hex(8).encode()
+def place_beside(name: bytes, ino: Inode) -> bytes:
+    """Another name below ``users/<uid>/`` for the set *name*: nothing else has it, and it still says whose it is."""
+    return b"%s~%x" % (name[:230], ino)

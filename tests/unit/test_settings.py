@@ -1,0 +1,173 @@
+"""policy.toml: what it may say, and that every mistake in it is refused in one line that names the key."""
+
+from __future__ import annotations
+
+import pytest
+
+from ckfs.errors import StoreUnusable
+from ckfs.policy.settings import DEFAULT_TEXT, Policy, parse
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(StoreUnusable) as refused:
+        parse(text)
+    line = str(refused.value)
+    assert line.startswith("policy.toml")
+    assert "\n" not in line
+    assert refused.value.exit_status == 3
+    return line
+
+
+def test_the_file_that_init_writes_is_understood() -> None:
+    policy = parse(DEFAULT_TEXT)
+    assert policy.torque_home == "/var/spool/torque"
+    assert policy.resolver_command == ()
+    assert policy.resolver_command_timeout_s == 5.0
+
+
+def test_an_empty_file_has_the_defaults_and_asks_nobody() -> None:
+    empty, written = parse(""), parse(DEFAULT_TEXT)
+    assert empty.torque_home == ""
+    assert (empty.batch, empty.temporary) == (written.batch, written.temporary)
+    assert empty.resolver_command_timeout_s == written.resolver_command_timeout_s
+
+
+@pytest.mark.parametrize("table", ["sets", "images", "resolvers"])
+def test_an_empty_table_has_the_defaults(table: str) -> None:
+    assert parse(f"[{table}]") == parse("")
+
+
+WRONG_KEYS = [
+    ("batch = []", "batch"),
+    ("[set]", "set"),
+    ("[sets]\nbatches = []", "sets.batches"),
+    ("[sets]\nBatch = []", "sets.Batch"),
+    ("[images]\ntemp = []", "images.temp"),
+    ("[images]\nbatch = []", "images.batch"),
+    ("[resolvers]\ntorque = ''", "resolvers.torque"),
+    ("[resolvers]\ncommand_timeout_s = 1", "resolvers.command_timeout_s"),
+    ("[sets.more]", "sets.more"),
+    ("[quota]\nmode = 'ledger'", "quota"),
+]
+
+
+@pytest.mark.parametrize(("text", "key"), WRONG_KEYS)
+def test_every_unknown_key_is_named(text: str, key: str) -> None:
+    assert f"unknown key {key};" in refusal(text)
+    assert "known here" in refusal(text)
+
+
+@pytest.mark.parametrize(
+    ("table", "text"), [("sets", "sets = 1"), ("images", "images = []"), ("sets", "[[sets]]")]
+)
+def test_a_table_must_be_one(table: str, text: str) -> None:
+    assert f"{table} must be a table" in refusal(text)
+
+
+LISTS = ["sets.batch", "images.temporary", "resolvers.command"]
+
+
+@pytest.mark.parametrize("key", LISTS)
+@pytest.mark.parametrize("value", ["'*.CK'", "1", "true", "[1]", "['a', 2]", "['']", "[['a']]", "{}"])
+def test_a_list_of_texts_must_be_one(key: str, value: str) -> None:
+    table, name = key.split(".")
+    assert f"{key} must be a list of non-empty strings" in refusal(f"[{table}]\n{name} = {value}")
+
+
+@pytest.mark.parametrize("value", ["1", "true", "[]", "['/var']"])
+def test_a_path_must_be_a_text(value: str) -> None:
+    assert "resolvers.torque_home must be a string" in refusal(f"[resolvers]\ntorque_home = {value}")
+
+
+@pytest.mark.parametrize(
+    "value", ["0", "-1", "0.0", "-0.5", "3600.1", "3601", "inf", "nan", "true", "'5'", "[]"]
+)
+def test_seconds_out_of_range(value: str) -> None:
+    assert "resolvers.command_timeout must be a number of seconds" in refusal(
+        f"[resolvers]\ncommand_timeout = {value}"
+    )
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("1", 1.0), ("0.001", 0.001), ("3600", 3600.0), ("2.5", 2.5)])
+def test_seconds(value: str, seconds: float) -> None:
+    assert parse(f"[resolvers]\ncommand_timeout = {value}").resolver_command_timeout_s == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["[sets", "batch", "[sets]\nbatch = [", "a = 'x", "[sets]\n[sets]", "a = 1\na = 2", "\x00"]
+)
+def test_what_is_not_toml(text: str) -> None:
+    assert "not valid TOML" in refusal(text)
+
+
+def test_a_hostile_key_stays_one_printable_line() -> None:
+    line = refusal('"a\\n\\u001b[2J" = 1')
+    assert line.isprintable()
+
+
+BATCH = [
+    (b"12.server.CK", True),
+    (b"12.server.CK.old", True),
+    (b".CK", True),
+    (b"\xff\xfe.CK", True),
+    (b"a\nb.CK", True),
+    (b"12.server.ck", False),
+    (b"12.server.CK\n", False),
+    (b"12.server.CK.older", False),
+    (b"12.server.CK.new", False),
+    (b"CK", False),
+    (b"12xCK", False),
+    (b"", False),
+]
+
+
+@pytest.mark.parametrize(("name", "is_batch"), BATCH)
+def test_batch_sets(name: bytes, *, is_batch: bool) -> None:
+    assert parse("").is_batch(name) is is_batch
+
+
+FINAL = [
+    (b"ckpt.12.server.1700000000", True),
+    (b"pages-1.img", True),
+    (b"image.tmp", False),
+    (b".ckpt.12.server.1700000000.tmp", False),
+    (b".hidden", False),
+    (b"x.dmtcp.temp", False),
+    (b"x.part", False),
+    (b"x.party", True),
+    (b"tmp", True),
+    (b"x.TMP", True),
+    (b"\xff.tmp", False),
+]
+
+
+@pytest.mark.parametrize(("name", "is_final"), FINAL)
+def test_final_names(name: bytes, *, is_final: bool) -> None:
+    assert parse("").is_final(name) is is_final
+
+
+PATTERNS = [
+    ("job-*", b"job-1", True),
+    ("job-*", b"ajob-1", False),
+    ("job-?", b"job-12", False),
+    ("[0-9]*.ckpt", b"1.ckpt", True),
+    ("[0-9]*.ckpt", b"x1.ckpt", False),
+    ("a.b", b"axb", False),
+    ("a(b|c)+", b"ab", False),
+    ("a(b|c)+", b"a(b|c)+", True),
+    ("\u00fc*", "\u00fcber".encode(), True),
+    ("*", b"\xff\n", True),
+]
+
+
+@pytest.mark.parametrize(("pattern", "name", "matches"), PATTERNS)
+def test_patterns_are_the_shells_over_the_whole_name(pattern: str, name: bytes, *, matches: bool) -> None:
+    assert parse(f"[sets]\nbatch = ['{pattern}']").is_batch(name) is matches
+
+
+def test_equal_texts_are_equal_policies() -> None:
+    """A mount tells by that whether there is anything new to follow."""
+    changed = parse(DEFAULT_TEXT.replace('"*.CK", ', ""))
+    assert parse(DEFAULT_TEXT) == parse("# a comment\n" + DEFAULT_TEXT)
+    assert isinstance(changed, Policy)
+    assert changed != parse(DEFAULT_TEXT)
