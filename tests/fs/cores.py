@@ -241,7 +241,7 @@ class Mount:
         """No reference, handle, lock or thread of a call that is over."""
         assert len(self.core.inodes) == 1, f"inodes left: {list(self.core.inodes._nodes)}"
         assert len(self.core.handles) == 0, "handles left"
-        assert not self.core.locks._waiting, "locks left"
+        assert len(self.core.locks) == 0, "locks left"
         gate = self.core.gate
         limiters = {"metadata": gate._metadata, "data": gate._data, **gate._sets}
         borrowed = {kind: limiter.borrowed_tokens for kind, limiter in limiters.items()}
@@ -256,11 +256,18 @@ def new_store(directory: Path) -> Path:
 
 @contextlib.asynccontextmanager
 async def mounted(
-    path: Path, *, node: str = "a", jobs: KnownJobs | None = None, read_only: bool = False, timeout_s: float = 10.0
+    path: Path,
+    *,
+    node: str = "a",
+    jobs: KnownJobs | None = None,
+    read_only: bool = False,
+    timeout_s: float = 10.0,
 ) -> AsyncIterator[Mount]:
     """The store at *path*, as one mount."""
     store = open_store(str(path), read_only=read_only)
     with contextlib.closing(store):
         gate = Gate(store.door.probe, op_timeout_s=timeout_s, io_timeout_s=timeout_s)
-        core = Core(store, gate, store.read_policy(), jobs or KnownJobs(), Role.NODE, node.encode(), timeout_s)
+        core = Core(
+            store, gate, store.read_policy(), jobs or KnownJobs(), Role.NODE, node.encode(), timeout_s
+        )
         yield Mount(core, filesystem(core))

@@ -287,16 +287,30 @@ async def _check_kept(mount: Mount, operation: Operation, where: str) -> None:
     lost = {b"A", b"B", b"X", b"F", b"O", b"S", b"P", b"T", b"I"} - operation.loses - contents
     assert not lost, f"lost {lost} after {where}; there is {sorted(seen)}"
     for path, file in seen.items():
-        if file.content and file.content not in operation.loses and not file.content.startswith((b"N", b"A+")):
+        if (
+            file.content
+            and file.content not in operation.loses
+            and not file.content.startswith((b"N", b"A+"))
+        ):
             assert file.state is State.COMPLETE, f"{path} is {file.state} after {where}"
     if "link" not in operation.name:
         inodes = [file.ino for file in seen.values() if file.content]
-        assert len(inodes) == len(set(inodes)) or "out" in operation.name, f"one file under two names after {where}"
+        assert len(inodes) == len(set(inodes)) or "out" in operation.name, (
+            f"one file under two names after {where}"
+        )
 
 
 async def _check_usable(store: Path, where: str) -> None:
     async with mounted(store, node="c") as mount:
-        names = set(await mount.root.list()) | {b"new", b"file", b"other", b"empty", b"tree", b"place", b"dir"}
+        names = set(await mount.root.list()) | {
+            b"new",
+            b"file",
+            b"other",
+            b"empty",
+            b"tree",
+            b"place",
+            b"dir",
+        }
         for name in sorted(names):
             path = name.decode()
             try:

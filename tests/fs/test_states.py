@@ -97,7 +97,9 @@ async def test_an_image_under_a_temporary_name_waits_for_its_rename(store: Path)
         assert await mount.alice.state("set/image") is State.COMPLETE
 
 
-async def test_after_a_failed_write_the_image_is_partial(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_a_failed_write_the_image_is_partial(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with _mount(store) as mount:
         handle = await mount.alice.create("set/image")
         with monkeypatch.context() as patched, pytest.raises(OSError, match="on purpose"):
@@ -122,7 +124,9 @@ async def test_a_failed_write_is_not_forgotten_when_another_writer_closes_last(
         assert await mount.alice.state("set/image") is State.PARTIAL
 
 
-async def test_after_a_failed_fsync_the_image_is_partial(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_a_failed_fsync_the_image_is_partial(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel tells of lost pages once: what was written before is gone, and a later fsync succeeds."""
     async with _mount(store) as mount:
         handle = await mount.alice.create("set/image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from pathlib import Path
@@ -31,9 +32,19 @@ PROTECTED = Path("/proc/sys/fs/protected_hardlinks").read_text("ascii").strip() 
 def pair(request: pytest.FixtureRequest, place: Place) -> tuple[str, str]:
     if request.param == "top":
         return place.path("first"), place.path("second")
-    first = place.dir("a", 0o777)
-    second = first if request.param == "one-parent" else place.dir("b", 0o777)
+    inside = _one_set(place)
+    first = inside.dir("a", 0o777)
+    second = first if request.param == "one-parent" else inside.dir("b", 0o777)
     return f"{first}/first", f"{second}/second"
+
+
+def _one_set(place: Place) -> Place:
+    """A place whose directories are in one set: a file has all its links in one (docs/SEMANTICS.md)."""
+    return (
+        dataclasses.replace(place, kind="mount", top=place.dir("set", 0o777))
+        if place.entries_are_sets
+        else place
+    )
 
 
 def _link(source: str, target: str) -> None:
@@ -54,7 +65,8 @@ def test_both_names_are_one_file(pair: tuple[str, str], kind: str) -> None:
 
 @pytest.mark.parametrize("kind", NOT_DIRECTORIES)
 def test_linking_stamps_the_file_and_the_new_parent(place: Place, kind: str) -> None:
-    old, new = place.dir(), place.dir()
+    inside = _one_set(place)
+    old, new = inside.dir(), inside.dir()
     path = make(kind, f"{old}/f")
     with (
         stamps(old, kept=("mtime", "ctime")),
@@ -150,8 +162,9 @@ def test_the_new_parent_must_be_writable(place: Place) -> None:
 
 
 def test_the_old_parent_need_not_be_writable(place: Place) -> None:
-    path = make("file", f"{place.dir()}/f", 0o666, ALICE)
-    assert errno_as(ALICE, os.link, path, f"{place.dir(mode=0o777)}/g") == 0
+    inside = _one_set(place)
+    path = make("file", f"{inside.dir()}/f", 0o666, ALICE)
+    assert errno_as(ALICE, os.link, path, f"{inside.dir(mode=0o777)}/g") == 0
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o644, 0o600, 0o4777, 0o2777])
@@ -171,10 +184,11 @@ def test_a_user_links_what_is_his_own(place: Place, kind: str) -> None:
     assert os.lstat(path).st_nlink == 2
 
 
-def test_links_between_directories_of_different_owners(place: Place) -> None:
-    """Between sets of different owners the mount answers EXDEV: one file has one owner to charge."""
+@pytest.mark.parametrize("owner", [ALICE, BOB])
+def test_links_between_directories(place: Place, owner: int) -> None:
+    """Between sets the mount answers EXDEV: a file is charged to one owner, and each set can change hands."""
     path = make("file", f"{place.dir(mode=0o777, uid=ALICE)}/f", 0o666, ALICE)
-    other = f"{place.dir(mode=0o777, uid=BOB)}/g"
+    other = f"{place.dir(mode=0o777, uid=owner)}/g"
     expected = errno.EXDEV if place.entries_are_sets else 0
     assert errno_as(ALICE, os.link, path, other) == expected
     assert exists(other) == (not expected)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ckfs.errors import StoreDown
 from ckfs.store.gate import Release
 from ckfs.store.locks import InodeLocks
 
-pytestmark = [pytest.mark.trio, pytest.mark.usefixtures("autojump_clock")]
+pytestmark = pytest.mark.trio
 
 _LIMIT_S = 10.0
 
@@ -22,14 +22,14 @@ def locks() -> InodeLocks:
 
 async def test_a_free_lock_is_had_at_once_and_leaves_nothing(locks: InodeLocks) -> None:
     (await locks.acquire(7))()
-    assert not locks._waiting
+    assert len(locks) == 0
 
 
 async def test_locks_of_two_inodes_are_apart(locks: InodeLocks) -> None:
     first, second = await locks.acquire(7), await locks.acquire(8)
     first()
     second()
-    assert not locks._waiting
+    assert len(locks) == 0
 
 
 async def test_waiters_have_their_turn_in_order(locks: InodeLocks) -> None:
@@ -48,10 +48,12 @@ async def test_waiters_have_their_turn_in_order(locks: InodeLocks) -> None:
         assert not order
         release()
     assert order == [0, 1, 2, 3, 4]
-    assert not locks._waiting
+    assert len(locks) == 0
 
 
-async def test_a_lock_that_is_given_back_to_nobody_else_cannot_be_taken_in_between(locks: InodeLocks) -> None:
+async def test_a_lock_that_is_given_back_to_nobody_else_cannot_be_taken_in_between(
+    locks: InodeLocks, autojump_clock: MockClock
+) -> None:
     release = await locks.acquire(7)
     got: list[Release] = []
 
@@ -67,10 +69,12 @@ async def test_a_lock_that_is_given_back_to_nobody_else_cannot_be_taken_in_betwe
         assert late.cancelled_caught
     assert len(got) == 1
     got[0]()
-    assert not locks._waiting
+    assert len(locks) == 0
 
 
-async def test_waiting_ends_at_the_limit_and_leaves_the_lock_to_its_holder(locks: InodeLocks) -> None:
+async def test_waiting_ends_at_the_limit_and_leaves_the_lock_to_its_holder(
+    locks: InodeLocks, autojump_clock: MockClock
+) -> None:
     release = await locks.acquire(7)
     began = trio.current_time()
     with pytest.raises(StoreDown):
@@ -78,19 +82,23 @@ async def test_waiting_ends_at_the_limit_and_leaves_the_lock_to_its_holder(locks
     assert trio.current_time() - began == pytest.approx(_LIMIT_S)
     release()
     (await locks.acquire(7))()
-    assert not locks._waiting
+    assert len(locks) == 0
 
 
-async def test_a_cancelled_waiter_leaves_the_queue(locks: InodeLocks) -> None:
+async def test_a_cancelled_waiter_leaves_the_queue(
+    locks: InodeLocks, autojump_clock: MockClock
+) -> None:
     release = await locks.acquire(7)
     with trio.move_on_after(1):
         await locks.acquire(7)
     release()
     (await locks.acquire(7))()
-    assert not locks._waiting
+    assert len(locks) == 0
 
 
-async def test_a_waiter_cancelled_in_the_moment_of_his_turn_passes_the_lock_on(locks: InodeLocks) -> None:
+async def test_a_waiter_cancelled_in_the_moment_of_his_turn_passes_the_lock_on(
+    locks: InodeLocks, autojump_clock: MockClock
+) -> None:
     release = await locks.acquire(7)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(locks.acquire, 7)
@@ -99,10 +107,12 @@ async def test_a_waiter_cancelled_in_the_moment_of_his_turn_passes_the_lock_on(l
         release()
     with trio.fail_after(1):
         (await locks.acquire(7))()
-    assert not locks._waiting
+    assert len(locks) == 0
 
 
-async def test_a_waiter_whose_limit_ends_in_the_moment_of_his_turn_has_it_or_passes_it_on(locks: InodeLocks) -> None:
+async def test_a_waiter_whose_limit_ends_in_the_moment_of_his_turn_has_it_or_passes_it_on(
+    locks: InodeLocks,
+) -> None:
     release = await locks.acquire(7)
     had: list[bool] = []
 
@@ -120,4 +130,24 @@ async def test_a_waiter_whose_limit_ends_in_the_moment_of_his_turn_has_it_or_pas
         await trio.sleep(_LIMIT_S)
         release()
     assert had in ([True], [False])
-    assert not locks._waiting
+    assert len(locks) == 0
+
+
+async def test_whose_lock_is_overdue_is_told_at_once_and_so_is_who_waits_already(locks: InodeLocks) -> None:
+    release = await locks.acquire(7)
+    refused: list[int] = []
+
+    async def wait(number: int) -> None:
+        with pytest.raises(StoreDown):
+            await locks.acquire(7)
+        refused.append(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait, 1)
+        await wait_all_tasks_blocked()
+        release.overdue()
+    await wait(2)
+    assert refused == [1, 2]
+    release()
+    (await locks.acquire(7))()
+    assert len(locks) == 0
