@@ -59,16 +59,9 @@ class Failing:
         finally:
             self.at = 0
 
-    @property
-    def reached(self) -> bool:
-        return self.count >= self.at_last
-
-    at_last = 0
-
     def check(self, what: str) -> None:
         if not self.at:
             return
-        self.at_last = self.at
         self.count += 1
         self.log.append(what)
         if self.count == self.at or (self.count > self.at and self.error is Killed):

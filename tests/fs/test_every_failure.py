@@ -210,7 +210,7 @@ async def _until_closed(store: Path, expected: list[str]) -> None:
     """Descriptors are closed in threads that nobody waits for."""
     with trio.move_on_after(2):
         while _store_fds(store) != expected:
-            await trio.sleep(0.001)  # noqa: ASYNC110 - the kernel sends no event
+            await trio.sleep(0.001)
     assert _store_fds(store) == expected, "a descriptor of the store is left open"
 
 

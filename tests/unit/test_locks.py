@@ -85,9 +85,7 @@ async def test_waiting_ends_at_the_limit_and_leaves_the_lock_to_its_holder(
     assert len(locks) == 0
 
 
-async def test_a_cancelled_waiter_leaves_the_queue(
-    locks: InodeLocks, autojump_clock: MockClock
-) -> None:
+async def test_a_cancelled_waiter_leaves_the_queue(locks: InodeLocks, autojump_clock: MockClock) -> None:
     release = await locks.acquire(7)
     with trio.move_on_after(1):
         await locks.acquire(7)

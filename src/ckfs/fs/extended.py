@@ -58,7 +58,7 @@ class Extended:
         _check_supported(name)
         if _is_own(name) or node.is_root:
             raise NoAttribute("there is no such attribute")
-        return await self.core.on(node, lambda target: self.core.store.door.get_attribute(target, name))
+        return await self.core.on(node, lambda target: self.core.store.door.get_attribute(target, ino, name))
 
     async def set(self, ino: Inode, name: bytes, value: bytes, caller: Caller) -> None:
         node = self.core.inodes.get(ino)
@@ -69,7 +69,7 @@ class Extended:
         if node.is_root:
             raise Unsupported("the mount's root keeps no attributes")
         await self.core.on(
-            node, lambda target: self.core.store.door.set_attribute(target, name, value), locked=True
+            node, lambda target: self.core.store.door.set_attribute(target, ino, name, value), locked=True
         )
 
     async def remove(self, ino: Inode, name: bytes) -> None:
@@ -78,14 +78,14 @@ class Extended:
         if node.is_root:
             raise NoAttribute("the mount's root keeps no attributes")
         await self.core.on(
-            node, lambda target: self.core.store.door.remove_attribute(target, name), locked=True
+            node, lambda target: self.core.store.door.remove_attribute(target, ino, name), locked=True
         )
 
     async def list(self, ino: Inode) -> list[bytes]:
         node = self.core.inodes.get(ino)
         if node.is_root:
             return []
-        names = await self.core.on(node, self.core.store.door.list_attributes)
+        names = await self.core.on(node, lambda target: self.core.store.door.list_attributes(target, ino))
         return [name for name in names if name.startswith(_USER) and not _is_own(name)]
 
     async def _give(self, top: Node, value: bytes, caller: Caller) -> None:

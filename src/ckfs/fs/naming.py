@@ -227,4 +227,6 @@ class Naming:
 
     async def readlink(self, ino: Inode) -> bytes:
         node = self.core.inodes.get(ino)
-        return await self.core.on(node, lambda target: self.core.store.door.read_content(target, _PATH_MAX))
+        return await self.core.on(
+            node, lambda target: self.core.store.door.read_content(target, _PATH_MAX, ino)
+        )

@@ -96,8 +96,9 @@ def _copy_content(reading: OpenFile, writing: OpenFile, identity: Owner) -> None
 
 def _finish(door: Door, source: Spot, target: Spot, found: Found) -> None:
     """The users' attributes, and the times, which everything before has moved."""
-    for name in door.list_attributes(source):
+    ino = found.record.ino
+    for name in door.list_attributes(source, ino):
         if name.startswith(b"user.") and name != record.ATTRIBUTE:
-            door.set_attribute(target, name, door.get_attribute(source, name))
+            door.set_attribute(target, ino, name, door.get_attribute(source, ino, name))
     times = Times(found.stat.st_atime_ns, found.stat.st_mtime_ns)
     door.update(target, found.record.ino, lambda unchanged: unchanged, times=times)

@@ -113,8 +113,8 @@ class Door:
         return known
 
     @contextmanager
-    def _opened(self, target: Target, flags: int) -> Iterator[int]:
-        """A descriptor of *target*, for the time of the block."""
+    def _opened(self, target: Target, flags: int, expected: Inode | None = None) -> Iterator[int]:
+        """A descriptor of *target*, for the time of the block. Stale if it is not the inode *expected*."""
         if isinstance(target, OpenFile):
             with _as_owner_of(target.fd):
                 yield target.fd
@@ -122,6 +122,8 @@ class Door:
         with self._parent(target) as (dir_fd, name):
             fd = _open(dir_fd, name, flags)
             try:
+                if expected is not None:
+                    _check_same(self._found(os.fstat(fd), fd), expected)
                 yield fd
             finally:
                 os.close(fd)
@@ -318,8 +320,8 @@ class Door:
         with _as_owner_of(file.fd):
             return OpenFile(os.open(b"/proc/self/fd/%d" % file.fd, flags | os.O_CLOEXEC))
 
-    def read_content(self, target: Target, limit: int) -> bytes:
-        with self._opened(target, os.O_RDONLY) as fd:
+    def read_content(self, target: Target, limit: int, expected: Inode) -> bytes:
+        with self._opened(target, os.O_RDONLY, expected) as fd:
             return os.pread(fd, limit, 0)
 
     # Changing
@@ -405,22 +407,22 @@ class Door:
 
     # Users' own attributes
 
-    def get_attribute(self, target: Target, name: bytes) -> bytes:
-        with self._opened(target, os.O_RDONLY) as fd:
+    def get_attribute(self, target: Target, expected: Inode, name: bytes) -> bytes:
+        with self._opened(target, os.O_RDONLY, expected) as fd:
             return attributes.get(fd, name)
 
-    def set_attribute(self, target: Target, name: bytes, value: bytes) -> None:
+    def set_attribute(self, target: Target, expected: Inode, name: bytes, value: bytes) -> None:
         self._check_writable()
-        with self._opened(target, os.O_RDONLY) as fd:
+        with self._opened(target, os.O_RDONLY, expected) as fd:
             attributes.put(fd, name, value)
 
-    def list_attributes(self, target: Target) -> list[bytes]:
-        with self._opened(target, os.O_RDONLY) as fd:
+    def list_attributes(self, target: Target, expected: Inode) -> list[bytes]:
+        with self._opened(target, os.O_RDONLY, expected) as fd:
             return attributes.names(fd)
 
-    def remove_attribute(self, target: Target, name: bytes) -> None:
+    def remove_attribute(self, target: Target, expected: Inode, name: bytes) -> None:
         self._check_writable()
-        with self._opened(target, os.O_RDONLY) as fd:
+        with self._opened(target, os.O_RDONLY, expected) as fd:
             attributes.remove(fd, name)
 
     # The store as a whole

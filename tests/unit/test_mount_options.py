@@ -1,0 +1,96 @@
+"""Mount options: what is taken, and that everything else is refused by name."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from ckfs.daemon.options import KNOWN, MountOptions, parse
+from ckfs.errors import UsageError
+from ckfs.model import Role
+
+
+def test_without_options_the_mount_is_the_safest_kind() -> None:
+    assert parse([]) == MountOptions(role=Role.NODE, node=socket.gethostname())
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("role=node", {"role": Role.NODE}),
+        ("role=server", {"role": Role.SERVER}),
+        ("role=both", {"role": Role.BOTH}),
+        ("node=tqn-1.cluster_a", {"node": "tqn-1.cluster_a"}),
+        ("service_user=ckfs", {"service_user": "ckfs"}),
+        ("op_timeout=2.5", {"op_timeout_s": 2.5}),
+        ("op_timeout=86400", {"op_timeout_s": 86400.0}),
+        ("io_timeout=60", {"io_timeout_s": 60.0}),
+        ("log=/var/log/ckfs", {"log_file": "/var/log/ckfs"}),
+        ("ro", {"read_only": True}),
+        ("rw", {"read_only": False}),
+        ("ro,rw", {"read_only": False}),
+        ("rw,ro", {"read_only": True}),
+        (",ro,,", {"read_only": True}),
+        ("role=node,role=server", {"role": Role.SERVER}),
+    ],
+)
+def test_options(given: str, expected: dict[str, object]) -> None:
+    chosen = parse([given])
+    assert {key: getattr(chosen, key) for key in expected} == expected
+
+
+def test_options_may_be_given_in_several_lists_and_the_last_counts() -> None:
+    chosen = parse(["role=server,node=a", "node=b"])
+    assert (chosen.role, chosen.node) == (Role.SERVER, "b")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "allow_other",
+        "rolle=node",
+        "Role=node",
+        "role",
+        "role=",
+        "role=head",
+        "role=NODE",
+        "ro=1",
+        "rw=yes",
+        "node",
+        "node=",
+        "node=a/b",
+        "node=a;u=0",
+        "node=a b",
+        "node=" + "a" * 65,
+        "op_timeout",
+        "op_timeout=",
+        "op_timeout=0",
+        "op_timeout=-1",
+        "op_timeout=nan",
+        "op_timeout=inf",
+        "op_timeout=86401",
+        "op_timeout=ten",
+        "io_timeout=0",
+        "log",
+        "service_user",
+    ],
+)
+def test_what_is_refused_is_named_in_one_line(given: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse([given])
+    assert given.partition("=")[0] in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert refused.value.exit_status == 2
+
+
+def test_an_unknown_option_is_answered_with_those_that_are_known() -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(["nosuch=1"])
+    assert all(known in str(refused.value) for known in KNOWN)
+
+
+def test_a_hostile_option_is_shown_harmlessly() -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(["\x1b[2Jnosuch\n=1"])
+    assert str(refused.value).isprintable()
