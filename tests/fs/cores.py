@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import trio
+
 from ckfs.errors import NotFound
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import Filesystem, filesystem
@@ -243,7 +245,8 @@ class Mount:
         assert len(self.core.handles) == 0, "handles left"
         assert len(self.core.locks) == 0, "locks left"
         gate = self.core.gate
-        limiters = {"metadata": gate._metadata, "data": gate._data, **gate._sets}
+        limiters: dict[object, trio.CapacityLimiter] = {"metadata": gate._metadata, "data": gate._data}
+        limiters.update(gate._sets.items())
         borrowed = {kind: limiter.borrowed_tokens for kind, limiter in limiters.items()}
         assert not any(borrowed.values()), f"threads left: {borrowed}"
 

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,11 +36,16 @@ async def _mount(store: Path) -> AsyncIterator[Mount]:
         yield mount
 
 
-def _fails(number: int) -> Callable[..., int]:
-    def call(*_: object) -> int:
+@contextlib.contextmanager
+def _failing(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, number: int) -> Iterator[None]:
+    """Let *owner*'s function *name* fail for the time of the block."""
+
+    def call(*_: object) -> None:
         raise OSError(number, "on purpose")
 
-    return call
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, call)
+        yield
 
 
 class _Held:
@@ -102,8 +107,7 @@ async def test_after_a_failed_write_the_image_is_partial(
 ) -> None:
     async with _mount(store) as mount:
         handle = await mount.alice.create("set/image")
-        with monkeypatch.context() as patched, pytest.raises(OSError, match="on purpose"):
-            patched.setattr(os, "pwrite", _fails(errno.ENOSPC))
+        with _failing(monkeypatch, os, "pwrite", errno.ENOSPC), pytest.raises(OSError, match="on purpose"):
             await mount.fs.content.write(handle, 0, b"x")
         await mount.alice.close(handle)
         assert await mount.alice.state("set/image") is State.PARTIAL
@@ -116,8 +120,7 @@ async def test_a_failed_write_is_not_forgotten_when_another_writer_closes_last(
         first = await mount.alice.create("set/image")
         second = await mount.alice.open("set/image", os.O_WRONLY)
         await mount.fs.content.write(second, 0, b"x")
-        with monkeypatch.context() as patched, pytest.raises(OSError, match="on purpose"):
-            patched.setattr(os, "pwrite", _fails(errno.ENOSPC))
+        with _failing(monkeypatch, os, "pwrite", errno.ENOSPC), pytest.raises(OSError, match="on purpose"):
             await mount.fs.content.write(first, 1, b"y")
         await mount.alice.close(first)
         await mount.alice.close(second)
@@ -131,8 +134,7 @@ async def test_after_a_failed_fsync_the_image_is_partial(
     async with _mount(store) as mount:
         handle = await mount.alice.create("set/image")
         await mount.fs.content.write(handle, 0, b"x")
-        with monkeypatch.context() as patched, pytest.raises(OSError, match="on purpose"):
-            patched.setattr(os, "fsync", _fails(errno.EIO))
+        with _failing(monkeypatch, os, "fsync", errno.EIO), pytest.raises(OSError, match="on purpose"):
             await mount.fs.content.fsync(handle, data_only=False)
         await mount.alice.close(handle)
         assert await mount.alice.state("set/image") is State.PARTIAL
@@ -145,8 +147,7 @@ async def test_after_a_close_that_the_store_refused_the_image_is_partial(
     async with _mount(store) as mount:
         handle = await mount.alice.create("set/image")
         await mount.fs.content.write(handle, 0, b"x")
-        with monkeypatch.context() as patched, pytest.raises(OSError, match="on purpose"):
-            patched.setattr(os, "dup", _fails(errno.EDQUOT))
+        with _failing(monkeypatch, os, "dup", errno.EDQUOT), pytest.raises(OSError, match="on purpose"):
             await mount.fs.content.flush(handle)
         await mount.fs.content.release(handle)
         assert await mount.alice.state("set/image") is State.PARTIAL
@@ -163,7 +164,8 @@ async def test_after_a_write_that_timed_out_the_image_is_partial(
         with pytest.raises(FsError):
             await mount.fs.content.write(handle, 0, b"x")
         held.go.set()
-        while not mount.core.gate.is_up:
+        # The gate sends no event when the store is up again.
+        while not mount.core.gate.is_up:  # noqa: ASYNC110
             await trio.sleep(0.01)
         await mount.alice.close(handle)
         assert await mount.alice.state("set/image") is State.PARTIAL
@@ -186,8 +188,7 @@ async def test_an_image_whose_settling_failed_is_settled_at_its_release(
     async with _mount(store) as mount:
         handle = await mount.alice.create("set/image")
         await mount.fs.content.write(handle, 0, b"x")
-        with monkeypatch.context() as patched, pytest.raises(OSError, match="on purpose"):
-            patched.setattr(Door, "amend", _fails(errno.EIO))
+        with _failing(monkeypatch, Door, "amend", errno.EIO), pytest.raises(OSError, match="on purpose"):
             await mount.fs.content.flush(handle)
         await mount.fs.content.release(handle)
         assert await mount.alice.state("set/image") is not State.WRITING

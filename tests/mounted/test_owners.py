@@ -140,7 +140,6 @@ MAKING: dict[str, Way] = {
 }
 MOVING: dict[str, Way] = {
     "link of an own set": lambda new, own: os.link(f"{own}.file", new),
-    "link of a file in an own set": lambda new, own: os.link(f"{own}/file", new),
     "rename of an own set": lambda new, own: os.rename(own, new),
     "rename of an own file": lambda new, own: os.rename(f"{own}.file", new),
     "rename of a file out of an own set": lambda new, own: os.rename(f"{own}/file", new),
@@ -694,19 +693,6 @@ def test_an_open_file_is_written_on_while_its_set_changes_hands(
     assert os.getxattr(f"{path}/image", "user.ckfs.state") == b"complete"
 
 
-def test_what_was_linked_into_another_set_stays_the_first_owners_to_use(place: Place, number: int) -> None:
-    given, kept = place.path(f"given-{number}"), place.path(f"kept-{number}")
-    for path in (given, kept):
-        as_user(ALICE, os.mkdir, path)
-    as_user(ALICE, create, f"{given}/file", 0o600)
-    as_user(ALICE, os.link, f"{given}/file", f"{kept}/file")
-    os.chown(given, BOB, BOB)
-    assert as_user(ALICE, os.listdir, kept) == ["file"]
-    assert errno_as(ALICE, os.stat, f"{kept}/file") == 0
-    assert errno_as(ALICE, os.unlink, f"{kept}/file") == 0
-    assert errno_as(ALICE, os.rmdir, kept) == 0
-
-
 # Between sets
 
 
@@ -741,19 +727,32 @@ def test_a_set_does_not_move_into_anothers(place: Place, number: int) -> None:
         assert errno_as(uid, os.rename, own, f"{shared}/own") == EXDEV
 
 
-@pytest.mark.parametrize("gid", [ALICE, JOBS_GID])
-def test_one_owners_sets_exchange_files_whatever_group_he_made_them_with(
-    place: Place, number: int, gid: int
-) -> None:
-    one, other = place.path(f"one-{number}"), place.path(f"other-{number}")
-    as_user(ALICE, os.mkdir, one)
-    as_user(ALICE, os.mkdir, other, gid=gid)
+def test_the_sets_of_one_owner_exchange_files(place: Place, number: int) -> None:
+    one, other, third = (place.path(f"{name}-{number}") for name in ("one", "other", "third"))
+    for path, gid in ((one, ALICE), (other, ALICE), (third, JOBS_GID)):
+        as_user(ALICE, os.mkdir, path, gid=gid)
     as_user(ALICE, create, f"{one}/file")
     as_user(ALICE, os.rename, f"{one}/file", f"{other}/file")
-    as_user(ALICE, os.link, f"{other}/file", f"{one}/link")
-    assert os.stat(f"{one}/link").st_nlink == 2
+    assert as_user(ALICE, os.listdir, other) == ["file"]
+    # An owner is a uid and a gid, since both are what the store charges (docs/SEMANTICS.md).
+    assert errno_as(ALICE, os.rename, f"{other}/file", f"{third}/file") == EXDEV
     as_user(ALICE, os.rename, other, f"{one}/inner")
     assert os.listdir(f"{one}/inner") == ["file"]
+
+
+@pytest.mark.parametrize("uid", [ROOT, ALICE])
+def test_a_file_has_links_in_one_set_only(place: Place, number: int, uid: int) -> None:
+    """Or a set could not change hands as a whole: a part of it would stay the former owner's, or go with another's."""
+    one, other = place.path(f"one-{number}"), place.path(f"other-{number}")
+    for path in (one, other):
+        as_user(ALICE, os.mkdir, path)
+    as_user(ALICE, create, f"{one}/file")
+    for new in (f"{other}/link", f"{one}-link", place.path(f"{number}.server.CK")):
+        assert errno_as(uid, os.link, f"{one}/file", new) in (EXDEV, EACCES)
+        assert not os.path.lexists(new)
+    as_user(ALICE, os.link, f"{one}/file", f"{one}/link")
+    os.chown(one, BOB, BOB)
+    assert {kept.st_uid for kept in place.stored(BOB, f"one-{number}").values()} == {BOB}
 
 
 def test_a_taken_name_is_a_taken_name_whoever_asks(place: Place, number: int) -> None:

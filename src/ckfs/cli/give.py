@@ -10,6 +10,7 @@ import xattr
 
 from ckfs.errors import CkfsError, NotPermitted, UsageError
 from ckfs.names import shown
+from ckfs.owners.accounts import uid_in
 
 
 def give(path: str, user: str) -> str:
@@ -36,8 +37,8 @@ def give(path: str, user: str) -> str:
 
 
 def _uid_of(user: str) -> int:
-    if user.isascii() and user.isdigit() and int(user) < 0xFFFFFFFF:
-        return int(user)
+    if (uid := uid_in(user)) is not None:
+        return uid
     try:
         return pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):

@@ -21,8 +21,8 @@ from ckfs.errors import CkfsError, FsError, MountFailed, NotPermitted, UsageErro
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import filesystem
 from ckfs.model import Owner
-from ckfs.names import ROOT_INODE, Uid, shown
-from ckfs.owners.accounts import Accounts
+from ckfs.names import ROOT_INODE, shown
+from ckfs.owners.accounts import Accounts, uid_in
 from ckfs.owners.lookup import Users
 from ckfs.store import syscalls
 from ckfs.store.gate import Gate
@@ -43,11 +43,13 @@ def account_of(name: str | None) -> Owner:
     if name is None:
         return ROOT
     accounts = Accounts()
-    uid = int(name) if name.isascii() and name.isdigit() else accounts.uid_of(name)
+    uid = uid_in(name)
+    if uid is None:
+        uid = accounts.uid_of(name)
     gid = None if uid is None else accounts.primary_gid_of(uid)
     if uid is None or gid is None:
         raise UsageError(f"mount option service_user={shown(name)}: there is no such user on this host")
-    return Owner(Uid(uid), gid)
+    return Owner(uid, gid)
 
 
 def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:

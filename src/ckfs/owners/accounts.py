@@ -23,6 +23,7 @@ from ckfs.owners.resolver import owner_of_ids
 log = logging.getLogger(__name__)
 
 _MAX_NAME = 256
+_NO_UID = 0xFFFFFFFF
 _MAX_CACHED = 4096
 """Entries; a user who lists names must not grow the daemon."""
 
@@ -69,6 +70,13 @@ def is_user_name(text: str) -> bool:
         and not text.startswith("-")
         and all(c.isprintable() and c not in " :/" for c in text)
     )
+
+
+def uid_in(text: str) -> Uid | None:
+    """The uid that *text* writes in decimal; None if it is no number, or none that an account can have."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):
+        return None
+    return Uid(int(text)) if int(text) < _NO_UID else None
 
 
 @dataclass(slots=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from ckfs.model import Owner
 from ckfs.names import Gid, SetName, Uid
-from ckfs.owners.accounts import Accounts
+from ckfs.owners.accounts import Accounts, uid_in
 from ckfs.owners.command import CommandResolver
 from ckfs.owners.jobs import job_of
 from ckfs.owners.resolver import Resolver, ResolverChain
 from ckfs.owners.torque import TorqueJobs
 from ckfs.policy.settings import Policy
-
-_LARGEST_ID = 0xFFFFFFFE
 
 
 class Users:
@@ -40,8 +38,10 @@ class Users:
 
     def owner_named(self, text: str) -> Owner | None:
         """The user of that name or number, root too; None if there is none. A number needs no account."""
-        uid = int(text) if text.isascii() and text.isdigit() else self._accounts.uid_of(text)
-        if uid is None or not 0 <= uid <= _LARGEST_ID:
+        uid = uid_in(text)
+        if uid is None:
+            uid = self._accounts.uid_of(text)
+        if uid is None:
             return None
         gid = self._accounts.primary_gid_of(uid)
         return Owner(Uid(uid), Gid(uid) if gid is None else gid)

@@ -1,0 +1,96 @@
+"""Listings: complete, or an error; never silently short."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from ckfs.errors import FsError
+from ckfs.fs.listing import Emit
+from ckfs.store import record
+from tests.fs.cores import mounted, new_store
+
+pytestmark = [pytest.mark.root, pytest.mark.trio]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return new_store(tmp_path)
+
+
+async def test_many_entries_are_each_listed_once(store: Path) -> None:
+    async with mounted(store) as mount:
+        await mount.alice.mkdir("set")
+        names = {b"%04d" % number for number in range(300)}
+        for name in names:
+            await mount.alice.mknod(f"set/{name.decode()}")
+        assert set(await mount.alice.list("set")) == names
+        mount.check_nothing_held()
+
+
+async def test_entries_that_vanish_do_not_end_the_listing(store: Path) -> None:
+    """Names are looked at in portions: one portion may be gone as a whole by then."""
+    async with mounted(store) as mount:
+        alice = mount.alice
+        await alice.mkdir("set")
+        for number in range(200):
+            await alice.mknod(f"set/{number:04}")
+        place = store / "users" / "2101" / "set"
+        order = os.listdir(place)
+        async with alice.at("set") as ino:
+            handle = await mount.fs.listing.opendir(ino, alice.caller)
+            seen: list[bytes] = []
+            offsets = [0]
+
+            def up_to(limit: int) -> Emit:
+                def take(name: bytes, _: object, next_offset: int) -> bool:
+                    if len(seen) == limit:
+                        return False
+                    seen.append(name)
+                    offsets.append(next_offset)
+                    return True
+
+                return take
+
+            try:
+                await mount.fs.listing.readdir(handle, 0, up_to(64))
+                begun = {name.decode() for name in seen}
+                for name in [name for name in order if name not in begun][:-5]:
+                    os.unlink(place / name)
+                before = -1
+                while len(seen) != before:
+                    before = len(seen)
+                    await mount.fs.listing.readdir(handle, offsets[-1], up_to(1000))
+            finally:
+                await mount.fs.listing.releasedir(handle)
+        left = {name.encode() for name in os.listdir(place)}
+        assert left <= set(seen)
+
+
+async def test_a_file_that_cannot_be_looked_at_is_not_left_out(store: Path) -> None:
+    """A copy of the directory would lack it, and nobody would know."""
+    async with mounted(store) as mount:
+        await mount.alice.mkdir("set")
+        await mount.alice.save("set/a", b"A")
+        await mount.alice.save("set/b", b"B")
+        os.setxattr(store / "users" / "2101" / "set" / "b", record.ATTRIBUTE, b"damaged")
+        try:
+            listed = set(await mount.alice.list("set"))
+        except (OSError, FsError) as error:
+            assert getattr(error, "errno", None) == errno.EIO
+        else:
+            assert listed == {b"a", b"b"}
+
+
+async def test_a_set_whose_users_directory_is_gone_spoils_no_listing_and_no_name(store: Path) -> None:
+    """An admin removed a user's files: his sets' names are like those that a dead remover left."""
+    async with mounted(store) as mount:
+        await mount.alice.mkdir("hers")
+        await mount.bob.mkdir("his")
+        (store / "users" / "2101" / "hers").rmdir()
+        (store / "users" / "2101").rmdir()
+        assert set(await mount.root.list()) == {b"his"}
+        await mount.bob.mkdir("hers")
