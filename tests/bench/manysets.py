@@ -19,7 +19,7 @@ from tests.support.mounting import Mount, make_store, mounted
 
 _OWNERS = 50
 _FORGET_S = 30.0
-_READ_MOUNTS = 3
+_MOUNTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def measure(directory: str, sets: int, say: Callable[[str], None]) -> Size:
         store = make_store(private)
         say(f"making {sets:,} sets")
         _make_sets(store, sets)
-        ready_s = min(_time_to_ready(store, scratch / "mount") for _ in range(_READ_MOUNTS))
+        ready_s = min(_time_to_ready(store, scratch / "mount") for _ in range(_MOUNTS))
         say(f"READY after {ready_s:.2f} s")
         with mounted(store, scratch / "mount", node="bench") as mount:
             return _touched(mount, sets, ready_s, say)

@@ -12,7 +12,7 @@ import trio
 
 from tests.bench.compare import Measured
 from tests.bench.manysets import Size
-from tests.bench.workloads import GIB, Scale
+from tests.bench.workloads import GIB, MIB, Scale
 
 _HEADER = """\
 # Performance
@@ -27,7 +27,7 @@ median of the ratios of each repetition (above 1.00: ckfs is faster), with the l
 - Writes are timed from open to close of a new file; only where fsync is named must the data reach the disk.
 - Reads find the data in the page cache of the backing file system, except *cold* ones: before those the file was
   synced and its pages dropped. Neither bindfs nor ckfs keeps pages of its own from one open to the next.
-- Before stat and `ls -l` the kernel's names and inodes were dropped{not_dropped}. ckfs lets the kernel cache no names and no
+- Before stat and `ls -l` the kernel's names and inodes were dropped{unless_dropped}. ckfs lets the kernel cache no names and no
   attributes, so that a change on one host is seen by the next call on another; bindfs caches both for a second.
 """
 
@@ -40,11 +40,11 @@ def text(
     dropped: bool,
 ) -> str:
     """The whole document. *results* are a title, the comparison and the sizes for each backing file system."""
-    parts = [_HEADER.format(not_dropped="" if dropped else " (not in this run: it was not allowed)")]
+    parts = [_HEADER.format(unless_dropped="" if dropped else " (not in this run: it was not allowed)")]
     parts.append(_machine(scale, loads))
     for title, measured, _ in results:
-        parts += [f"## On {title}", _comparison(measured)]
-    parts += ["## Many sets in one store", _sizes([(title, size) for title, _, size in results])]
+        parts += [f"## On {title}\n", _comparison(measured)]
+    parts += ["## Many sets in one store\n", _sizes([(title, size) for title, _, size in results])]
     return "\n".join(parts)
 
 
@@ -52,7 +52,7 @@ def _machine(scale: Scale, loads: Sequence[float]) -> str:
     lines = [
         f"- {os.cpu_count()} cores, {_memory_gib()} GiB of memory, {platform.machine()}, Linux {platform.release().split('-')[0]}",
         f"- Python {platform.python_version()}, pyfuse3 {pyfuse3.__version__}, trio {trio.__version__}",
-        f"- {scale.repetitions} repetitions; streams of {scale.stream_bytes / GIB:g} GiB, 4 KiB writes of {scale.small_bytes / GIB:g} GiB",
+        f"- {scale.repetitions} repetitions; streams of {scale.stream_bytes // MIB:,} MiB, 4 KiB writes of {scale.small_bytes / MIB:g} MiB",
         f"- load average at the start and at the end: {loads[0]:.1f}, {loads[-1]:.1f} (one worker and one daemon: 2)",
     ]
     return "This run:\n\n" + "\n".join(lines) + "\n"
@@ -63,7 +63,7 @@ def _memory_gib() -> int:
 
 
 def _comparison(measured: Iterable[Measured]) -> str:
-    rows = [("", "unit", "plain", "bindfs", "ckfs", "ckfs ÷ bindfs", "ckfs ÷ plain")]
+    rows: list[tuple[str, ...]] = [("", "unit", "plain", "bindfs", "ckfs", "ckfs ÷ bindfs", "ckfs ÷ plain")]
     rows += [
         (
             one.step.title,
@@ -78,13 +78,13 @@ def _comparison(measured: Iterable[Measured]) -> str:
 
 
 def _rate(rate: float | None) -> str:
-    return "–" if rate is None else f"{rate:,.0f}"
+    return "-" if rate is None else f"{rate:,.0f}"
 
 
 def _ratio(ratios: list[float]) -> str:
     if not ratios:
-        return "–"
-    return f"**{_short(statistics.median(ratios))}** ({_short(min(ratios))}–{_short(max(ratios))})"
+        return "-"
+    return f"**{_short(statistics.median(ratios))}** ({_short(min(ratios))} to {_short(max(ratios))})"
 
 
 def _short(ratio: float) -> str:
@@ -109,7 +109,7 @@ def _sizes(sizes: Sequence[tuple[str, Size]]) -> str:
 
 
 def _megabytes(count: int | None) -> str:
-    return "–" if count is None else f"{count / 1e6:.0f} MB"
+    return "-" if count is None else f"{count / 1e6:.0f} MB"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

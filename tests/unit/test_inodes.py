@@ -154,14 +154,6 @@ def test_what_is_found_again_is_not_removed(inodes: Inodes, top: Node) -> None:
     assert node.removed is None
 
 
-def test_what_has_no_name_any_more_is_reached_through_no_name(inodes: Inodes, top: Node) -> None:
-    """Its name may be another file's by now, which the caller has no right to."""
-    node = _looked_up(inodes, 20, top, b"f")
-    inodes.lost_name(_found(20))
-    with pytest.raises(Stale):
-        _ = node.spot
-
-
 def test_losing_the_name_of_something_unknown_is_nothing(inodes: Inodes) -> None:
     inodes.lost_name(_found(4711))
 

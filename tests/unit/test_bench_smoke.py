@@ -1,0 +1,24 @@
+"""The benchmarks run: with tiny amounts, and without looking at any time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.__main__ import main
+
+TABLES = 3
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("root_and_fuse")
+def test_bench_writes_tables(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    document = workdir / "performance.md"
+    where = str(workdir)
+    assert main(["--scale", "tiny", "--tmpfs", where, "--disk", where, "--write", str(document)]) == 0
+    lines = document.read_text("utf-8").splitlines()
+    assert sum(line.startswith("|---") for line in lines) == TABLES
+    assert sum(line.startswith("| write, 1 MiB calls |") for line in lines) == 2
+    assert where not in document.read_text("utf-8")
+    assert "\n".join(lines) in capfd.readouterr().out
