@@ -209,11 +209,14 @@ class Process:
             found = await self.stat(path)
         except FileNotFoundError:
             return
+        await self._remove(path, found)
+
+    async def _remove(self, path: str, found: Found) -> None:
         if not found.record.is_directory:
             await self.unlink(path)
             return
-        for name in await self.list(path):
-            await self.remove_tree(f"{path}/{name.decode()}")
+        for name, inner in (await self.list(path)).items():
+            await self._remove(f"{path}/{name.decode()}", inner)
         await self.rmdir(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from ckfs.store import attributes, door, setnames, syscalls
+from ckfs.store.syscalls import RENAME_NOREPLACE
 
 _CALLS = frozenset(
     (
@@ -50,6 +52,10 @@ class Failing:
         """The number of the call that fails, from 1; 0 for none."""
         self.error: Callable[[], BaseException] = Killed
         self.log: list[str] = []
+        self.lacks_noreplace = False
+        """Whether the store knows no RENAME_NOREPLACE, as NFS and GlusterFS do not."""
+        self.missed_noreplace = False
+        """Whether anybody has asked for it since, in vain."""
 
     @contextlib.contextmanager
     def armed(self, at: int, error: Callable[[], BaseException]) -> Iterator[None]:
@@ -66,6 +72,16 @@ class Failing:
         self.log.append(what)
         if self.count == self.at or (self.count > self.at and self.error is Killed):
             raise self.error()
+
+    def rename(self, real: Callable[[int, bytes, int, bytes, int], None]) -> Callable[..., None]:
+        def checked(src_dir: int, src: bytes, dst_dir: int, dst: bytes, flags: int) -> None:
+            self.check("rename")
+            if self.lacks_noreplace and flags & RENAME_NOREPLACE:
+                self.missed_noreplace = True
+                raise OSError(errno.EINVAL, "no such flag")
+            real(src_dir, src, dst_dir, dst, flags)
+
+        return checked
 
     def wrapped(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def checked(*args: Any, **kwargs: Any) -> Any:
@@ -91,6 +107,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Failing:
     replacement = _Os(failing)
     for module in (attributes, door, setnames):
         monkeypatch.setattr(module, "os", replacement)
-    for name in ("rename", "set_times", "directory_entries"):
+    monkeypatch.setattr(syscalls, "rename", failing.rename(syscalls.rename))
+    for name in ("set_times", "directory_entries"):
         monkeypatch.setattr(syscalls, name, failing.wrapped(name, getattr(syscalls, name)))
     return failing

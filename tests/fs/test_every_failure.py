@@ -1,6 +1,9 @@
-"""Every operation, with every one of its store calls failing or being the last before the process dies.
+"""Every operation, with its store calls failing or being the last before the process dies, one at a time.
 
 After a failure nothing is held; after a death a new mount finds all that was complete, and can use every name.
+
+Of an operation's calls the first six are tried, and then evenly spaced ones up to the last, fourteen in all; the kinds of
+error take turns. With ``CKFS_EVERY=1`` in the environment every call is tried, with every kind of error: half an hour.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -21,15 +24,21 @@ from ckfs.errors import FsError
 from ckfs.fs.metadata import Changes
 from ckfs.model import State
 from ckfs.names import Uid
-from ckfs.store import syscalls
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.fs.cores import Mount, Seen, mounted, new_store
 from tests.fs.failing import Failing, Killed, install
 
 pytestmark = pytest.mark.root
 
+_EVERY = os.environ.get("CKFS_EVERY") == "1"
 _MOST_CALLS = 400
+_POINTS = 14
+"""Calls of an operation that are tried, ..."""
+_FIRST = 6
+"""... these many of them from the beginning."""
 Act = Callable[[Mount], Awaitable[object]]
+One = Callable[[Path, int, Callable[[], BaseException]], Awaitable[None]]
+"""A round on a store: the number of the call that fails, and how."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,6 @@ async def _prepare(mount: Mount) -> None:
     await alice.mkdir("dir/sub")
     await alice.save("dir/sub/x", b"X")
     await alice.mkdir("dir/empty")
-    await alice.mkdir("dir/empty2")
     await alice.save("file", b"F")
     await alice.save("other", b"O")
     await alice.save("shifted", b"S")
@@ -58,7 +66,6 @@ async def _prepare(mount: Mount) -> None:
     await alice.mkdir("tree")
     await alice.save("tree/t", b"T")
     await alice.mkdir("empty")
-    await alice.mkdir("empty2")
     await mount.root.mkdir("7.server.CK")
     await mount.root.save("7.server.CK/image", b"I")
 
@@ -175,21 +182,6 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
     return install(monkeypatch)
 
 
-@pytest.fixture(params=["flags", "no flags"])
-def _rename_flags(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With and without RENAME_NOREPLACE, which NFS and GlusterFS lack."""
-    if request.param == "flags":
-        return
-    real = syscalls.rename
-
-    def plain(src_dir: int, src: bytes, dst_dir: int, dst: bytes, flags: int) -> None:
-        if flags & RENAME_NOREPLACE:
-            raise OSError(errno.EINVAL, "no such flag")
-        real(src_dir, src, dst_dir, dst, flags)
-
-    monkeypatch.setattr(syscalls, "rename", plain)
-
-
 def _store_fds(store: Path) -> list[str]:
     links = []
     for name in os.listdir("/proc/self/fd"):
@@ -215,38 +207,89 @@ async def _until_closed(store: Path, expected: list[str]) -> None:
     assert _store_fds(store) == expected, "a descriptor of the store is left open"
 
 
-@pytest.mark.parametrize("error", [_eio, _refused, _nonsense], ids=lambda error: error.__name__)
+@dataclass(frozen=True)
+class Rounds:
+    """An operation on copies of one store, with another of its calls failing in each."""
+
+    failing: Failing
+    template: Path
+    directory: Path
+    problems: list[str] = field(default_factory=list)
+
+    def count(self, one: One) -> int:
+        """How many calls the operation makes when none fails."""
+        self.run(one, _MOST_CALLS, _eio)
+        assert self.failing.count < _MOST_CALLS, "the operation never ends"
+        return self.failing.count
+
+    def run(self, one: One, at: int, error: Callable[[], BaseException]) -> None:
+        what = f"at {at} {error.__name__}{' without noreplace' * self.failing.lacks_noreplace}"
+        store = self.directory / what.replace(" ", "-")  # its own path: what one round leaks is not another's
+        subprocess.run(["cp", "-a", self.template, store], check=True)
+        try:
+            trio.run(one, store, at, error)
+        except (AssertionError, OSError, FsError) as problem:
+            self.problems.append(f"{what}: {type(problem).__name__}: {problem}")
+        except BaseExceptionGroup as group:
+            self.problems.append(f"{what}: {group.exceptions!r}")
+        shutil.rmtree(store)
+
+
+@pytest.fixture
+def rounds(failing: Failing, template: Path, tmp_path: Path) -> Rounds:
+    return Rounds(failing, template, tmp_path)
+
+
+def _points(count: int, most: int = _POINTS, first: int = _FIRST) -> list[int]:
+    """Which of *count* calls are tried: the *first*, then evenly spaced ones, with the last, *most* in all."""
+    if _EVERY or count <= most:
+        return list(range(1, count + 1))
+    spaced = most - first
+    return [*range(1, first + 1), *(first + (count - first) * n // spaced for n in range(1, spaced + 1))]
+
+
+def test_the_points_tried_are_distinct_and_reach_the_last_call() -> None:
+    for count in range(1, 100):
+        points = _points(count)
+        assert points == sorted(set(points))
+        assert points[-1] == count
+        assert _EVERY or len(points) == min(count, _POINTS)
+
+
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_after_any_failure_nothing_is_held_and_nothing_is_lost(
-    operation: Operation, error: Callable[[], BaseException], failing: Failing, template: Path, tmp_path: Path
-) -> None:
-    async def one(store: Path, at: int) -> bool:
+def test_after_any_failure_nothing_is_held_and_nothing_is_lost(operation: Operation, rounds: Rounds) -> None:
+    failing = rounds.failing
+
+    async def one(store: Path, at: int, error: Callable[[], BaseException]) -> None:
         async with mounted(store) as mount:
             await _until_closed(store, before := _store_fds_of_an_idle_mount(store))
             with failing.armed(at, error):
                 await _act(mount, operation)
-                reached = failing.count >= at
             where = f"call {at} ({failing.log[-1]}) of {failing.log}"
             await _until_closed(store, before)
             mount.check_nothing_held()
             for name in list(mount.core.following):  # what the mount itself does every few seconds
                 await mount.fs.sets._follow_one(name)
             await _check_kept(mount, operation, where)
-        return reached
 
-    _enumerate(one, template, tmp_path)
+    errors = (_eio, _refused, _nonsense)
+    turn = OPERATIONS.index(operation)  # so that the kinds meet other calls in the next operation
+    for at in _points(rounds.count(one)):
+        for error in errors if _EVERY else (errors[(turn + at) % 3],):
+            rounds.run(one, at, error)
+    assert not rounds.problems, "\n".join(rounds.problems)
 
 
-@pytest.mark.usefixtures("_rename_flags")
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_after_a_death_at_any_call_nothing_is_lost_and_every_name_can_be_used(
-    operation: Operation, failing: Failing, template: Path, tmp_path: Path
+    operation: Operation, rounds: Rounds
 ) -> None:
-    async def one(store: Path, at: int) -> bool:
+    failing = rounds.failing
+
+    async def one(store: Path, at: int, error: Callable[[], BaseException]) -> None:
         async with mounted(store) as mount:
-            with failing.armed(at, Killed):
+            with failing.armed(at, error):
                 await _act(mount, operation)
-                reached = failing.count >= at
                 where = f"call {at} ({failing.log[-1]}) of {failing.log}"
         async with mounted(store, node="b") as after:
             await _check_kept(after, operation, where)
@@ -254,27 +297,15 @@ def test_after_a_death_at_any_call_nothing_is_lost_and_every_name_can_be_used(
             await _act(after, operation)
             await _check_kept(after, operation, f"done again after {where}")
         await _check_usable(store, where)
-        return reached
 
-    _enumerate(one, template, tmp_path)
-
-
-def _enumerate(one: Callable[[Path, int], Awaitable[bool]], template: Path, directory: Path) -> None:
-    problems = []
-    for at in range(1, _MOST_CALLS):
-        store = directory / str(at)  # a path of its own: what one round leaks is not another's
-        subprocess.run(["cp", "-a", template, store], check=True)
-        try:
-            if not trio.run(one, store, at):
-                break
-        except (AssertionError, OSError, FsError) as error:
-            problems.append(f"at {at}: {type(error).__name__}: {error}")
-        except BaseExceptionGroup as group:
-            problems.append(f"at {at}: {group.exceptions!r}")
-        shutil.rmtree(store)
-    else:
-        raise AssertionError("the operation never ends")
-    assert not problems, "\n".join(problems)
+    for at in _points(rounds.count(one)):
+        rounds.run(one, at, Killed)
+    failing.lacks_noreplace = True
+    count = rounds.count(one)
+    if failing.missed_noreplace:  # to the others it makes no difference
+        for at in _points(count, _POINTS // 2, _FIRST // 2):
+            rounds.run(one, at, Killed)
+    assert not rounds.problems, "\n".join(rounds.problems)
 
 
 def _store_fds_of_an_idle_mount(store: Path) -> list[str]:

@@ -6,8 +6,6 @@ import errno
 import os
 import pwd
 
-import xattr
-
 from ckfs.errors import CkfsError, NotPermitted, UsageError
 from ckfs.names import shown
 from ckfs.owners.accounts import uid_in
@@ -19,21 +17,37 @@ def give(path: str, user: str) -> str:
     if os.geteuid() != 0:
         raise NotPermitted(f"{name}: only root gives sets to users")
     uid = _uid_of(user)
-    attributes = xattr.xattr(os.path.abspath(path), xattr.XATTR_NOFOLLOW)
+    parent, entry = os.path.split(os.path.abspath(path))
     try:
-        set_name = attributes.get("user.ckfs.set")
+        directory = os.open(parent, os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        raise UsageError(f"{name}: there is no such set") from None
+    try:
+        _check_is_set(directory, entry, name)
+        os.chown(entry, uid, -1, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         raise UsageError(f"{name}: there is no such set") from None
-    except OSError:
-        raise UsageError(f"{name}: not in a set on a ckfs mount") from None
-    if set_name != os.fsencode(os.path.basename(os.path.abspath(path))):
-        raise UsageError(f"{name}: inside the set {shown(set_name)}: only whole sets are given")
-    try:
-        attributes.set("user.ckfs.owner", str(uid).encode())
     except OSError as error:
         reason = {errno.EDQUOT: "it does not fit the user's quota"}.get(error.errno or 0, error.strerror)
         raise CkfsError(f"{name}: cannot give it to {shown(user)}: {reason}; it stays as it was") from None
+    finally:
+        os.close(directory)
     return f"{name}: belongs to {shown(user)} now"
+
+
+def _check_is_set(directory: int, entry: str, name: str) -> None:
+    """Sets are what is right below a mount; a set that is a symlink or a fifo has no attribute that says so."""
+    os.stat(entry, dir_fd=directory, follow_symlinks=False)
+    try:
+        if entry and os.getxattr(f"/proc/self/fd/{directory}", "user.ckfs.version"):
+            return
+    except OSError:
+        pass
+    try:
+        set_name = os.getxattr(f"/proc/self/fd/{directory}", "user.ckfs.set")
+    except OSError:
+        raise UsageError(f"{name}: not in a set on a ckfs mount") from None
+    raise UsageError(f"{name}: inside the set {shown(set_name)}: only whole sets are given")
 
 
 def _uid_of(user: str) -> int:

@@ -8,11 +8,11 @@ import errno
 import json
 import os
 import pwd
+import resource
 import stat
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-
-import xattr
+from dataclasses import asdict, dataclass, replace
 
 from ckfs.daemon.mounting import FILE_SYSTEM, mounts
 from ckfs.errors import NotPermitted, StoreUnusable, UsageError
@@ -39,18 +39,27 @@ class Row:
 
 def list_sets(path: str | None, *, as_json: bool) -> int:
     """Print what is at *path*, or on this host's mounts. Returns the exit status; raises CkfsError."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree
     rows = (row for place in _places(path) for row in _rows_at(place))
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return 0
     print(f"{'OWNER':<12} {'STATE':<10} {'SIZE':>14}  {'MODIFIED':<19}  {'NODE':<12}  NAME")
     for row in rows:
-        when = dt.datetime.fromtimestamp(row.modified).strftime("%Y-%m-%d %H:%M:%S")
+        when = _local_time(row.modified)
         name = f"{row.set}/{row.image}" if row.image else row.set
         print(
             f"{row.owner:<12} {row.state:<10} {row.size_bytes:>14}  {when:<19}  {row.written_by:<12}  {name}"
         )
     return 0
+
+
+def _local_time(when: float) -> str:
+    try:
+        return dt.datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M:%S")
+    except (OSError, OverflowError, ValueError):  # users set any time
+        return "-"
 
 
 def _places(path: str | None) -> list[str]:
@@ -65,18 +74,16 @@ def _places(path: str | None) -> list[str]:
 def _rows_at(path: str) -> Iterator[Row]:
     try:
         below = _below_mount(path)
+        if below is not None:
+            yield from _rows_on_mount(below, path)
+            return
     except FileNotFoundError:
         raise UsageError(f"{shown(path)}: there is no such file or directory") from None
+    except PermissionError:
+        raise NotPermitted(f"{shown(path)}: closed to you by its mode; its owner and root list it") from None
     except OSError as error:
         raise StoreUnusable(f"{shown(path)}: {error.strerror}") from None
-    if below is None:
-        yield from _rows_of_store(path)
-    elif below == path:
-        for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
-            if _may_see(entry.path):
-                yield from _rows_of_set(entry.path, entry.name)
-    else:
-        yield from _rows_of_set(path, _attribute(path, "set"))
+    yield from _rows_of_store(path)
 
 
 def _below_mount(path: str) -> str | None:
@@ -84,70 +91,161 @@ def _below_mount(path: str) -> str | None:
     os.lstat(path)
     while True:
         with contextlib.suppress(OSError):
-            if xattr.getxattr(path, "user.ckfs.version", True):
+            if os.getxattr(path, "user.ckfs.version", follow_symlinks=False):
                 return path
         if path == "/":
             return None
         path = os.path.dirname(path)
 
 
-def _may_see(path: str) -> bool:
-    """Root sees all sets, a user his own."""
-    return os.geteuid() == 0 or _attribute(path, "uid") == str(os.geteuid())
+# Through a mount, whose users may exchange any directory for a symlink at any time: no path below the mount is
+# opened as a whole, only name by name below a descriptor. O_PATH, which the daemon does not hear of.
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+_CLOSED = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENODATA,
+    errno.EOVERFLOW,
+    errno.ELOOP,
+}
+_GONE = {errno.ENOENT, errno.ESTALE}
 
 
-def _rows_of_set(path: str, set_name: str) -> Iterator[Row]:
-    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-        yield _row(path, set_name, "")
-        status = os.lstat(path)
-        if stat.S_ISDIR(status.st_mode):
-            for image in _images_below(path):
-                with contextlib.suppress(FileNotFoundError):
-                    yield _row(os.path.join(path, image), set_name, image)
-
-
-def _images_below(path: str, prefix: str = "") -> Iterator[str]:
+def _rows_on_mount(mount: str, path: str) -> Iterator[Row]:
+    directory = os.open(mount, _DIRECTORY)
     try:
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    except PermissionError:
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _images_below(entry.path, f"{prefix}{entry.name}/")
-        elif entry.is_file(follow_symlinks=False):
-            yield prefix + entry.name
+        if path == mount:
+            for name in _names_in(directory):
+                if _may_see(directory, name):
+                    yield from _rows_of_set(directory, name, name)
+            return
+        set_name, *inner = os.path.relpath(path, mount).split("/")
+        name = set_name
+        for below in inner:
+            outer, directory = directory, os.open(name, _DIRECTORY, dir_fd=directory)
+            os.close(outer)
+            name = below
+        if not _may_see(directory, name) and _attribute(directory, name, "uid") == "-":
+            raise PermissionError
+        yield from _rows_of_set(directory, name, set_name)
+    finally:
+        os.close(directory)
 
 
-def _row(path: str, set_name: str, image: str) -> Row:
-    status = os.lstat(path)
-    uid = _attribute(path, "uid")
+@contextlib.contextmanager
+def _passing_over() -> Iterator[None]:
+    """What is gone, closed to the caller, or no directory any more is left out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CLOSED | _GONE:
+            raise
+
+
+def _may_see(directory: int, name: str) -> bool:
+    """Root sees all sets, a user his own."""
+    if os.geteuid() == 0:
+        return True
+    with _passing_over():
+        uid = _attribute(directory, name, "uid")
+        if uid == "-":  # closed even to its owner, or of a kind without attributes
+            uid = str(os.stat(name, dir_fd=directory, follow_symlinks=False).st_uid)
+        return uid == str(os.geteuid())
+    return False
+
+
+def _rows_of_set(directory: int, name: str, set_name: str) -> Iterator[Row]:
+    with _passing_over():
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        top = _row(directory, name, status, set_name, "")
+        if not stat.S_ISDIR(status.st_mode):
+            yield top
+            return
+        images = _images_below(directory, name, set_name)
+        yield replace(top, size_bytes=sum(image.size_bytes for image in images))
+        yield from images
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A directory on the way down: *names* are those still to be looked at."""
+
+    fd: int
+    prefix: str
+    names: Iterator[str]
+
+
+def _images_below(directory: int, name: str, set_name: str) -> list[Row]:
+    rows: list[Row] = []
+    levels: list[_Level] = []
+    try:
+        _descend(levels, directory, name, "")
+        while levels:
+            level = levels[-1]
+            entry = next(level.names, None)
+            if entry is None:
+                os.close(levels.pop().fd)
+                continue
+            with _passing_over():
+                status = os.stat(entry, dir_fd=level.fd, follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    _descend(levels, level.fd, entry, f"{level.prefix}{entry}/")
+                elif stat.S_ISREG(status.st_mode):
+                    rows.append(_row(level.fd, entry, status, set_name, level.prefix + entry))
+    finally:
+        for level in levels:
+            os.close(level.fd)
+    return rows
+
+
+def _descend(levels: list[_Level], directory: int, name: str, prefix: str) -> None:
+    with _passing_over():
+        try:
+            fd = os.open(name, _DIRECTORY, dir_fd=directory)
+            try:
+                names = _names_in(fd)
+            except OSError:
+                os.close(fd)
+                raise
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            print(f"ckfs: passed over what is more than {len(levels)} directories deep", file=sys.stderr)
+            return
+        levels.append(_Level(fd, prefix, iter(names)))
+
+
+def _names_in(directory: int) -> list[str]:
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+    try:
+        return sorted(os.listdir(fd))
+    finally:
+        os.close(fd)
+
+
+def _row(directory: int, name: str, status: os.stat_result, set_name: str, image: str) -> Row:
+    uid = _attribute(directory, name, "uid")
     return Row(
         set=shown(set_name),
         image=shown(image),
-        owner=shown(_attribute(path, "owner")),
+        owner=shown(_attribute(directory, name, "owner")),
         uid=int(uid) if uid.isdigit() else None,
-        state=_attribute(path, "state"),
-        size_bytes=_size(path, status),
+        state=_attribute(directory, name, "state"),
+        size_bytes=status.st_size,
         modified=status.st_mtime,
-        written_by=shown(_attribute(path, "written_by")),
+        written_by=shown(_attribute(directory, name, "written_by")),
     )
 
 
-def _size(path: str, status: os.stat_result) -> int:
-    if not stat.S_ISDIR(status.st_mode):
-        return status.st_size
-    total = 0
-    for image in _images_below(path):
-        with contextlib.suppress(FileNotFoundError):
-            total += os.lstat(os.path.join(path, image)).st_size
-    return total
-
-
-def _attribute(path: str, name: str) -> str:
+def _attribute(directory: int, name: str, attribute: str) -> str:
+    path = f"/proc/self/fd/{directory}/{name}"
     try:
-        return os.fsdecode(xattr.getxattr(path, f"user.ckfs.{name}", True))
+        return os.fsdecode(os.getxattr(path, f"user.ckfs.{attribute}", follow_symlinks=False))
     except OSError as error:
-        if error.errno in (errno.ENODATA, errno.EOVERFLOW):
+        if error.errno in _CLOSED:
             return "-"
         raise
 

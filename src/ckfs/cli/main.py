@@ -94,9 +94,14 @@ def _mount(arguments: argparse.Namespace) -> int:
     store, mountpoint = os.path.abspath(arguments.store), os.path.abspath(arguments.mountpoint)
     logs.set_up(in_front=arguments.in_front, log_file=chosen.log_file)
     if arguments.in_front:
-        serve(store, mountpoint, chosen, lambda: None)
+        status = 0
+        try:
+            serve(store, mountpoint, chosen, lambda: None)
+        except CkfsError as error:
+            print(f"ckfs: {error}", file=sys.stderr)
+            status = error.exit_status
         sys.stderr.flush()
-        os._exit(0)  # threads that a hung store holds must not keep the process
+        os._exit(status)  # threads that a hung store holds must not keep the process
     run_in_background(lambda ready: serve(store, mountpoint, chosen, ready))
     return 0
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 
 from ckfs.errors import CkfsError, MountFailed
+
+log = logging.getLogger(__name__)
 
 _UP = b"up"
 
@@ -24,7 +27,7 @@ def run_in_background(serve: Callable[[Callable[[], None]], None]) -> None:
 
 
 def _be_daemon(serve: Callable[[Callable[[], None]], None], writing: int) -> None:
-    status = 1
+    status, up = 1, False
     try:
         os.setsid()
         os.chdir("/")
@@ -33,13 +36,20 @@ def _be_daemon(serve: Callable[[Callable[[], None]], None], writing: int) -> Non
             os.dup2(null, standard)
 
         def ready() -> None:
+            nonlocal up
+            up = True
             os.write(writing, _UP)
             os.close(writing)
 
         serve(ready)
         status = 0
     except CkfsError as error:
-        os.write(writing, b"%d %s" % (error.exit_status, str(error).encode("utf-8", "backslashreplace")))
+        if up:
+            log.error("%s", error)  # noqa: TRY400 - not a bug
+        else:
+            os.write(writing, b"%d %s" % (error.exit_status, str(error).encode("utf-8", "backslashreplace")))
+    except Exception:
+        log.exception("the mount ended unexpectedly")
     finally:
         os._exit(status)  # no clean-up of the parent's, and no waiting for threads that a store holds
 

@@ -46,7 +46,7 @@ def parse(given: list[str]) -> MountOptions:
             values.pop("rw" if key == "ro" else "ro", None)
     return MountOptions(
         role=_role(values.get("role", Role.NODE.value)),
-        node=_node(values.get("node") or socket.gethostname()),
+        node=_node(values.get("node", socket.gethostname())),
         service_user=values.get("service_user"),
         op_timeout_s=_seconds("op_timeout", values.get("op_timeout", "10")),
         io_timeout_s=_seconds("io_timeout", values.get("io_timeout", "600")),

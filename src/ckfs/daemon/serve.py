@@ -7,9 +7,11 @@ import logging
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import outcome
 import pyfuse3
 import trio
 
@@ -17,13 +19,15 @@ from ckfs import __version__
 from ckfs.daemon import mounting
 from ckfs.daemon.notify import notify
 from ckfs.daemon.options import MountOptions
-from ckfs.errors import CkfsError, FsError, MountFailed, NotPermitted, UsageError
+from ckfs.errors import CkfsError, FsError, MountFailed, NotPermitted, StoreUnusable, UsageError
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import filesystem
 from ckfs.model import Owner
 from ckfs.names import ROOT_INODE, shown
 from ckfs.owners.accounts import Accounts, uid_in
 from ckfs.owners.lookup import Users
+from ckfs.policy import settings
+from ckfs.policy.settings import Policy
 from ckfs.store import syscalls
 from ckfs.store.gate import Gate
 from ckfs.store.identity import ROOT, prepare_process
@@ -64,20 +68,37 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
     _raise_descriptor_limit()
     prepare_process()
     syscalls.bound_malloc_arenas(_ARENAS)
-    store = open_store(store_path, service, read_only=options.read_only)
+    store, policy = _within(options.op_timeout_s, store_path, lambda: _opened(store_path, service, options))
     with contextlib.closing(store):
-        if reachable_by_users(store.path):
-            log.warning(
-                "users can reach the store %s around ckfs: put it below a local directory of root with mode 0700",
-                shown(store.path),
-            )
-        policy = store.read_policy()
         users = Users(policy)
         gate = Gate(store.door.probe, op_timeout_s=options.op_timeout_s, io_timeout_s=options.io_timeout_s)
         core = Core(store, gate, policy, users, options.role, options.node.encode(), options.op_timeout_s)
         with _mounted(store, path, options) as fd:
             trio.run(_Mount(core, users, path, fd, ready).run)
     log.info("ended")
+
+
+def _opened(path: str, service: Owner, options: MountOptions) -> tuple[Store, Policy]:
+    store = open_store(path, service, read_only=options.read_only)
+    if reachable_by_users(path):
+        log.warning(
+            "users can reach the store %s around ckfs: put it below a local directory of root with mode 0700",
+            shown(path),
+        )
+    return store, store.read_policy()
+
+
+def _within(limit_s: float, path: str, work: Callable[[], tuple[Store, Policy]]) -> tuple[Store, Policy]:
+    """Do *work* in a thread; StoreUnusable if the store does not answer in time."""
+    results: list[outcome.Outcome[tuple[Store, Policy]]] = []
+    thread = threading.Thread(target=lambda: results.append(outcome.capture(work)), daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not results:
+        raise StoreUnusable(
+            f"{shown(path)}: the store did not answer within {limit_s:g} s: see whether it is reachable"
+        )
+    return results[0].unwrap()
 
 
 @contextmanager
@@ -178,23 +199,25 @@ class _Mount:
         pyfuse3.terminate()
 
     async def _follow_policy(self) -> None:
-        store, last = self._core.store, ""
+        store, last, refused = self._core.store, "", ""
         while True:
             await trio.sleep(_POLICY_INTERVAL_S)
             try:
                 text = await self._core.gate.call(store.policy_text)
                 if text == last:
                     continue
-                policy = await self._core.gate.call(store.read_policy)
-            except CkfsError as error:
-                log.error("policy refused, the last good one stays in force: %s", error)  # noqa: TRY400 - not a bug
                 last = text
-                continue
+                self._take_up(settings.parse(text))
+                refused = ""
+            except CkfsError as error:
+                if str(error) != refused:
+                    log.error("policy refused, the last good one stays in force: %s", error)  # noqa: TRY400 - not a bug
+                refused = str(error)
             except (OSError, FsError) as error:
                 log.debug("cannot read the policy: %s", error)
-                continue
-            last = text
-            if policy != self._core.policy:
-                self._core.policy = policy
-                self._users.follow(policy)
-                log.info("new policy in force")
+
+    def _take_up(self, policy: Policy) -> None:
+        if policy != self._core.policy:
+            self._core.policy = policy
+            self._users.follow(policy)
+            log.info("new policy in force")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,10 +15,11 @@ import trio
 from ckfs.errors import FsError, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.sets import Sets
 from ckfs.model import Caller, Record, State
 from ckfs.names import FileHandle, Gid, Inode, Uid, shown
 from ckfs.policy import presented
-from ckfs.store.door import Found, OpenFile
+from ckfs.store.door import Found, OpenFile, Target
 from ckfs.store.gate import Release
 
 log = logging.getLogger(__name__)
@@ -32,12 +33,15 @@ KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC
 @dataclass(frozen=True, slots=True)
 class Content:
     core: Core
+    sets: Sets
 
     # Opening and closing
 
     async def open(self, ino: Inode, flags: int, caller: Caller) -> FileHandle:
         node = self.core.inodes.get(ino)
         truncate = bool(flags & os.O_TRUNC)
+        await self.sets.check_change(node, caller, writing=truncate or bool(flags & os.O_ACCMODE))
+        self.core.check_handles(caller)
         change = self._begun_by(caller.uid, caller.gid)
         door = self.core.store.door
 
@@ -45,13 +49,14 @@ class Content:
             file = door.open_again(held, access) if held is not None else door.open(node.spot, access, ino)
             try:
                 if truncate:
-                    door.update(file, ino, change, size=0)
+                    door.update(file if access & os.O_ACCMODE else node.spot, ino, change, size=0)
             except BaseException:
                 os.close(file.fd)
                 raise
             return file
 
         access, held = flags & KEPT_FLAGS, None
+        node.truncating += truncate
         try:
             file = await self.core.opening(node, work, undo=_close)
         except (Stale, FileNotFoundError):
@@ -59,6 +64,10 @@ class Content:
                 raise
             held = node.handles[0].file  # it has no name any more, but somebody has it open
             file = await self.core.gate.call(work, undo=_close, releases=(node.handles[0].pin(),))
+        finally:
+            node.truncating -= truncate
+        if truncate:
+            node.failed = False
         return self.opened(node, file, caller, flags, wrote=truncate)
 
     def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
@@ -86,19 +95,26 @@ class Content:
     async def write(self, number: FileHandle, offset: int, data: bytes) -> int:
         """Returns how many bytes were written, which may be fewer than given where the store ran out of room."""
         handle = self.core.handle(number)
-        if not handle.marked:
-            await self._mark_writing(handle)
-        handle.wrote = True
-        try:
+        handle.wrote = True  # before the mark: who settles meanwhile must see that somebody writes
+        with self._failing(handle):
+            if not handle.marked:
+                await self._mark_writing(handle)
             return await self._transfer(handle, lambda: os.pwrite(handle.fd, data, offset))
-        except OSError:
-            handle.failed = True
-            raise
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
         sync = os.fdatasync if data_only else os.fsync
-        await self._transfer(handle, lambda: sync(handle.fd))
+        with self._failing(handle):
+            await self._transfer(handle, lambda: sync(handle.fd))
+
+    @contextlib.contextmanager
+    def _failing(self, handle: Handle) -> Iterator[None]:
+        """What was written may be lost if the block fails: its image can only become partial."""
+        try:
+            yield
+        except (OSError, FsError):
+            handle.node.failed = handle.node.failed or handle.wrote
+            raise
 
     async def _transfer(self, handle: Handle, work: Callable[[], T]) -> T:
         return await self.core.gate.transfer(
@@ -130,41 +146,66 @@ class Content:
         handle = self.core.handle(number)
         if not handle.wrote:
             return
-        await self._transfer(
-            handle, lambda: os.close(os.dup(handle.fd))
-        )  # that is when NFS reports a full quota
-        handle.wrote = handle.marked = False
-        await self._settle(handle.node, handle)
+        try:
+            with self._failing(handle):  # closing is when NFS reports a full quota
+                await self._transfer(handle, lambda: os.close(os.dup(handle.fd)))
+        finally:
+            handle.wrote = handle.marked = False
+            await self._settle(handle.node, handle)
 
     async def _settle(self, node: Node, handle: Handle | None) -> None:
         """Mark an image complete, or partial, once nobody here is writing it under a final name."""
-        if any(other.wrote for other in node.handles) or not self.core.policy.is_final(node.name):
+        if self._is_being_written(node) or not self.core.policy.is_final(node.name):
             return
-        failed = any(other.failed for other in node.handles)
+        failed = node.failed
 
         def change(record: Record) -> Record:
             if record.state is not State.WRITING:
                 return record
             return record.with_(state=State.PARTIAL if failed else State.COMPLETE)
 
-        found = await self._update(node, handle, change)
+        release = await self.core.locks.acquire(node.ino)
+        if self._is_being_written(node):  # since this call waited for its turn
+            release()
+            return
+        found = await self._update(node, handle, change, release)
         if failed:
             log.warning("image %s of set %s is partial: a write failed", shown(node.name), _set_of(node))
         elif found.record.state is State.COMPLETE:
             log.debug("image %s of set %s is complete", shown(node.name), _set_of(node))
+
+    @staticmethod
+    def _is_being_written(node: Node) -> bool:
+        return node.truncating > 0 or any(handle.wrote for handle in node.handles)
 
     async def renamed(self, node: Node, old_name: bytes) -> None:
         """A closed image that moves from a temporary to a final name is complete."""
         if not self.core.policy.is_final(old_name) and not node.is_root:
             await self._settle(node, None)
 
-    async def _update(self, node: Node, handle: Handle | None, change: Callable[[Record], Record]) -> Found:
+    async def _update(
+        self,
+        node: Node,
+        handle: Handle | None,
+        change: Callable[[Record], Record],
+        release: Release | None = None,
+    ) -> Found:
+        """Amend the record of *node*, whose lock *release* gives back if the caller has it already."""
         door = self.core.store.door
-        if handle is None:
-            return await self.core.on(node, lambda target: door.amend(target, node.ino, change), locked=True)
-        releases: list[Release] = [await self.core.locks.acquire(node.ino), handle.pin()]
+        releases = [release or await self.core.locks.acquire(node.ino)]
+        target: Target
+        try:
+            if handle is None:
+                target = self.core.target(node, releases)
+            else:
+                target = handle.file
+                releases.append(handle.pin())
+        except BaseException:
+            for held in releases:
+                held()
+            raise
         return await self.core.gate.call(
-            lambda: door.amend(handle.file, node.ino, change),
+            lambda: door.amend(target, node.ino, change),
             releases=releases,
             of_set=self.core.set_key(node),
         )

@@ -6,7 +6,9 @@ State changes only in the event loop's thread. Everything read before an ``await
 
 from __future__ import annotations
 
+import errno
 import logging
+import resource
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -15,7 +17,7 @@ import trio
 
 from ckfs.errors import BadHandle, Stale
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
-from ckfs.model import Owner, Role
+from ckfs.model import Caller, Owner, Role
 from ckfs.names import FileHandle, SetName
 from ckfs.policy.settings import Policy
 from ckfs.store.door import Found, Target
@@ -93,14 +95,15 @@ class Core:
         try:
             if locked:
                 releases.append(await self.locks.acquire(node.ino))
-            target = node.spot if by_name else self._target(node, releases)
+            target = node.spot if by_name else self.target(node, releases)
         except BaseException:
             for release in releases:
                 release()
             raise
         return await self.gate.call(lambda: work(target), releases=releases, of_set=self.set_key(node))
 
-    def _target(self, node: Node, releases: list[Release]) -> Target:
+    def target(self, node: Node, releases: list[Release]) -> Target:
+        """How to reach *node*: an open descriptor, pinned in *releases*, or its name."""
         if node.is_root:
             return self.store.names.top
         for handle in node.handles:
@@ -184,6 +187,14 @@ class Core:
             return 0 if node.is_root else node.top.ino
         except Stale:
             return 0
+
+    def check_handles(self, caller: Caller) -> None:
+        """Refuse one more open file (ENFILE) to a user who has his share, or to users when root needs the rest."""
+        if caller.is_root:
+            return
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if len(self.handles) >= limit * 3 // 4 or self.handles.of(caller.uid) >= limit // 2:
+            raise OSError(errno.ENFILE, "too many files are open on this mount")
 
     async def examine(self, node: Node) -> Found:
         """Stat and record as they are now. Stale if the file is gone, or another has its name."""

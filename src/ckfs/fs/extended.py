@@ -13,6 +13,7 @@ from ckfs.errors import Invalid, NoAttribute, NotOwner, Unsupported
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Node
 from ckfs.fs.metadata import Changes, Metadata
+from ckfs.fs.sets import Sets
 from ckfs.model import Caller, State
 from ckfs.names import Inode
 from ckfs.owners.jobs import job_of
@@ -31,6 +32,7 @@ Value = Callable[[Node], Awaitable[bytes]]
 class Extended:
     core: Core
     metadata: Metadata
+    sets: Sets
     _of_root: Mapping[bytes, Value] = field(init=False)
     _of_files: Mapping[bytes, Value] = field(init=False)
 
@@ -66,15 +68,17 @@ class Extended:
             await self._give(node, value, caller)
             return
         _check_changeable(name)
+        await self.sets.check_change(node, caller)
         if node.is_root:
             raise Unsupported("the mount's root keeps no attributes")
         await self.core.on(
             node, lambda target: self.core.store.door.set_attribute(target, ino, name, value), locked=True
         )
 
-    async def remove(self, ino: Inode, name: bytes) -> None:
+    async def remove(self, ino: Inode, name: bytes, caller: Caller) -> None:
         node = self.core.inodes.get(ino)
         _check_changeable(name)
+        await self.sets.check_change(node, caller)
         if node.is_root:
             raise NoAttribute("the mount's root keeps no attributes")
         await self.core.on(

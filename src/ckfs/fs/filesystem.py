@@ -32,7 +32,8 @@ class Filesystem:
 
 
 def filesystem(core: Core) -> Filesystem:
-    sets, content = Sets(core), Content(core)
+    sets = Sets(core)
+    content = Content(core, sets)
     metadata = Metadata(core, sets)
     return Filesystem(
         core=core,
@@ -40,6 +41,6 @@ def filesystem(core: Core) -> Filesystem:
         naming=Naming(core, sets, content),
         content=content,
         metadata=metadata,
-        extended=Extended(core, metadata),
+        extended=Extended(core, metadata, sets),
         listing=Listing(core),
     )

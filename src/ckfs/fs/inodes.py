@@ -6,6 +6,7 @@ that it is still that file (another mount may have moved it).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -25,7 +26,6 @@ class Handle:
     __slots__ = (
         "_closing",
         "_pins",
-        "failed",
         "file",
         "marked",
         "node",
@@ -43,8 +43,6 @@ class Handle:
         """Something was written through it since its image was last settled."""
         self.marked = False
         """The record says that the image is being written, and carries no set-id bits of before."""
-        self.failed = False
-        """A write through it failed."""
         self._pins = 0
         self._closing: Release | None = None
 
@@ -72,7 +70,7 @@ class Handle:
 class Node:
     """An inode that the kernel knows. *entry* is a set's, for its top; None below it and for the mount's root."""
 
-    __slots__ = ("entry", "handles", "ino", "lookups", "name", "parent", "removed")
+    __slots__ = ("entry", "failed", "handles", "ino", "lookups", "name", "parent", "removed", "truncating")
 
     def __init__(self, ino: Inode, parent: Node | None, name: bytes, entry: SetEntry | None = None) -> None:
         self.ino = ino
@@ -81,6 +79,10 @@ class Node:
         self.entry = entry
         self.lookups = 0
         self.handles: tuple[Handle, ...] = ()
+        self.failed = False
+        """Something that was written on this mount may be lost: the image is partial until it is truncated."""
+        self.truncating = 0
+        """How many are opening it to overwrite it."""
         self.removed: Found | None = None
         """What it was when its last name went; some process may still stand in it, or hold it by O_PATH."""
 
@@ -196,6 +198,11 @@ class Handles:
     def __init__(self) -> None:
         self._handles: dict[FileHandle, Handle] = {}
         self._next = 1
+        self._of: Counter[int] = Counter()
+
+    def of(self, uid: int) -> int:
+        """How many *uid* has open."""
+        return self._of[uid]
 
     def __len__(self) -> int:
         return len(self._handles)
@@ -204,6 +211,7 @@ class Handles:
         number = FileHandle(self._next)
         self._next += 1
         self._handles[number] = handle
+        self._of[handle.opener.uid] += 1
         return number
 
     def get(self, number: FileHandle) -> Handle:
@@ -213,4 +221,8 @@ class Handles:
         return self._handles.values()
 
     def remove(self, number: FileHandle) -> Handle:
-        return self._handles.pop(number)
+        handle = self._handles.pop(number)
+        self._of[handle.opener.uid] -= 1
+        if not self._of[handle.opener.uid]:
+            del self._of[handle.opener.uid]
+        return handle

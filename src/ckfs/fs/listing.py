@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ckfs.errors import Stale
 from ckfs.fs.content import close_soon
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Handle, Node
@@ -49,6 +50,7 @@ class Listing:
 
     async def opendir(self, ino: Inode, caller: Caller) -> FileHandle:
         node = self.core.inodes.get(ino)
+        self.core.check_handles(caller)
         store = self.core.store
 
         def work() -> OpenFile:
@@ -93,7 +95,7 @@ class Listing:
     async def _read_on(self, handle: DirectoryHandle, offset: int) -> bool:
         """Look at some more entries; False at the end of the directory."""
         seek = None if handle.ahead or handle.position == offset != 0 else offset
-        ahead = handle.ahead
+        ahead, handle.ahead = handle.ahead, []
 
         def work() -> tuple[list[_Item], list[tuple[bytes, int]]]:
             names = ahead
@@ -103,6 +105,7 @@ class Listing:
                 names = syscalls.directory_entries(handle.fd)
             return self._examine(handle, names[:_AT_ONCE]), names[_AT_ONCE:]
 
+        handle.position = -1  # if this fails, the next try seeks
         handle.items, handle.ahead = await self.core.gate.call(
             work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
         )
@@ -122,8 +125,8 @@ class Listing:
                 entry, found = store.names.examine(SetName(name))
                 return _Item(name, found, next_offset, entry)
             return _Item(name, store.door.examine_entry(handle.file, name), next_offset, None)
-        except OSError:
-            return None  # gone meanwhile
+        except (FileNotFoundError, Stale):
+            return None  # gone meanwhile; any other failure is the caller's to see
 
     def _itself(self, handle: DirectoryHandle, name: bytes) -> Found:
         """The directory as an entry of its own; of ``..`` the kernel takes nothing but the number."""

@@ -44,6 +44,7 @@ class Metadata:
         """The kernel has checked the caller's rights by what getattr presented."""
         node = self.core.inodes.get(ino)
         handle = None if number is None else self.core.handle(number)
+        await self.sets.check_change(node, caller)
         if node.is_root and (changes.uid or changes.gid):
             raise NotOwner("the mount's root belongs to root")
         if changes.uid is not None and node.entry is not None:
@@ -82,11 +83,12 @@ class Metadata:
             return self.core.store.door.update(target, node.ino, change, size=changes.size, times=times)
 
         if handle is not None and changes.size is not None:
+            handle.wrote = True
             releases: list[Release] = [await self.core.locks.acquire(node.ino), handle.pin()]
             found = await self.core.gate.call(
                 lambda: work(handle.file), releases=releases, of_set=self.core.set_key(node)
             )
-            handle.wrote = handle.marked = True
+            handle.marked = True
             return found
         return await self.core.on(node, work, locked=True, by_name=changes.size is not None)
 

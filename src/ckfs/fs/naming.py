@@ -60,6 +60,7 @@ class Naming:
     async def create(
         self, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[FileHandle, Found]:
+        self.core.check_handles(caller)
         opened: list[int] = []
         access = flags & KEPT_FLAGS
 
@@ -130,14 +131,17 @@ class Naming:
 
     # Taking away
 
-    async def unlink(self, parent: Inode, name: bytes) -> None:
-        await self._remove(parent, name, self.core.store.door.unlink)
+    async def unlink(self, parent: Inode, name: bytes, caller: Caller) -> None:
+        await self._remove(parent, name, caller, self.core.store.door.unlink)
 
-    async def rmdir(self, parent: Inode, name: bytes) -> None:
-        await self._remove(parent, name, self.core.store.door.rmdir)
+    async def rmdir(self, parent: Inode, name: bytes, caller: Caller) -> None:
+        await self._remove(parent, name, caller, self.core.store.door.rmdir)
 
-    async def _remove(self, parent: Inode, name: bytes, remove: Callable[[Spot], None]) -> None:
+    async def _remove(
+        self, parent: Inode, name: bytes, caller: Caller, remove: Callable[[Spot], None]
+    ) -> None:
         directory, door = self.core.inodes.get(parent), self.core.store.door
+        await self.sets.check_change(directory, caller)
 
         def work() -> Found:
             spot = directory.inside(name)
@@ -178,6 +182,9 @@ class Naming:
         self, source: Node, old_name: bytes, target: Node, new_name: bytes, flags: int, caller: Caller
     ) -> Node | None:
         await self.sets.check_move(source, target, caller)
+        await self.sets.check_change(source, caller)
+        if flags & RENAME_EXCHANGE:
+            await self.sets.check_create(source, caller)
         door = self.core.store.door
 
         def work() -> tuple[Found, Found | None]:
@@ -217,7 +224,7 @@ class Naming:
 
             def work() -> Found:
                 new = target.inside(new_name)
-                door.link(source, new)
+                door.link(source, new, ino)
                 return door.examine(new)
 
             found = await self.core.change((target,), work)

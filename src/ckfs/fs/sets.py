@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ckfs.errors import FsError, Invalid, OtherOwner, Stale
+from ckfs.errors import FsError, Invalid, OtherOwner
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Node
 from ckfs.model import Caller, Owner
@@ -73,6 +73,13 @@ class Sets:
                 entry = directory.set_entry
         ownership.check_create(self.core.policy, name, entry.owner, caller)
 
+    async def check_change(self, node: Node, caller: Caller, *, writing: bool = True) -> None:
+        """Refuse a user to change anything in an unclaimed set, whatever its modes say."""
+        if caller.is_root or node.is_root or not writing or node.removed is not None:
+            return
+        if node.set_entry.owner is None:
+            await self.check_create(node, caller)
+
     async def check_move(self, source: Node, target: Node, caller: Caller) -> None:
         """Refuse to move or link between sets of different owners: the caller copies, and is charged, instead."""
         self._check_same_owner(source.set_entry, target.set_entry)
@@ -99,7 +106,7 @@ class Sets:
             top.entry = await self.core.gate.transfer(
                 lambda: bring_files(store, name, entry, stored, may_copy=may_copy), releases=(release,)
             )
-        except (OSError, Stale) as error:
+        except (OSError, FsError, ValueError) as error:
             log.info("the files of set %s follow its new owner later: %s", shown(name), error)
         if top.set_entry.stored.uid != stored.uid:
             self.core.following.add(name)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from ckfs.errors import StoreUnusable
+from ckfs.names import shown
 
 DEFAULT_TEXT = """\
 # The policy of this ckfs store. Every mount of the store reads it, and takes changes up within seconds.
@@ -59,8 +60,8 @@ def parse(text: str) -> Policy:
     """The policy in *text*. Raises StoreUnusable, naming the key and the rule, for anything that it does not know."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise StoreUnusable(f"policy.toml is not valid TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise StoreUnusable(f"policy.toml is not valid TOML: {shown(str(error))}") from None
     _check_keys("", tables, ("sets", "images", "resolvers"))
     sets, images, resolvers = (_table(tables, name) for name in ("sets", "images", "resolvers"))
     _check_keys("sets.", sets, ("batch",))
@@ -80,7 +81,9 @@ def parse(text: str) -> Policy:
 def _check_keys(prefix: str, table: Mapping[str, object], known: tuple[str, ...]) -> None:
     for key in table:
         if key not in known:
-            raise StoreUnusable(f"policy.toml: unknown key {prefix}{key}; known here: {', '.join(known)}")
+            raise StoreUnusable(
+                f"policy.toml: unknown key {prefix}{shown(key)}; known here: {', '.join(known)}"
+            )
 
 
 def _table(tables: Mapping[str, object], name: str) -> Mapping[str, object]:

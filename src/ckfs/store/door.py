@@ -142,7 +142,7 @@ class Door:
         return found
 
     def examine_if_there(self, spot: Spot) -> Found | None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, Stale):
             return self.examine(spot)
         return None
 
@@ -396,8 +396,10 @@ class Door:
             # Leaving the inner block goes back to root; the rename itself is made inside both, as the owner.
             syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
 
-    def link(self, old: Spot, new: Spot) -> None:
+    def link(self, old: Spot, new: Spot, expected: Inode | None = None) -> None:
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
+            if expected is not None:
+                _check_same(self.examine_in(old_fd, old_name), expected)
             os.link(old_name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=False)
 
     def change_owner(self, spot: Spot, owner: Owner) -> None:
@@ -481,7 +483,7 @@ def _check_same(found: Found, expected: Inode | None) -> None:
 def _or_none(examine: Callable[[int, bytes], Found], fd: int, name: bytes) -> Found | None:
     try:
         return examine(fd, name)
-    except OSError:
+    except (FileNotFoundError, Stale):
         return None
 
 

@@ -72,7 +72,7 @@ class Gate:
         self.io_timeout_s = io_timeout_s
         self._metadata = trio.CapacityLimiter(_METADATA_THREADS)
         self._data = trio.CapacityLimiter(_DATA_THREADS)
-        self._sets: dict[int, trio.CapacityLimiter] = {}
+        self._sets: dict[tuple[int, int], trio.CapacityLimiter] = {}
         self._up = trio.Event()
         self._up.set()
         self._came_down = trio.Event()
@@ -127,9 +127,10 @@ class Gate:
         return job.result.unwrap()
 
     async def _acquire(self, job: _Job[T], kind: trio.CapacityLimiter, of_set: int) -> None:
-        limiter = self._sets.get(of_set)
+        key = (of_set, id(kind))  # slow data calls of a set leave its metadata calls alone
+        limiter = self._sets.get(key)
         if limiter is None:
-            limiter = self._sets[of_set] = trio.CapacityLimiter(_THREADS_PER_SET if of_set else math.inf)
+            limiter = self._sets[key] = trio.CapacityLimiter(_THREADS_PER_SET if of_set else math.inf)
         await limiter.acquire_on_behalf_of(job)
         job.limiters.append(limiter)
         await kind.acquire_on_behalf_of(job)
@@ -139,27 +140,37 @@ class Gate:
 
     def _start(self, job: _Job[T]) -> None:
         token = trio.lowlevel.current_trio_token()
-        job.started = True
 
         def deliver(result: outcome.Outcome[T]) -> None:  # in the worker thread
             with contextlib.suppress(trio.RunFinishedError):  # the daemon ended meanwhile
                 token.run_sync_soon(self._finish, job, result)
 
         trio.lowlevel.start_thread_soon(job.work, deliver)
+        job.started = True  # only now: without a thread nothing would ever give back what the job holds
 
     def _finish(self, job: _Job[T], result: outcome.Outcome[T]) -> None:
         job.result = result
         self._release(job)
-        if job.abandoned and job.undo is not None and isinstance(result, outcome.Value):
-            undo, value = job.undo, result.value
-            trio.lowlevel.start_thread_soon(lambda: undo(value), _log_failure)
+        if job.abandoned:
+            self._take_back(job)
         job.done.set()
+
+    def _take_back(self, job: _Job[T]) -> None:
+        if job.undo is not None and isinstance(job.result, outcome.Value):
+            undo, value = job.undo, job.result.value
+            with contextlib.suppress(
+                RuntimeError
+            ):  # no thread to be had: what is not taken back is not used either
+                trio.lowlevel.start_thread_soon(lambda: undo(value), _log_failure)
 
     def _give_up(self, job: _Job[T]) -> None:
         """The caller waits no more. A job that runs keeps what it holds; one that never started holds nothing."""
         job.abandoned = True
         if not job.started:
             self._release(job)
+            return
+        if job.done.is_set():  # cancelled between the end of the work and its answer
+            self._take_back(job)
             return
         for release in job.releases:
             if isinstance(release, LockRelease):

@@ -43,7 +43,10 @@ def name_owner(store: Store, name: SetName, entry: SetEntry, owner: Owner) -> Se
 
 def _links(store: Store, name: SetName, entry: SetEntry) -> list[SetName]:
     """Other sets that are links of the same file: they change hands together."""
-    found = store.door.examine(entry.spot)
+    try:
+        found = store.door.examine(entry.spot)
+    except PermissionError:  # it is chowned already, by a hand-over that died then
+        found = store.door.examine(Spot(ROOT, entry.spot.components))
     if found.record.is_directory or found.stat.st_nlink == 1:
         return []
     others = []
@@ -62,7 +65,10 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner, *, 
     if stored == entry.stored:
         return entry
     store.names.prepare_user(stored)
-    links = _links(store, name, entry)
+    try:
+        links = _links(store, name, entry)
+    except (FileNotFoundError, Stale):
+        return _finish_move(store, name, entry, stored)
     try:
         store.door.change_owner(Spot(ROOT, entry.spot.components), stored)
     except PermissionError:
@@ -81,6 +87,16 @@ def _move_place(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
         # Both users' directories are their own: only root reaches into both.
         store.door.rename(Spot(ROOT, entry.spot.components), Spot(ROOT, moved.spot.components))
     return _switch(store, name, entry, moved)
+
+
+def _finish_move(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry:
+    """A hand-over died after it moved the place and before it said so."""
+    for place in (entry.place, place_beside(name, entry.ino)):
+        moved = dataclasses.replace(entry, stored=stored, place=place)
+        found = store.door.examine_if_there(moved.spot)
+        if found is not None and found.record.ino == entry.ino:
+            return _switch(store, name, entry, moved)
+    raise Stale("the set is not where its entry says")
 
 
 def _copy(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry:

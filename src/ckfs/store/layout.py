@@ -38,6 +38,8 @@ _FORMAT_FILE = b"ckfs.toml"
 _POLICY_FILE = b"policy.toml"
 _DIRECTORIES = {NAMES: 0o755, USERS: 0o1777, STAGING: 0o1777}
 _HARMLESS = {*_DIRECTORIES, _POLICY_FILE, b"lost+found"}
+_UNFINISHED = (b"." + _FORMAT_FILE + b"-", b"." + _POLICY_FILE + b"-")
+"""What an init that died may have left."""
 _LONGEST_FILE_BYTES = 1 << 20
 
 _MOUNT_ROOT = Record(ROOT_INODE, ROOT.uid, ROOT.gid, stat.S_IFDIR | 0o1777)
@@ -104,7 +106,7 @@ def _initialise_at(root_fd: int, path: str, service: Owner) -> bool:
     if _FORMAT_FILE in present:
         _read_format(root_fd, path)
         return False
-    foreign = sorted(present - _HARMLESS)
+    foreign = sorted(name for name in present - _HARMLESS if not name.startswith(_UNFINISHED))
     if foreign:
         raise StoreUnusable(
             f"{shown(path)}: not a ckfs store, and not empty (there is {shown(foreign[0])}): give an empty directory"

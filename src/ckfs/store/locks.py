@@ -39,21 +39,24 @@ class InodeLocks:
         if lock is None:
             self._locks[ino] = _Lock()
         else:
-            await self._wait(lock)
+            await self._wait(ino, lock)
         return _Held(self, ino)
 
-    async def _wait(self, lock: _Lock) -> None:
+    async def _wait(self, ino: int, lock: _Lock) -> None:
         turn = trio.Event()
         lock.waiting.append(turn)
         try:
             if not lock.overdue:
                 with trio.move_on_after(self._timeout_s):
                     await turn.wait()
-        finally:
-            granted = turn not in lock.waiting
-            if not granted:
+        except BaseException:
+            if turn not in lock.waiting:  # its turn came in the moment in which it was cancelled
+                self.release(ino)
+            else:
                 lock.waiting.remove(turn)
-        if not granted:
+            raise
+        if turn in lock.waiting:
+            lock.waiting.remove(turn)
             raise StoreDown("an earlier call on the same file is still under way")
 
     def release(self, ino: int) -> None:

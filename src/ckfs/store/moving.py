@@ -11,7 +11,7 @@ import contextlib
 import errno
 import logging
 
-from ckfs.errors import Exists, OtherOwner
+from ckfs.errors import OtherOwner
 from ckfs.names import Inode, SetName, shown
 from ckfs.store.door import Door, Found, Spot
 from ckfs.store.setnames import USERS, SetEntry, SetNames, place_beside
@@ -39,8 +39,11 @@ def rename_set(
     replaced = _replaceable(names, door, new, found)
     if replaced is not None and replaced[0].ino == entry.ino:
         return entry, None  # two names of one file: POSIX says to do nothing
-    names.move(old, new)
-    if replaced is not None and not found.record.is_directory:
+    if replaced is None or found.record.is_directory:
+        _only_if_free(names, new, replaced)
+        names.move_if_free(old, new)
+    else:
+        names.move_over(old, new, replaced[0])
         _unlink_replaced(door, replaced[0])
     return _readable_place(names, door, new, entry), None if replaced is None else replaced[1]
 
@@ -73,10 +76,16 @@ def file_to_set(
     # A file is at both places for a moment, a directory at its new one an instant after its name: never at none.
     if not found.record.is_directory:
         door.link(source, entry.spot)
-    if replaced is None:
-        names.enter(new, entry)
-    else:
-        names.replace(new, entry)
+    try:
+        if replaced is None or found.record.is_directory:
+            _only_if_free(names, new, replaced)
+            names.enter(new, entry)
+        else:
+            names.replace_if(new, replaced[0], entry)
+    except BaseException:
+        if not found.record.is_directory:
+            door.unlink(entry.spot)
+        raise
     if found.record.is_directory:
         door.rename(source, entry.spot)
     else:
@@ -98,10 +107,16 @@ def link_set(
     door.link(source, entry.spot)
     try:
         names.enter(new, entry)
-    except Exists:
+    except BaseException:
         door.unlink(entry.spot)
         raise
     return entry, door.examine(entry.spot)
+
+
+def _only_if_free(names: SetNames, new: SetName, replaced: tuple[SetEntry, Found] | None) -> None:
+    """An empty directory that is replaced gives up its name first; whoever takes that in between keeps it (Exists)."""
+    if replaced is not None:
+        names.clear(new, replaced[0])
 
 
 def _check_single(found: Found) -> None:

@@ -23,7 +23,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ckfs.errors import Exists
+from ckfs.errors import Exists, Stale
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.store import syscalls
@@ -138,19 +138,17 @@ class SetNames:
     def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """The set's entry and its top; FileNotFoundError if there is none, or it is just being removed."""
         entry = self.read(name)
-        try:
-            return entry, self._door.examine(entry.spot)
-        except FileNotFoundError:
-            return self._renamed_meanwhile(name, entry)
+        found = self._door.examine_if_there(entry.spot)
+        return (entry, found) if found is not None else self._renamed_meanwhile(name, entry)
 
     def _renamed_meanwhile(self, name: SetName, seen: SetEntry) -> tuple[SetEntry, Found]:
         entry = self.read(name)
-        if entry != seen:
-            return entry, self._door.examine(entry.spot)
+        if entry != seen and (found := self._door.examine_if_there(entry.spot)) is not None:
+            return entry, found
         # Whoever moves a place says so afterwards, and may not have come to that: it is where it was going to.
-        for moved in _on_the_way(name, seen):
+        for moved in _on_the_way(name, entry):
             found = self._door.examine_if_there(moved.spot)
-            if found is not None and found.record.ino == seen.ino:
+            if found is not None and found.record.ino == entry.ino:
                 return moved, found
         raise FileNotFoundError(errno.ENOENT, "the set is just being removed")
 
@@ -220,10 +218,24 @@ class SetNames:
                 os.unlink(token, dir_fd=self._staging_fd)
                 raise
 
-    def move(self, old: SetName, new: SetName) -> None:
-        """Rename the entry, over an existing one too, in one step."""
+    def move_over(self, old: SetName, new: SetName, replaced: SetEntry) -> None:
+        """Rename the entry over that of *replaced*, in one step. Stale if *new* is another set by now."""
+        self._check_still(new, replaced)
         with acting_as(self._service):
             os.rename(old, new, src_dir_fd=self._names_fd, dst_dir_fd=self._names_fd)
+
+    def replace_if(self, name: SetName, replaced: SetEntry, entry: SetEntry) -> None:
+        """As :meth:`replace`; Stale if *name* is another set by now."""
+        self._check_still(name, replaced)
+        self.replace(name, entry)
+
+    def _check_still(self, name: SetName, seen: SetEntry) -> None:
+        try:
+            ino: Inode | None = self.read(name).ino
+        except FileNotFoundError:
+            ino = None
+        if ino != seen.ino:
+            raise Stale("another set has the name by now")
 
     def move_if_free(self, old: SetName, new: SetName) -> None:
         """Rename the entry; Exists if the new name has been taken."""

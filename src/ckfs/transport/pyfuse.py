@@ -136,11 +136,11 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._fs.naming.unlink(Inode(parent_inode), name)
+        await self._fs.naming.unlink(Inode(parent_inode), name, caller_of(ctx))
 
     @replies
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        await self._fs.naming.rmdir(Inode(parent_inode), name)
+        await self._fs.naming.rmdir(Inode(parent_inode), name, caller_of(ctx))
 
     @replies
     async def rename(
@@ -267,7 +267,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        await self._fs.extended.remove(Inode(inode), name)
+        await self._fs.extended.remove(Inode(inode), name, caller_of(ctx))
 
 
 def caller_of(ctx: RequestContext) -> Caller:
