@@ -132,6 +132,8 @@ def errno_of(error: BaseException) -> int:
             number = error.errno
         case MemoryError():
             number = errno.ENOMEM
+        case RecursionError():  # a tree that is deeper than ckfs walks
+            number = errno.ELOOP
         case _:
             number = errno.EIO
     if not isinstance(number, int) or not 0 < number <= _LARGEST_ERRNO:

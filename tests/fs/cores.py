@@ -150,11 +150,11 @@ class Process:
 
     async def unlink(self, path: str) -> None:
         async with self.parent(path) as (ino, name):
-            await self.fs.naming.unlink(ino, name)
+            await self.fs.naming.unlink(ino, name, self.caller)
 
     async def rmdir(self, path: str) -> None:
         async with self.parent(path) as (ino, name):
-            await self.fs.naming.rmdir(ino, name)
+            await self.fs.naming.rmdir(ino, name, self.caller)
 
     async def rename(self, old: str, new: str, flags: int = 0) -> None:
         """As the kernel does: both names are looked up first."""

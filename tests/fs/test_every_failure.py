@@ -87,7 +87,7 @@ async def _xattr(mount: Mount) -> None:
         await mount.fs.extended.set(ino, b"user.k", b"v", mount.alice.caller)
         await mount.fs.extended.get(ino, b"user.k")
         await mount.fs.extended.list(ino)
-        await mount.fs.extended.remove(ino, b"user.k")
+        await mount.fs.extended.remove(ino, b"user.k", mount.alice.caller)
 
 
 async def _readlink(mount: Mount) -> None:

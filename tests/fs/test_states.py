@@ -262,7 +262,7 @@ async def test_attributes_of_a_removed_file_are_not_those_of_the_next_of_its_nam
             with pytest.raises((OSError, FsError)):
                 await mount.fs.extended.set(held, b"user.evil", b"e", mount.bob.caller)
             with pytest.raises((OSError, FsError)):
-                await mount.fs.extended.remove(held, b"user.secret")
+                await mount.fs.extended.remove(held, b"user.secret", mount.bob.caller)
             with pytest.raises((OSError, FsError)):
                 await mount.fs.extended.list(held)
         assert await mount.alice.load("set/f") == b"second"

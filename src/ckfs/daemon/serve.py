@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ _POLICY_INTERVAL_S = 3.0
 _MOST_REQUESTS = 256
 _READ_AHEAD_KIB = 4096
 _ARENAS = 2
+_STACK_BYTES = 64 << 20
+_DEEPEST_CALLS = 10_000
 
 
 def account_of(name: str | None) -> Owner:
@@ -68,6 +71,8 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
     _raise_descriptor_limit()
     prepare_process()
     syscalls.bound_malloc_arenas(_ARENAS)
+    threading.stack_size(_STACK_BYTES)  # of address space: what deep trees need, and no user can exhaust
+    sys.setrecursionlimit(_DEEPEST_CALLS)
     store, policy = _within(options.op_timeout_s, store_path, lambda: _opened(store_path, service, options))
     with contextlib.closing(store):
         users = Users(policy)

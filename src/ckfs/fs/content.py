@@ -151,7 +151,11 @@ class Content:
                 await self._transfer(handle, lambda: os.close(os.dup(handle.fd)))
         finally:
             handle.wrote = handle.marked = False
-            await self._settle(handle.node, handle)
+            try:
+                await self._settle(handle.node, handle)
+            except (OSError, FsError):
+                handle.wrote = True  # the release tries again
+                raise
 
     async def _settle(self, node: Node, handle: Handle | None) -> None:
         """Mark an image complete, or partial, once nobody here is writing it under a final name."""

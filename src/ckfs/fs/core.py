@@ -6,6 +6,7 @@ State changes only in the event loop's thread. Everything read before an ``await
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import resource
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RESOLVER_TIMEOUT_S = 10.0
+_FOLLOWING_LOOKS = 50
+_FOLLOWING_LOOK_S = 0.02
 
 
 class OwnerLookup(Protocol):
@@ -85,8 +88,8 @@ class Core:
         """
         try:
             return await self._on(node, work, locked=locked, by_name=by_name)
-        except (Stale, FileNotFoundError):
-            if not await self.find_again(node):
+        except (Stale, FileNotFoundError, PermissionError):
+            if not await self._reachable_again(node):
                 raise
             return await self._on(node, work, locked=locked, by_name=by_name)
 
@@ -150,10 +153,33 @@ class Core:
     async def _again_if_moved(self, directories: tuple[Node, ...], run: Callable[[], Awaitable[T]]) -> T:
         try:
             return await run()
-        except Stale:
-            if not any([await self.find_again(directory) for directory in directories]):
+        except (Stale, PermissionError):
+            found = [await self._reachable_again(directory) for directory in directories]
+            if not any(found):
                 raise
             return await run()
+
+    async def _reachable_again(self, node: Node) -> bool:
+        """Whether trying once more may help: the set has moved, or has changed hands meanwhile."""
+        if node.is_root:
+            return False
+        with contextlib.suppress(Stale):
+            if await self.has_changed_hands(SetName(node.top.name)):
+                await self.find_again(node)
+                return True
+        return await self.find_again(node)
+
+    async def has_changed_hands(self, name: SetName) -> bool:
+        """Wait, for a while, until the files of a set that is just being given away have followed; False if it is not."""
+        for waited in range(_FOLLOWING_LOOKS):
+            try:
+                entry = await self.gate.call(lambda: self.store.names.read(name))
+            except OSError:
+                return False
+            if not entry.is_followed:
+                return waited > 0
+            await trio.sleep(_FOLLOWING_LOOK_S)
+        return False
 
     async def find_again(self, node: Node) -> bool:
         """Whether another mount has moved the set that *node* is in, or *node* within it; then it is known where to."""

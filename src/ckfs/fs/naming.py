@@ -11,7 +11,7 @@ from ckfs.errors import Exists, Invalid, NotFound, OtherOwner, Stale
 from ckfs.fs.content import KEPT_FLAGS, Content
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Node
-from ckfs.fs.sets import Sets
+from ckfs.fs.sets import Sets, taking
 from ckfs.model import Caller, Record, State
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.policy import presented
@@ -151,7 +151,7 @@ class Naming:
 
         if directory.is_root:
             found = await self.core.change(
-                (directory,), lambda: self.core.store.names.remove(SetName(name), remove)
+                (directory,), lambda: self.core.store.names.remove(SetName(name), remove, taking(caller))
             )
         else:
             found = await self.core.change((directory,), work)

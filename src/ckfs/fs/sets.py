@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ckfs.errors import FsError, Invalid, OtherOwner
+from ckfs.errors import FsError, Invalid, OtherOwner, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Node
 from ckfs.model import Caller, Owner
@@ -23,6 +23,15 @@ from ckfs.store.syscalls import RENAME_EXCHANGE
 log = logging.getLogger(__name__)
 
 _FOLLOW_INTERVAL_S = 5.0
+
+
+def taking(caller: Caller) -> Callable[[Found], None]:
+    """Checks the sticky bit of the mount's root against the set that is really there."""
+
+    def check(found: Found) -> None:
+        ownership.check_take_away(found.record, caller)
+
+    return check
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +144,17 @@ class Sets:
         names = self.core.store.names
         try:
             entry, found = await self.core.gate.call(lambda: names.examine(name))
-        except PermissionError:
-            await self._follow_one(name)
+        except (PermissionError, Stale):
+            await self._follow_unless_done(name)
             return await self.core.gate.call(lambda: names.examine(name))
-        if entry.is_followed:
-            self.core.following.add(name)
+        if entry.is_followed and name not in self.core.following:
+            await self._follow_unless_done(name)
+            return await self.core.gate.call(lambda: names.examine(name))
         return entry, found
+
+    async def _follow_unless_done(self, name: SetName) -> None:
+        if not await self.core.has_changed_hands(name):
+            await self._follow_one(name)
 
     async def _follow_one(self, name: SetName) -> None:
         entry = await self.core.gate.call(lambda: self.core.store.names.read(name))
@@ -169,7 +183,7 @@ class Sets:
         names, door = self.core.store.names, self.core.store.door
 
         def work() -> tuple[SetEntry, Found | None, SetEntry | None]:
-            entry, replaced = rename_set(names, door, old, new, flags)
+            entry, replaced = rename_set(names, door, old, new, flags, taking(caller))
             return entry, replaced, names.read(old) if flags & RENAME_EXCHANGE else None
 
         entry, replaced, other = await self.core.change((self.core.inodes.root,), work)
@@ -209,7 +223,7 @@ class Sets:
         names, door = self.core.store.names, self.core.store.door
         entry, _ = await self.core.change(
             (source, self.core.inodes.root),
-            lambda: file_to_set(names, door, source.inside(old_name), new, like, flags),
+            lambda: file_to_set(names, door, source.inside(old_name), new, like, flags, taking(caller)),
         )
         return self._is_now(entry.ino, new, entry)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckfs.errors import Denied, NotOwner
-from ckfs.model import Caller, Owner
+from ckfs.model import Caller, Owner, Record
 from ckfs.names import ROOT_UID, SetName, Uid
 from ckfs.policy.settings import Policy
 
@@ -30,6 +30,12 @@ def check_create(policy: Policy, name: SetName, owner: Owner | None, caller: Cal
         raise Denied("an unclaimed set takes files of root alone until somebody owns it")
     if policy.is_batch(name):
         raise Denied("in a batch set only the owner and root create")
+
+
+def check_take_away(record: Record, caller: Caller) -> None:
+    """Refuse to remove or replace another user's set: the mount's root is sticky, for whatever has a name by now."""
+    if not caller.is_root and record.uid != caller.uid:
+        raise NotOwner("only its owner, or root, takes a set away")
 
 
 def check_give(caller: Caller) -> None:

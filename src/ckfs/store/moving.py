@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+from collections.abc import Callable
 
 from ckfs.errors import OtherOwner
 from ckfs.names import Inode, SetName, shown
@@ -19,9 +20,12 @@ from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 log = logging.getLogger(__name__)
 
+Check = Callable[[Found], None]
+"""Raises unless the caller may take away what is at a name now (the kernel checked what was there a moment ago)."""
+
 
 def rename_set(
-    names: SetNames, door: Door, old: SetName, new: SetName, flags: int
+    names: SetNames, door: Door, old: SetName, new: SetName, flags: int, check: Check
 ) -> tuple[SetEntry, Found | None]:
     """Rename the set *old* to *new*, over an existing one unless *flags* say otherwise.
 
@@ -36,7 +40,7 @@ def rename_set(
         names.check_free(new)
         names.move_if_free(old, new)
         return _readable_place(names, door, new, entry), None
-    replaced = _replaceable(names, door, new, found)
+    replaced = _replaceable(names, door, new, found, check)
     if replaced is not None and replaced[0].ino == entry.ino:
         return entry, None  # two names of one file: POSIX says to do nothing
     if replaced is None or found.record.is_directory:
@@ -58,7 +62,7 @@ def set_into_directory(names: SetNames, door: Door, old: SetName, target: Spot, 
 
 
 def file_to_set(
-    names: SetNames, door: Door, source: Spot, new: SetName, like: SetEntry, flags: int
+    names: SetNames, door: Door, source: Spot, new: SetName, like: SetEntry, flags: int, check: Check
 ) -> tuple[SetEntry, Found]:
     """Move *source*, from inside the set whose entry is *like*, to the top as *new*."""
     found = door.examine(source)
@@ -70,7 +74,7 @@ def file_to_set(
         names.check_free(new)
         replaced = None
     else:
-        replaced = _replaceable(names, door, new, found)
+        replaced = _replaceable(names, door, new, found, check)
         if replaced is not None and replaced[0].ino == entry.ino:
             return replaced
     # A file is at both places for a moment, a directory at its new one an instant after its name: never at none.
@@ -130,7 +134,9 @@ def _unlink_replaced(door: Door, entry: SetEntry) -> None:
         door.unlink(entry.spot)
 
 
-def _replaceable(names: SetNames, door: Door, new: SetName, moved: Found) -> tuple[SetEntry, Found] | None:
+def _replaceable(
+    names: SetNames, door: Door, new: SetName, moved: Found, check: Check
+) -> tuple[SetEntry, Found] | None:
     """The set *new*, if it exists and *moved* may take its place. An empty directory is gone afterwards."""
     try:
         entry, found = names.examine(new)
@@ -140,6 +146,7 @@ def _replaceable(names: SetNames, door: Door, new: SetName, moved: Found) -> tup
         return None
     if entry.ino == moved.record.ino:
         return entry, found
+    check(found)
     if moved.record.is_directory and not found.record.is_directory:
         raise NotADirectoryError(errno.ENOTDIR, "a directory cannot take a file's place")
     if found.record.is_directory and not moved.record.is_directory:

@@ -138,7 +138,13 @@ class SetNames:
     def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """The set's entry and its top; FileNotFoundError if there is none, or it is just being removed."""
         entry = self.read(name)
-        found = self._door.examine_if_there(entry.spot)
+        try:
+            found = self._door.examine_if_there(entry.spot)
+        except PermissionError:
+            if not entry.is_followed:
+                raise
+            # Its top belongs to the new owner already, in a directory of the old one's: root reaches both.
+            found = self._door.examine_if_there(Spot(ROOT, entry.spot.components))
         return (entry, found) if found is not None else self._renamed_meanwhile(name, entry)
 
     def _renamed_meanwhile(self, name: SetName, seen: SetEntry) -> tuple[SetEntry, Found]:
@@ -150,6 +156,8 @@ class SetNames:
             found = self._door.examine_if_there(moved.spot)
             if found is not None and found.record.ino == entry.ino:
                 return moved, found
+        if entry.is_followed:
+            raise Stale("the set is just changing hands")
         raise FileNotFoundError(errno.ENOENT, "the set is just being removed")
 
     # Taking
@@ -256,10 +264,14 @@ class SetNames:
         with acting_as(self._service):
             syscalls.rename(self._names_fd, one, self._names_fd, other, syscalls.RENAME_EXCHANGE)
 
-    def remove(self, name: SetName, remove: Callable[[Spot], None]) -> Found:
-        """Take the set away: its place by *remove* (unlink or rmdir), then its name. Returns what its top was."""
+    def remove(self, name: SetName, remove: Callable[[Spot], None], check: Callable[[Found], None]) -> Found:
+        """Take the set away: its place by *remove* (unlink or rmdir), then its name. Returns what its top was.
+
+        *check* raises unless the caller may remove that.
+        """
         said = self.read(name)
         entry, found = self.examine(name)
+        check(found)
         remove(entry.spot)
         self.clear(name, said if said.ino == entry.ino else entry)
         return found

@@ -55,7 +55,7 @@ def replies(
             return await handler(self, *args, **kwargs)
         except FUSEError:
             raise
-        except (FsError, OSError) as error:
+        except (FsError, OSError, RecursionError) as error:
             raise FUSEError(errno_of(error)) from None
         except Exception as error:
             log.exception("%s failed unexpectedly", handler.__name__)
