@@ -72,9 +72,28 @@ class Content:
 
     def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
         handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
+        handle.direct = self._goes_past_the_cache(node, flags)
         handle.wrote = handle.marked = wrote
         node.with_handle(handle)
         return self.core.handles.add(handle)
+
+    def _goes_past_the_cache(self, node: Node, flags: int) -> bool:
+        """Whether reads and writes come in whole, up to 1 MiB each, instead of page by page.
+
+        What is open for writing alone cannot be mapped anyhow, and gets ENOSPC from the very write that met it. Images of
+        batch sets are read once, from end to end, and are not mapped shared (which would be ENODEV).
+        """
+        access = flags & os.O_ACCMODE
+        if access == os.O_WRONLY or flags & os.O_DIRECT:
+            return True
+        try:
+            return access == os.O_RDONLY and self.core.policy.is_batch(node.set_name)
+        except Stale:
+            return False
+
+    def is_direct(self, number: FileHandle) -> bool:
+        """Whether the kernel is to keep no pages for this handle."""
+        return self.core.handle(number).direct
 
     async def release(self, number: FileHandle) -> None:
         handle = self.core.handle(number)

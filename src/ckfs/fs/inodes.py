@@ -26,6 +26,7 @@ class Handle:
     __slots__ = (
         "_closing",
         "_pins",
+        "direct",
         "file",
         "marked",
         "node",
@@ -39,6 +40,8 @@ class Handle:
         self.file = file
         self.opener = opener
         self.writable = writable
+        self.direct = False
+        """The kernel keeps no pages for it."""
         self.wrote = False
         """Something was written through it since its image was last settled."""
         self.marked = False

@@ -38,10 +38,6 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_O_ACCMODE = 3
-_O_WRONLY = 1
-_O_DIRECT = 0o40000
-
 
 def replies(
     handler: Callable[Concatenate[Operations, P], Coroutine[Any, Any, T]],
@@ -204,11 +200,15 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         handle, found = await self._fs.naming.create(Inode(parent_inode), name, mode, flags, caller_of(ctx))
-        return _file_info(handle, flags), attributes_of(found)
+        return self._file_info(handle), attributes_of(found)
 
     @replies
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return _file_info(await self._fs.content.open(Inode(inode), flags, caller_of(ctx)), flags)
+        return self._file_info(await self._fs.content.open(Inode(inode), flags, caller_of(ctx)))
+
+    def _file_info(self, handle: FileHandle) -> FileInfo:
+        direct = self._fs.content.is_direct(handle)
+        return FileInfo(fh=FileHandleT(handle), direct_io=direct, keep_cache=False)
 
     @replies
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -303,10 +303,3 @@ def _changes_of(attr: EntryAttributes, fields: SetattrFields) -> Changes:
         atime_ns=attr.st_atime_ns if fields.update_atime else None,
         mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
     )
-
-
-def _file_info(handle: FileHandle, flags: int) -> FileInfo:
-    # A descriptor that is open for writing alone cannot be mapped, so it may go past the page cache: whole requests of
-    # 1 MiB, no look-up of security.capability before each write, and ENOSPC from the very write that met it.
-    direct = flags & _O_ACCMODE == _O_WRONLY or bool(flags & _O_DIRECT)
-    return FileInfo(fh=FileHandleT(handle), direct_io=direct, keep_cache=False)
