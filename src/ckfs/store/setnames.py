@@ -156,8 +156,8 @@ class SetNames:
             found = self._door.examine_if_there(moved.spot)
             if found is not None and found.record.ino == entry.ino:
                 return moved, found
-        if entry.is_followed:
-            raise Stale("the set is just changing hands")
+        if entry.is_followed or entry != seen:
+            raise Stale("the set is just changing hands, or being renamed")
         raise FileNotFoundError(errno.ENOENT, "the set is just being removed")
 
     # Taking
