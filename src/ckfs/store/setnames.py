@@ -272,9 +272,16 @@ class SetNames:
         said = self.read(name)
         entry, found = self.examine(name)
         check(found)
+        if self._has_another_name(name):
+            self.clear(name, said)
+            return found
         remove(entry.spot)
         self.clear(name, said if said.ino == entry.ino else entry)
         return found
+
+    def _has_another_name(self, name: SetName) -> bool:
+        """A rename that died between link and unlink left the entry under two names: the files stay with the other."""
+        return os.stat(name, dir_fd=self._names_fd, follow_symlinks=False).st_nlink > 1
 
     def clear(self, name: SetName, entry: SetEntry) -> None:
         """Take the name away if it still says *entry*.
