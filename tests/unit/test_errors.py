@@ -74,7 +74,7 @@ TABLE: list[tuple[BaseException, int]] = [
     (TimeoutError("text"), errno.ETIMEDOUT),
     (TimeoutError(errno.ETIMEDOUT, "text"), errno.ETIMEDOUT),
     (MemoryError(), errno.ENOMEM),
-    (RecursionError(), errno.EIO),
+    (RecursionError(), errno.ELOOP),
     (ValueError("text"), errno.EIO),
     (KeyError("text"), errno.EIO),
     (AssertionError(), errno.EIO),

@@ -11,8 +11,9 @@ import contextlib
 import errno
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
-from ckfs.errors import OtherOwner
+from ckfs.errors import Exists, OtherOwner, Stale
 from ckfs.names import Inode, SetName, shown
 from ckfs.store.door import Door, Found, Spot
 from ckfs.store.setnames import USERS, SetEntry, SetNames, place_beside
@@ -20,8 +21,12 @@ from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 Check = Callable[[Found], None]
 """Raises unless the caller may take away what is at a name now (the kernel checked what was there a moment ago)."""
+
+_TRIES = 20
 
 
 def rename_set(
@@ -31,6 +36,20 @@ def rename_set(
 
     Returns what *new* says now, and the top of the set that it replaced.
     """
+    return _replacing(flags, lambda: _rename_set(names, door, old, new, flags, check))
+
+
+def _replacing(flags: int, move: Callable[[], T]) -> T:
+    """Look again when another mount changed the target's name in between: a rename that may replace never meets EEXIST."""
+    for _ in range(_TRIES if not flags else 0):
+        with contextlib.suppress(Exists, Stale):
+            return move()
+    return move()
+
+
+def _rename_set(
+    names: SetNames, door: Door, old: SetName, new: SetName, flags: int, check: Check
+) -> tuple[SetEntry, Found | None]:
     entry, found = names.examine(old)
     if flags & RENAME_EXCHANGE:
         names.examine(new)
@@ -65,6 +84,12 @@ def file_to_set(
     names: SetNames, door: Door, source: Spot, new: SetName, like: SetEntry, flags: int, check: Check
 ) -> tuple[SetEntry, Found]:
     """Move *source*, from inside the set whose entry is *like*, to the top as *new*."""
+    return _replacing(flags, lambda: _file_to_set(names, door, source, new, like, flags, check))
+
+
+def _file_to_set(
+    names: SetNames, door: Door, source: Spot, new: SetName, like: SetEntry, flags: int, check: Check
+) -> tuple[SetEntry, Found]:
     found = door.examine(source)
     _check_single(found)
     entry = SetEntry(
