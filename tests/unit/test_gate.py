@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
@@ -335,3 +336,37 @@ async def test_many_sets_leave_no_limiter_each(gate: Gate) -> None:
     for number in range(1, 3000):
         await gate.call(lambda: None, of_set=number)
     assert len(gate._sets) <= 1025
+
+
+# Looks at a store on this host's own disk
+
+
+async def test_a_look_at_a_local_store_takes_no_thread() -> None:
+    assert await Gate(lambda: None, local=True).look(threading.get_ident) == threading.get_ident()
+
+
+async def test_a_look_at_any_other_store_takes_one(gate: Gate) -> None:
+    assert await gate.look(threading.get_ident) != threading.get_ident()
+
+
+async def test_after_a_slow_look_the_next_ones_take_threads() -> None:
+    gate = Gate(lambda: None, local=True)
+    busy_until = time.monotonic() + 0.03
+
+    def slow() -> None:
+        while time.monotonic() < busy_until:
+            pass
+
+    await gate.look(slow)
+    assert await gate.look(threading.get_ident) != threading.get_ident()
+
+
+async def test_a_look_gives_back_what_it_held_even_if_it_fails() -> None:
+    given_back: list[str] = []
+
+    def fail() -> None:
+        raise FileNotFoundError
+
+    with pytest.raises(FileNotFoundError):
+        await Gate(lambda: None, local=True).look(fail, releases=[lambda: given_back.append("pin")])
+    assert given_back == ["pin"]

@@ -76,7 +76,12 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
     store, policy = _within(options.op_timeout_s, store_path, lambda: _opened(store_path, service, options))
     with contextlib.closing(store):
         users = Users(policy)
-        gate = Gate(store.door.probe, op_timeout_s=options.op_timeout_s, io_timeout_s=options.io_timeout_s)
+        gate = Gate(
+            store.door.probe,
+            op_timeout_s=options.op_timeout_s,
+            io_timeout_s=options.io_timeout_s,
+            local=store.door.is_local,
+        )
         core = Core(store, gate, policy, users, options.role, options.node.encode(), options.op_timeout_s)
         with _mounted(store, path, options) as fd:
             trio.run(_Mount(core, users, path, fd, ready).run)

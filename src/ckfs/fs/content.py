@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -109,6 +110,7 @@ class Content:
 
     async def read(self, number: FileHandle, offset: int, size: int) -> bytes:
         handle = self.core.handle(number)
+        handle.stream.read(offset, size, time.monotonic())
         return await self._transfer(handle, lambda: os.pread(handle.fd, size, offset))
 
     async def write(self, number: FileHandle, offset: int, data: bytes) -> int:

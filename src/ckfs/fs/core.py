@@ -103,7 +103,8 @@ class Core:
             for release in releases:
                 release()
             raise
-        return await self.gate.call(lambda: work(target), releases=releases, of_set=self.set_key(node))
+        run = self.gate.call if locked else self.gate.look
+        return await run(lambda: work(target), releases=releases, of_set=self.set_key(node))
 
     def target(self, node: Node, releases: list[Release]) -> Target:
         """How to reach *node*: an open descriptor, pinned in *releases*, or its name."""
@@ -117,7 +118,7 @@ class Core:
     async def below(self, directory: Node, work: Callable[[], T]) -> T:
         """Run *work*, which computes spots inside *directory* when called; again if it has moved meanwhile."""
         return await self._again_if_moved(
-            (directory,), lambda: self.gate.call(work, of_set=self.set_key(directory))
+            (directory,), lambda: self.gate.look(work, of_set=self.set_key(directory))
         )
 
     async def opening(self, node: Node, work: Callable[[], T], *, undo: Callable[[T], None]) -> T:
@@ -225,7 +226,7 @@ class Core:
     async def examine(self, node: Node) -> Found:
         """Stat and record as they are now. Stale if the file is gone, or another has its name."""
         if node.is_root:
-            return await self.gate.call(lambda: self.store.door.examine(self.store.names.top))
+            return await self.gate.look(lambda: self.store.door.examine(self.store.names.top))
         return await self.on(node, lambda target: self.store.door.examine(target, node.ino))
 
     # Owners

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ckfs.errors import Stale
+from ckfs.fs.streams import Stream
 from ckfs.model import Caller
 from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
 from ckfs.store.door import Found, OpenFile, Spot
@@ -31,6 +32,7 @@ class Handle:
         "marked",
         "node",
         "opener",
+        "stream",
         "writable",
         "wrote",
     )
@@ -42,6 +44,7 @@ class Handle:
         self.writable = writable
         self.direct = False
         """The kernel keeps no pages for it."""
+        self.stream = Stream()
         self.wrote = False
         """Something was written through it since its image was last settled."""
         self.marked = False

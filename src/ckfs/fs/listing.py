@@ -106,7 +106,7 @@ class Listing:
             return self._examine(handle, names[:_AT_ONCE]), names[_AT_ONCE:]
 
         handle.position = -1  # if this fails, the next try seeks
-        handle.items, handle.ahead = await self.core.gate.call(
+        handle.items, handle.ahead = await self.core.gate.look(
             work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
         )
         handle.position = offset

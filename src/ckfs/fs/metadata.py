@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from ckfs.errors import NotOwner
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.sets import Sets
+from ckfs.fs.streams import ANSWER_HOLDS_S
 from ckfs.model import Caller, Owner, Record, State
 from ckfs.names import FileHandle, Gid, Inode, Uid
 from ckfs.policy import ownership, presented
@@ -39,6 +41,14 @@ class Metadata:
         if node.removed is not None and not node.handles:
             return node.removed
         return await self.core.examine(node)
+
+    def answer_holds_s(self, found: Found) -> float:
+        """For how many seconds the kernel may take *found* for true: 0 but while somebody streams through the file."""
+        node, now = self.core.inodes.known(found.record.ino), time.monotonic()
+        if node is None:
+            return 0
+        streams = any(handle.stream.is_running(found.stat.st_size, now) for handle in node.handles)
+        return ANSWER_HOLDS_S if streams else 0
 
     async def setattr(self, ino: Inode, changes: Changes, number: FileHandle | None, caller: Caller) -> Found:
         """The kernel has checked the caller's rights by what getattr presented."""

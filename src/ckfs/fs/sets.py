@@ -143,13 +143,13 @@ class Sets:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""
         names = self.core.store.names
         try:
-            entry, found = await self.core.gate.call(lambda: names.examine(name))
+            entry, found = await self.core.gate.look(lambda: names.examine(name))
         except (PermissionError, Stale):
             await self._follow_unless_done(name)
-            return await self.core.gate.call(lambda: names.examine(name))
+            return await self.core.gate.look(lambda: names.examine(name))
         if entry.is_followed and name not in self.core.following:
             await self._follow_unless_done(name)
-            return await self.core.gate.call(lambda: names.examine(name))
+            return await self.core.gate.look(lambda: names.examine(name))
         return entry, found
 
     async def _follow_unless_done(self, name: SetName) -> None:

@@ -26,6 +26,15 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE_FILE = 0o600
 _PRIVATE_DIRECTORY = 0o700
 _MOST_STATES = 10_000
+_LOCAL_FILE_SYSTEMS = {
+    0x01021994: "tmpfs",
+    0xEF53: "ext2, ext3, ext4",
+    0x58465342: "XFS",
+    0x9123683E: "btrfs",
+    0xF2F52010: "F2FS",
+    0x2FC12FC1: "ZFS",
+}
+"""By the kernel's magic numbers. All others may have to wait for another machine or process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,6 +440,11 @@ class Door:
 
     def room(self) -> os.statvfs_result:
         return os.fstatvfs(self._root_fd)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is on this host's own disk or in its memory."""
+        return syscalls.file_system_magic(self._root_fd) in _LOCAL_FILE_SYSTEMS
 
     def probe(self) -> None:
         """Ask the store for something that it cannot answer from a cache of ckfs."""

@@ -160,6 +160,18 @@ def unmount(target: bytes, flags: int) -> None:
         raise _failed("umount2")
 
 
+_STATFS_BYTES = 256
+"""More than struct statfs takes on any machine; its first field is the magic number of the file system's kind."""
+
+
+def file_system_magic(fd: int) -> int:
+    """What kind of file system *fd* is on: a number of linux/magic.h."""
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    if _libc.fstatfs(fd, buffer) != 0:
+        raise _failed("fstatfs")
+    return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF
+
+
 _M_ARENA_MAX = -8
 
 

@@ -156,7 +156,10 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return attributes_of(await self._fs.metadata.getattr(Inode(inode)))
+        found = await self._fs.metadata.getattr(Inode(inode))
+        entry = attributes_of(found)
+        entry.attr_timeout = self._fs.metadata.answer_holds_s(found)
+        return entry
 
     @replies
     async def setattr(
@@ -275,7 +278,7 @@ def caller_of(ctx: RequestContext) -> Caller:
 
 
 def attributes_of(found: Found) -> EntryAttributes:
-    """What callers see: the store's sizes and times, the record's owner, mode and number. Nothing is cached (0 s)."""
+    """What callers see: the store's sizes and times, the record's owner, mode and number. The kernel keeps nothing of it (0 s)."""
     entry, status, record = EntryAttributes(), found.stat, found.record
     entry.st_ino = InodeT(record.ino)
     entry.entry_timeout = entry.attr_timeout = 0
