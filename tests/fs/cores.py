@@ -126,7 +126,7 @@ class Process:
     async def load(self, path: str) -> bytes:
         handle = await self.open(path)
         try:
-            return await self.fs.content.read(handle, 0, 1 << 20)
+            return bytes(await self.fs.content.read(handle, 0, 1 << 20))
         finally:
             await self.close(handle)
 

@@ -26,6 +26,7 @@ from ckfs.store.gate import Gate, Release
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.locks import InodeLocks
+from ckfs.store.quick import QuickReader
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,14 @@ class Core:
     inodes: Inodes = field(default_factory=Inodes)
     handles: Handles = field(default_factory=Handles)
     locks: InodeLocks = field(init=False)
+    quick: QuickReader = field(init=False)
     following: set[SetName] = field(default_factory=set)
     """Sets given away whose files have not all followed yet."""
     _aside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(8))
 
     def __post_init__(self) -> None:
         self.locks = InodeLocks(self.op_timeout_s)
+        self.quick = self.store.door.quick_reader()
 
     # Reaching files
 

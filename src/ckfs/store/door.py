@@ -21,13 +21,15 @@ from ckfs.model import Owner, Record, State
 from ckfs.names import Gid, Inode, Uid
 from ckfs.store import attributes, record, syscalls
 from ckfs.store.identity import acting_as
+from ckfs.store.quick import QuickReader
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE_FILE = 0o600
 _PRIVATE_DIRECTORY = 0o700
 _MOST_STATES = 10_000
+_TMPFS = 0x01021994
 _LOCAL_FILE_SYSTEMS = {
-    0x01021994: "tmpfs",
+    _TMPFS: "tmpfs",
     0xEF53: "ext2, ext3, ext4",
     0x58465342: "XFS",
     0x9123683E: "btrfs",
@@ -445,6 +447,9 @@ class Door:
     def is_local(self) -> bool:
         """Whether the store is on this host's own disk or in its memory."""
         return syscalls.file_system_magic(self._root_fd) in _LOCAL_FILE_SYSTEMS
+
+    def quick_reader(self) -> QuickReader:
+        return QuickReader(in_memory=syscalls.file_system_magic(self._root_fd) == _TMPFS)
 
     def probe(self) -> None:
         """Ask the store for something that it cannot answer from a cache of ckfs."""

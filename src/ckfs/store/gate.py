@@ -95,6 +95,11 @@ class Gate:
     def is_up(self) -> bool:
         return self._up.is_set()
 
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether a look may be made right in the event loop."""
+        return self._local and self.is_up and time.monotonic() >= self._threads_until
+
     async def call(
         self,
         work: Callable[[], T],
@@ -109,7 +114,7 @@ class Gate:
 
     async def look(self, work: Callable[[], T], *, releases: Iterable[Release] = (), of_set: int = 0) -> T:
         """As :meth:`call`, for *work* that changes nothing and reads no file's content."""
-        if not self._local or not self.is_up or time.monotonic() < self._threads_until:
+        if not self.answers_at_once:
             return await self.call(work, releases=releases, of_set=of_set)
         begin = time.monotonic()
         try:
