@@ -24,6 +24,15 @@ class State(enum.Enum):
     WRITING = "writing"
     COMPLETE = "complete"
     PARTIAL = "partial"
+    SUPERSEDED = "superseded"
+
+
+class Keep(enum.Enum):
+    """What somebody said about a checkpoint, over what its age says."""
+
+    BY_RULE = ""
+    PINNED = "pinned"
+    RELEASED = "released"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,11 @@ class Record:
     state: State = State.COMPLETE
     node: bytes = b""
     """The node whose mount wrote the content last; empty if unknown."""
+    completed: int = 0
+    """When the image became complete: in a batch set a later one has a higher number. ns since the epoch, about."""
+    synced: tuple[int, int] | None = None
+    """Size in bytes and mtime in ns at the last fsync under a final name."""
+    keep: Keep = Keep.BY_RULE
 
     def with_(self, **changes: object) -> Record:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]  # the call sites name real fields

@@ -26,6 +26,16 @@ batch = ["*.CK", "*.CK.old"]
 # Names that are not final: an image under such a name is still being written, even when nobody has it open.
 temporary = [".*", "*.tmp", "*.temp", "*.part"]
 
+[protection]
+# In each batch set the newest complete checkpoints are kept from removal and change, this many of them.
+keep = 2
+# Where server and mom share a host (role=both), root removes them only by these programs, named by path or last component.
+removers = ["pbs_server"]
+
+[trash]
+# Complete images that were removed, replaced or overwritten can be restored for so many days; 0 for no trash.
+retention_days = 7.0
+
 [resolvers]
 # Who is a job's owner? Asked on the host where a batch set is made or used; the first answer counts.
 # TORQUE's home, for its job files in server_priv/jobs and mom_priv/jobs; "" to ask no job files.
@@ -36,6 +46,9 @@ command = []
 command_timeout = 5.0
 """
 
+_TABLES = ("sets", "images", "protection", "trash", "resolvers")
+_DAY_S = 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -43,6 +56,9 @@ class Policy:
 
     batch: tuple[re.Pattern[bytes], ...]
     temporary: tuple[re.Pattern[bytes], ...]
+    keep: int
+    removers: tuple[str, ...]
+    retention_s: float
     torque_home: str
     resolver_command: tuple[str, ...]
     resolver_command_timeout_s: float
@@ -62,14 +78,19 @@ def parse(text: str) -> Policy:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise StoreUnusable(f"policy.toml is not valid TOML: {shown(str(error))}") from None
-    _check_keys("", tables, ("sets", "images", "resolvers"))
-    sets, images, resolvers = (_table(tables, name) for name in ("sets", "images", "resolvers"))
+    _check_keys("", tables, _TABLES)
+    sets, images, protection, trash, resolvers = (_table(tables, name) for name in _TABLES)
     _check_keys("sets.", sets, ("batch",))
     _check_keys("images.", images, ("temporary",))
+    _check_keys("protection.", protection, ("keep", "removers"))
+    _check_keys("trash.", trash, ("retention_days",))
     _check_keys("resolvers.", resolvers, ("torque_home", "command", "command_timeout"))
     return Policy(
         batch=_patterns("sets.batch", sets.get("batch", ["*.CK", "*.CK.old"])),
         temporary=_patterns("images.temporary", images.get("temporary", [".*", "*.tmp", "*.temp", "*.part"])),
+        keep=_count("protection.keep", protection.get("keep", 2)),
+        removers=_texts("protection.removers", protection.get("removers", ["pbs_server"])),
+        retention_s=_days("trash.retention_days", trash.get("retention_days", 7.0)),
         torque_home=_text("resolvers.torque_home", resolvers.get("torque_home", "")),
         resolver_command=_texts("resolvers.command", resolvers.get("command", [])),
         resolver_command_timeout_s=_seconds(
@@ -109,6 +130,18 @@ def _seconds(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 3600:
         raise StoreUnusable(f"policy.toml: {key} must be a number of seconds above 0 and up to 3600")
     return float(value)
+
+
+def _count(key: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
+        raise StoreUnusable(f"policy.toml: {key} must be a whole number from 1 to 1000")
+    return value
+
+
+def _days(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3650:
+        raise StoreUnusable(f"policy.toml: {key} must be a number of days from 0 to 3650")
+    return value * _DAY_S
 
 
 def _patterns(key: str, value: object) -> tuple[re.Pattern[bytes], ...]:

@@ -4,26 +4,27 @@ The store's file belongs to the set's owner with mode 0600 or 0700; what callers
 
     user.ckfs="1;i=5f3a90c1e2d4b687;u=2101;g=2101;m=100400;r=0;s=c;n=tqn1"
 
-A field that a later version adds goes before ``n``; a reader ignores fields that it does not know.
+A field that a later version adds goes before ``n``; a reader ignores fields that it does not know. ``c`` (completed), ``y``
+(synced) and ``k`` (keep) are there only if they say something.
 """
 
 from __future__ import annotations
 
 import secrets
 
-from ckfs.model import Record, State
+from ckfs.model import Keep, Record, State
 from ckfs.names import Gid, Inode, Uid
 
 ATTRIBUTE = b"user.ckfs"
 """The attribute's name in the store. ``user.ckfs.*`` through a mount is made up, never stored."""
 
 _VERSION = b"1"
-_STATES = {State.WRITING: b"w", State.COMPLETE: b"c", State.PARTIAL: b"p"}
+_STATES = {State.WRITING: b"w", State.COMPLETE: b"c", State.PARTIAL: b"p", State.SUPERSEDED: b"s"}
 _STATE_OF = {letter: state for state, letter in _STATES.items()}
 
 
 def encode(record: Record) -> bytes:
-    return b"%s;i=%x;u=%d;g=%d;m=%o;r=%x;s=%s;n=%s" % (
+    return b"%s;i=%x;u=%d;g=%d;m=%o;r=%x;s=%s%s;n=%s" % (
         _VERSION,
         record.ino,
         record.uid,
@@ -31,8 +32,18 @@ def encode(record: Record) -> bytes:
         record.mode,
         record.rdev,
         _STATES[record.state],
+        _encode_rest(record),
         record.node,
     )
+
+
+def _encode_rest(record: Record) -> bytes:
+    rest = b";c=%x" % record.completed if record.completed else b""
+    if record.synced is not None:
+        rest += b";y=%x.%x" % record.synced
+    if record.keep is not Keep.BY_RULE:
+        rest += b";k=%s" % record.keep.value.encode()
+    return rest
 
 
 def decode(raw: bytes) -> Record | None:
@@ -51,9 +62,19 @@ def decode(raw: bytes) -> Record | None:
             rdev=int(fields[b"r"], 16),
             state=_STATE_OF[fields[b"s"]],
             node=node,
+            completed=int(fields.get(b"c", b"0"), 16),
+            synced=_decode_synced(fields.get(b"y")),
+            keep=Keep(fields.get(b"k", b"").decode()),
         )
     except (KeyError, ValueError):
         return None
+
+
+def _decode_synced(raw: bytes | None) -> tuple[int, int] | None:
+    if raw is None:
+        return None
+    size, mtime_ns = raw.split(b".")
+    return int(size, 16), int(mtime_ns, 16)
 
 
 def new_inode() -> Inode:

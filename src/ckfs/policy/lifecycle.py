@@ -1,0 +1,80 @@
+"""What becomes of an image: its states, and what takes it from one to the next.
+
+``superseded`` is a complete image that enough newer complete checkpoints of its batch set have outlived.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+from ckfs.model import Record, State
+
+
+class Event(enum.Enum):
+    """What happens to an image."""
+
+    REPLACED = "emptied to be written anew"
+    WRITTEN = "written to"
+    FINISHED = "closed by its last writer, with nothing amiss, under a final name"
+    BROKEN = "left by a writer that was killed, or whose write failed"
+    DAMAGED = "found to differ from its digest"
+    OUTLIVED = "followed by as many newer checkpoints as are kept"
+    NEEDED = "among the newest checkpoints again"
+
+
+_WRITING, _COMPLETE, _PARTIAL, _SUPERSEDED = State.WRITING, State.COMPLETE, State.PARTIAL, State.SUPERSEDED
+
+TRANSITIONS: Mapping[tuple[State, Event], State] = {
+    (_WRITING, Event.REPLACED): _WRITING,
+    (_WRITING, Event.WRITTEN): _WRITING,
+    (_WRITING, Event.FINISHED): _COMPLETE,
+    (_WRITING, Event.BROKEN): _PARTIAL,
+    (_WRITING, Event.DAMAGED): _WRITING,
+    (_WRITING, Event.OUTLIVED): _WRITING,
+    (_WRITING, Event.NEEDED): _WRITING,
+    (_COMPLETE, Event.REPLACED): _WRITING,
+    (_COMPLETE, Event.WRITTEN): _WRITING,
+    (_COMPLETE, Event.FINISHED): _COMPLETE,
+    (_COMPLETE, Event.BROKEN): _COMPLETE,
+    (_COMPLETE, Event.DAMAGED): _PARTIAL,
+    (_COMPLETE, Event.OUTLIVED): _SUPERSEDED,
+    (_COMPLETE, Event.NEEDED): _COMPLETE,
+    # Nothing that is added mends what is missing: only writing it anew does.
+    (_PARTIAL, Event.REPLACED): _WRITING,
+    (_PARTIAL, Event.WRITTEN): _PARTIAL,
+    (_PARTIAL, Event.FINISHED): _PARTIAL,
+    (_PARTIAL, Event.BROKEN): _PARTIAL,
+    (_PARTIAL, Event.DAMAGED): _PARTIAL,
+    (_PARTIAL, Event.OUTLIVED): _PARTIAL,
+    (_PARTIAL, Event.NEEDED): _PARTIAL,
+    (_SUPERSEDED, Event.REPLACED): _WRITING,
+    (_SUPERSEDED, Event.WRITTEN): _WRITING,
+    (_SUPERSEDED, Event.FINISHED): _SUPERSEDED,
+    (_SUPERSEDED, Event.BROKEN): _SUPERSEDED,
+    (_SUPERSEDED, Event.DAMAGED): _PARTIAL,
+    (_SUPERSEDED, Event.OUTLIVED): _SUPERSEDED,
+    (_SUPERSEDED, Event.NEEDED): _COMPLETE,
+}
+
+
+def after(record: Record, event: Event) -> Record:
+    """*record* as *event* leaves it. A synced mark ends with what it was made for."""
+    state = TRANSITIONS[record.state, event]
+    synced = None if event in (Event.REPLACED, Event.FINISHED, Event.BROKEN) else record.synced
+    return record.with_(state=state, synced=synced)
+
+
+def writer_ended(record: Record, *, killed: bool, failed: bool, size: int, mtime_ns: int) -> Event:
+    """What it means for an image that its last writer is gone.
+
+    What was synced, and has not changed since, is whole even if its writer did not live to close it.
+    """
+    if failed or (killed and record.synced != (size, mtime_ns)):
+        return Event.BROKEN
+    return Event.FINISHED
+
+
+def is_complete(record: Record) -> bool:
+    """Somebody can restart from it."""
+    return record.state in (State.COMPLETE, State.SUPERSEDED)
