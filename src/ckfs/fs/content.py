@@ -112,11 +112,18 @@ class Content:
         """A memoryview is valid until the caller's next ``await``."""
         handle = self.core.handle(number)
         handle.stream.read(offset, size, time.monotonic())
-        if self.core.gate.answers_at_once:
+        if not self.core.gate.answers_at_once:
+            return await self._transfer(handle, lambda: os.pread(handle.fd, size, offset))
+        piece = self.core.quick.read(handle.fd, offset, size)
+        return await self._read_from_disk(handle, offset, size) if piece is None else piece
+
+    async def _read_from_disk(self, handle: Handle, offset: int, size: int) -> bytes | memoryview:
+        """One read at a time: a disk is read ahead for a reader who goes on in order, not for several at once."""
+        async with handle.reading:
             piece = self.core.quick.read(handle.fd, offset, size)
-            if piece is not None:
+            if piece is not None:  # read ahead meanwhile
                 return piece
-        return await self._transfer(handle, lambda: os.pread(handle.fd, size, offset))
+            return await self._transfer(handle, lambda: os.pread(handle.fd, size, offset))
 
     async def write(self, number: FileHandle, offset: int, data: bytes) -> int:
         """Returns how many bytes were written, which may be fewer than given where the store ran out of room."""

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
+import trio
+
 from ckfs.errors import Stale
 from ckfs.fs.streams import Stream
 from ckfs.model import Caller
@@ -32,6 +34,7 @@ class Handle:
         "marked",
         "node",
         "opener",
+        "reading",
         "stream",
         "writable",
         "wrote",
@@ -44,6 +47,7 @@ class Handle:
         self.writable = writable
         self.direct = False
         """The kernel keeps no pages for it."""
+        self.reading = trio.Lock()
         self.stream = Stream()
         self.wrote = False
         """Something was written through it since its image was last settled."""
