@@ -12,12 +12,12 @@ from ckfs.errors import FsError, Invalid, OtherOwner, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Node
 from ckfs.model import Caller, Owner
-from ckfs.names import Inode, SetName, shown
+from ckfs.names import ROOT_INODE, Inode, SetName, shown
 from ckfs.policy import ownership
 from ckfs.store.door import Found, Spot
 from ckfs.store.handover import bring_files, name_owner
 from ckfs.store.moving import file_to_set, link_set, rename_set, set_into_directory
-from ckfs.store.setnames import SetEntry
+from ckfs.store.setnames import USERS, SetEntry
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Sets:
                     undo(None)
                 raise
 
-        taken = await self.core.change((self.core.inodes.root,), work, undo=undo)
+        taken = await self.core.change((), work, top=(name,), stored=stored, undo=undo)
         if owner is None:
             log.info("set %s made unclaimed by root", shown(name))
         return taken
@@ -141,16 +141,22 @@ class Sets:
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""
-        names = self.core.store.names
         try:
-            entry, found = await self.core.gate.call(lambda: names.examine(name))
+            entry, found = await self._examine(name)
         except (PermissionError, Stale):
             await self._follow_unless_done(name)
-            return await self.core.gate.call(lambda: names.examine(name))
+            return await self._examine(name)
         if entry.is_followed and name not in self.core.following:
             await self._follow_unless_done(name)
-            return await self.core.gate.call(lambda: names.examine(name))
+            return await self._examine(name)
         return entry, found
+
+    async def _examine(self, name: SetName) -> tuple[SetEntry, Found]:
+        names = self.core.store.names
+        if not self.core.locks.is_overdue(ROOT_INODE):
+            return await self.core.gate.call(lambda: names.examine(name))
+        entry = await self.core.read_entry(name)
+        return await self.core.look((USERS, entry.stored.uid), lambda: names.examine(name))
 
     async def _follow_unless_done(self, name: SetName) -> None:
         if not await self.core.has_changed_hands(name):
@@ -186,7 +192,7 @@ class Sets:
             entry, replaced = rename_set(names, door, old, new, flags, taking(caller))
             return entry, replaced, names.read(old) if flags & RENAME_EXCHANGE else None
 
-        entry, replaced, other = await self.core.change((self.core.inodes.root,), work)
+        entry, replaced, other = await self.core.change((), work, top=(old, new))
         if replaced is not None:
             self.core.inodes.lost_name(replaced)
         if other is not None:
@@ -207,8 +213,9 @@ class Sets:
         self._check_same_owner(entry, target.set_entry)
         await self.check_create(target, caller)
         found = await self.core.change(
-            (self.core.inodes.root, target),
+            (target,),
             lambda: set_into_directory(names, door, old, target.inside(new_name), flags),
+            top=(old,),
         )
         node = self.core.inodes.known(found.record.ino)
         if node is not None:
@@ -222,8 +229,10 @@ class Sets:
         await self._check_new_for(like, new, caller)
         names, door = self.core.store.names, self.core.store.door
         entry, _ = await self.core.change(
-            (source, self.core.inodes.root),
+            (source,),
             lambda: file_to_set(names, door, source.inside(old_name), new, like, flags, taking(caller)),
+            top=(new,),
+            stored=like.stored,
         )
         return self._is_now(entry.ino, new, entry)
 
@@ -233,7 +242,7 @@ class Sets:
         await self._check_new_for(like, new, caller)
         names, door = self.core.store.names, self.core.store.door
         entry, found = await self.core.change(
-            (self.core.inodes.root,), lambda: link_set(names, door, source, new, like)
+            (), lambda: link_set(names, door, source, new, like), top=(new,), stored=like.stored
         )
         self.core.inodes.seen(found.record.ino, self.core.inodes.root, new, entry)
         return found

@@ -135,6 +135,15 @@ class SetNames:
         finally:
             os.close(fd)
 
+    def look_up_nothing(self) -> None:
+        """Come back as soon as ``names/`` answers a look-up of a new name: not while a change of it hangs."""
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(_unused_name(b"nothing"), dir_fd=self._names_fd, follow_symlinks=False)
+
+    def look_up_nothing_of(self, stored: Owner) -> None:
+        """As :meth:`look_up_nothing`, for the directory that holds the sets of *stored*."""
+        self._door.examine_if_there(Spot(stored, (USERS, b"%d" % stored.uid, _unused_name(b"nothing"))))
+
     def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """The set's entry and its top; FileNotFoundError if there is none, or it is just being removed."""
         entry = self.read(name)
@@ -217,7 +226,7 @@ class SetNames:
 
     def replace(self, name: SetName, entry: SetEntry) -> None:
         """Say something else of *name*, whether it exists or not, in one step."""
-        token = b"staging-%s" % secrets.token_hex(8).encode()
+        token = _unused_name(b"staging")
         with acting_as(self._service):
             os.symlink(encode(entry), token, dir_fd=self._staging_fd)
             try:
@@ -294,7 +303,7 @@ class SetNames:
                 self._take_aside(name, entry)
 
     def _take_aside(self, name: SetName, entry: SetEntry) -> None:
-        token = b"cleared-%s" % secrets.token_hex(8).encode()
+        token = _unused_name(b"cleared")
         with acting_as(self._service):
             os.rename(name, token, src_dir_fd=self._names_fd, dst_dir_fd=self._staging_fd)
             if os.readlink(token, dir_fd=self._staging_fd) != encode(entry):
@@ -320,10 +329,14 @@ class SetNames:
 
     def staging_spot(self, stored: Owner) -> Spot:
         """A unique name in the staging directory, to be made as *stored*."""
-        return Spot(stored, (STAGING, b"file-%s" % secrets.token_hex(8).encode()))
+        return Spot(stored, (STAGING, _unused_name(b"file")))
 
     def sync(self) -> None:
         os.fsync(self._names_fd)
+
+
+def _unused_name(purpose: bytes) -> bytes:
+    return b"%s-%s" % (purpose, secrets.token_hex(8).encode())
 
 
 def place_beside(name: bytes, ino: Inode) -> bytes:
