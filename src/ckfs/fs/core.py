@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _RESOLVER_TIMEOUT_S = 10.0
+_NOT_THERE = (Stale, PermissionError)
+_GONE = (*_NOT_THERE, FileNotFoundError)
+"""What a file that was known to be there answers when its set has just moved."""
 _SHORT_LOOK = 0.1
 """The part of op_timeout that a look may take where a change of the same directory hangs."""
 _FOLLOWING_LOOKS = 50
@@ -91,12 +94,9 @@ class Core:
         *locked* keeps other locked calls on the same inode out, until the store call is really over. *by_name* uses no
         open descriptor, since that may not be open for what *work* does.
         """
-        try:
-            return await self._on(node, work, locked=locked, by_name=by_name)
-        except (Stale, FileNotFoundError, PermissionError):
-            if not await self._reachable_again(node):
-                raise
-            return await self._on(node, work, locked=locked, by_name=by_name)
+        return await self._again_if_moved(
+            (node,), lambda: self._on(node, work, locked=locked, by_name=by_name), _GONE
+        )
 
     async def _on(self, node: Node, work: Callable[[Target], T], *, locked: bool, by_name: bool) -> T:
         releases: list[Release] = []
@@ -144,7 +144,7 @@ class Core:
     async def opening(self, node: Node, work: Callable[[], T], *, undo: Callable[[T], None]) -> T:
         """As :meth:`below`, for *work* that opens *node*; *undo* closes what came too late."""
         return await self._again_if_moved(
-            (node,), lambda: self.gate.call(work, undo=undo, of_set=self.set_key(node))
+            (node,), lambda: self.gate.call(work, undo=undo, of_set=self.set_key(node)), _GONE
         )
 
     async def change(
@@ -197,24 +197,42 @@ class Core:
             raise
         return releases
 
-    async def _again_if_moved(self, directories: tuple[Node, ...], run: Callable[[], Awaitable[T]]) -> T:
+    async def _again_if_moved(
+        self,
+        nodes: tuple[Node, ...],
+        run: Callable[[], Awaitable[T]],
+        failures: tuple[type[Exception], ...] = _NOT_THERE,
+    ) -> T:
+        tried = [self._entry_of(node) for node in nodes]
         try:
             return await run()
-        except (Stale, PermissionError):
-            found = [await self._reachable_again(directory) for directory in directories]
+        except failures:
+            found = [
+                await self._reachable_again(node, entry) for node, entry in zip(nodes, tried, strict=True)
+            ]
             if not any(found):
                 raise
             return await run()
 
-    async def _reachable_again(self, node: Node) -> bool:
-        """Whether trying once more may help: the set has moved, or has changed hands meanwhile."""
+    def _entry_of(self, node: Node) -> SetEntry | None:
+        """What is known of the set that *node* is in."""
+        try:
+            return None if node.is_root else node.top.entry
+        except Stale:
+            return None
+
+    async def _reachable_again(self, node: Node, tried: SetEntry | None) -> bool:
+        """Whether trying once more may help: the set has moved, or has changed hands, since *tried* was known of it.
+
+        Another task may have noticed it first.
+        """
         if node.is_root:
             return False
         with contextlib.suppress(Stale):
             if await self.has_changed_hands(SetName(node.top.name)):
                 await self.find_again(node)
                 return True
-        return await self.find_again(node)
+        return await self.find_again(node) or self._entry_of(node) != tried
 
     async def has_changed_hands(self, name: SetName) -> bool:
         """Wait, for a while, until the files of a set that is just being given away have followed; False if it is not."""
