@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ckfs.errors import Stale
+from ckfs.errors import ReadOnly, Stale
 from ckfs.fs.metadata import Changes
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid
@@ -44,8 +44,8 @@ async def made(path: Path) -> SetEntry:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Store]:
-    with contextlib.closing(open_store(str(path))) as store:
+def opened(path: Path, *, read_only: bool = False) -> Iterator[Store]:
+    with contextlib.closing(open_store(str(path), read_only=read_only)) as store:
         yield store
 
 
@@ -275,3 +275,58 @@ async def test_a_rename_without_flags_in_the_store_leaves_one_name(
         rename_set(store.names, store.door, OLD, NEW, 0, lambda _: None)
     assert list(entries(path)) == ["new"]
     assert not list((path / "staging").iterdir())
+
+
+# --- read-only ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trio
+async def test_nothing_changes_a_name_through_a_read_only_mount(path: Path, made: SetEntry) -> None:
+    with opened(path, read_only=True) as store:
+        names = store.names
+        changes: tuple[Callable[[], None], ...] = (
+            lambda: names.enter(NEW, made),
+            lambda: names.change(OLD, made, replace(made, owner=BOB)),
+            lambda: names.move_if_free(OLD, NEW),
+            lambda: names.move_over(OLD, OLD, made),
+            lambda: names.exchange(OLD, OLD),
+            lambda: names.clear(OLD, made),
+            lambda: names.replace_if(OLD, made, replace(made, owner=BOB)),
+        )
+        for change in changes:
+            with pytest.raises(ReadOnly):
+                change()
+    assert list(entries(path)) == ["old"]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("follows", [True, False])
+async def test_calls_at_the_top_of_a_read_only_mount_change_no_name(
+    path: Path, made: SetEntry, *, follows: bool
+) -> None:
+    if not follows:  # given away, and the mount died before the files followed
+        with opened(path) as store:
+            store.names.change(OLD, made, replace(made, owner=BOB))
+    async with mounted(path) as mount:
+        await mount.alice.save("file", b"x")
+        await mount.alice.mkdir("empty")
+    with opened(path) as store:
+        if not follows:
+            store.names.change(OLD, store.names.read(OLD), replace(made, owner=BOB))
+    before = entries(path)
+    async with mounted(path, read_only=True) as mount:
+        for call in (
+            lambda: mount.root.setattr("old", Changes(uid=Uid(2103))),
+            lambda: mount.root.setattr("file", Changes(uid=Uid(2102))),
+            lambda: mount.root.rename("old", "new"),
+            lambda: mount.root.rename("file", "new"),
+            lambda: mount.root.mkdir("new"),
+            lambda: mount.root.symlink("new", b"target"),
+            lambda: mount.root.unlink("file"),
+            lambda: mount.root.rmdir("empty"),
+            lambda: mount.root.link("file", "new"),
+        ):
+            with pytest.raises(ReadOnly):
+                await call()
+        assert await mount.root.load("old/image") == b"image"
+    assert entries(path) == before

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ckfs.errors import Exists, Stale
+from ckfs.errors import Exists, ReadOnly, Stale
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.store import syscalls
@@ -98,8 +98,9 @@ def _on_the_way(name: SetName, entry: SetEntry) -> Iterator[SetEntry]:
 class SetNames:
     """The ``names/`` directory, and the places under ``users/``. *service* is the account that keeps the former."""
 
-    def __init__(self, door: Door, root_fd: int, service: Owner) -> None:
+    def __init__(self, door: Door, root_fd: int, service: Owner, *, read_only: bool = False) -> None:
         self._door = door
+        self._read_only = read_only
         self._service = service
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._names_fd = os.open(NAMES, flags, dir_fd=root_fd)
@@ -412,6 +413,8 @@ class SetNames:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
+        if self._read_only:
+            raise ReadOnly("the mount is read-only")
         with acting_as(self._service):
             yield
 
