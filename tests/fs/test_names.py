@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -330,3 +331,15 @@ async def test_calls_at_the_top_of_a_read_only_mount_change_no_name(
                 await call()
         assert await mount.root.load("old/image") == b"image"
     assert entries(path) == before
+
+
+# --- searching ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trio
+async def test_a_search_for_a_moved_file_ends_at_its_deadline(path: Path, made: SetEntry) -> None:
+    async with mounted(path) as mount:
+        wanted = (await mount.alice.stat("old/image")).record.ino
+    with opened(path) as store:
+        assert store.door.find_below(made.spot, wanted, time.monotonic() + 10) == [(b"image", wanted)]
+        assert store.door.find_below(made.spot, wanted, time.monotonic() - 1) == []

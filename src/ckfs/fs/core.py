@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import resource
+import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ import trio
 from ckfs.errors import BadHandle, Stale, StoreDown
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.model import Caller, Owner, Role
-from ckfs.names import ROOT_INODE, FileHandle, SetName
+from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
 from ckfs.policy.settings import Policy
 from ckfs.store.door import Found, Target
 from ckfs.store.gate import Gate, Release
@@ -39,6 +40,8 @@ _GONE = (*_NOT_THERE, FileNotFoundError)
 """What a file that was known to be there answers when its set has just moved."""
 _SHORT_LOOK = 0.1
 """The part of op_timeout that a look may take where a change of the same directory hangs."""
+_LONGEST_SEARCH = 0.25
+"""The part of op_timeout that a search for a moved file may take: a large set on a slow store does not make it *down*."""
 _FOLLOWING_LOOKS = 50
 _FOLLOWING_LOOK_S = 0.02
 
@@ -264,7 +267,12 @@ class Core:
 
     async def _find_below(self, top: Node, node: Node) -> bool:
         spot = top.spot
-        path = await self.gate.call(lambda: self.store.door.find_below(spot, node.ino), of_set=top.ino)
+        limit_s = self.op_timeout_s * _LONGEST_SEARCH
+
+        def work() -> list[tuple[bytes, Inode]]:
+            return self.store.door.find_below(spot, node.ino, time.monotonic() + limit_s)
+
+        path = await self.gate.call(work, of_set=top.ino)
         parent = top
         for name, ino in path:
             inner = node if ino == node.ino else self.inodes.known(ino) or Node(ino, parent, name)
