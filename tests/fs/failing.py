@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from ckfs.store import attributes, door, setnames, syscalls
-from ckfs.store.syscalls import RENAME_NOREPLACE
 
 _CALLS = frozenset(
     (
@@ -53,7 +52,7 @@ class Failing:
         self.error: Callable[[], BaseException] = Killed
         self.log: list[str] = []
         self.lacks_noreplace = False
-        """Whether the store knows no RENAME_NOREPLACE, as NFS and GlusterFS do not."""
+        """Whether the store knows no RENAME_NOREPLACE or RENAME_EXCHANGE, as NFS and GlusterFS do not."""
         self.missed_noreplace = False
         """Whether anybody has asked for it since, in vain."""
 
@@ -76,7 +75,7 @@ class Failing:
     def rename(self, real: Callable[[int, bytes, int, bytes, int], None]) -> Callable[..., None]:
         def checked(src_dir: int, src: bytes, dst_dir: int, dst: bytes, flags: int) -> None:
             self.check("rename")
-            if self.lacks_noreplace and flags & RENAME_NOREPLACE:
+            if self.lacks_noreplace and flags:
                 self.missed_noreplace = True
                 raise OSError(errno.EINVAL, "no such flag")
             real(src_dir, src, dst_dir, dst, flags)

@@ -32,7 +32,7 @@ from tests.support.mounting import (
     mounted,
     run_ckfs,
 )
-from tests.support.users import ALICE, as_user, errno_as
+from tests.support.users import ALICE, BOB, as_user, errno_as, errno_of_call
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -420,6 +420,42 @@ def test_a_read_only_mount_changes_nothing(store: Path, workdir: Path) -> None:
             lambda: os.unlink(image),
         ):
             assert errno_as(ALICE, call) == errno.EROFS
+    assert listing(store) == before
+
+
+@pytest.mark.parametrize("remounted", [False, True])
+def test_a_read_only_mount_changes_no_set_for_root_either(
+    store: Path, workdir: Path, *, remounted: bool
+) -> None:
+    """Remounted read-write, the kernel lets the calls through, and ckfs refuses them."""
+    with mounted(store, workdir / "mount") as mount:
+        for name in ("set", "followed", "empty"):
+            as_user(ALICE, os.mkdir, mount.path / name)
+        as_user(ALICE, write_file, str(mount.path / "file"))
+    link = store / "names" / "followed"  # given to Bob by a mount that died before the files followed
+    target = os.readlink(link).replace(f"{ALICE}.{ALICE}", f"{BOB}.{BOB}", 1)
+    link.unlink()
+    link.symlink_to(target)
+    before = listing(store)
+    with mounted(store, workdir / "mount", options=["ro"]) as mount:
+        top = mount.path
+        if remounted:
+            subprocess.run(["mount", "-i", "-o", "remount,rw", str(top)], check=True)
+        for call in (
+            lambda: os.chown(top / "set", BOB, BOB),
+            lambda: os.chown(top / "followed", ALICE, ALICE),
+            lambda: os.chown(top / "file", BOB, BOB),
+            lambda: os.rename(top / "set", top / "renamed"),
+            lambda: os.rename(top / "followed", top / "renamed"),
+            lambda: os.rename(top / "set", top / "empty"),
+            lambda: os.link(top / "file", top / "other"),
+            lambda: os.mkdir(top / "new"),
+            lambda: os.unlink(top / "file"),
+            lambda: os.rmdir(top / "empty"),
+        ):
+            assert errno_of_call(call) == errno.EROFS
+        assert (top / "file").read_bytes() == b"image"
+        assert os.listdir(top / "followed") == []
     assert listing(store) == before
 
 

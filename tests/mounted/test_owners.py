@@ -10,7 +10,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from errno import EACCES, EEXIST, EPERM, EXDEV
+from errno import EACCES, EEXIST, ENOENT, EPERM, EXDEV
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 from tests.support.agents import race
 from tests.support.jobfiles import Job, binary
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
-from tests.support.users import ALICE, BOB, NOBODY, ROOT, as_user, errno_as, raises_errno
+from tests.support.users import ALICE, BOB, NOBODY, ROOT, as_user, errno_as, errno_of_call, raises_errno
 
 pytestmark = pytest.mark.root
 
@@ -497,7 +497,6 @@ def test_a_claimed_set_is_nobody_elses_though_his_job_gets_the_number(place: Pla
     assert owner_of(path) == str(ALICE)
 
 
-@pytest.mark.xfail(reason="one who claims while another mount's claim is under way may get ENOENT once")
 def test_many_processes_of_the_jobs_owner_may_claim_at_once(place: Place, workdir: Path) -> None:
     first = next(_numbers)
     rounds = 25
@@ -639,7 +638,6 @@ def test_an_owner_who_is_no_user_is_refused(place: Place, number: int, value: by
     assert owner_of(path) == str(ALICE)
 
 
-@pytest.mark.xfail(reason="a look in the very moment in which a set's place moves may get ENOENT once")
 def test_a_set_is_found_and_read_throughout_while_it_changes_hands(
     place: Place, number: int, workdir: Path
 ) -> None:
@@ -673,6 +671,37 @@ def test_a_set_is_found_and_read_throughout_while_it_changes_hands(
     with mounted(place.store, workdir / "other", node="other") as other:
         results = race([(ROOT, give), (ROOT, look(place.mount.path)), (ROOT, look(other.path))], rounds)
     assert [result for result in results if any(result)] == []
+
+
+@pytest.mark.parametrize("mounts", [1, 2])
+def test_a_set_that_is_renamed_while_it_is_given_away_keeps_one_name(
+    place: Place, number: int, workdir: Path, mounts: int
+) -> None:
+    names = [f"moved-{number}", f"moved-{number}-too"]
+    os.mkdir(place.path(names[0]), 0o755)
+    create(place.path(names[0], "image"), content=b"image")
+    inode = os.stat(place.path(names[0])).st_ino
+    owners = itertools.cycle([ALICE, BOB])
+
+    def give() -> set[int]:
+        owner = next(owners)
+        return {errno_of_call(os.chown, place.path(name), owner, -1) for name in names}
+
+    with mounted(place.store, workdir / "other", node="other") as other:
+        root = (place.mount.path, other.path)[mounts - 1]
+
+        def move() -> set[int]:
+            one, two = (str(root / name) for name in names)
+            return {errno_of_call(os.rename, one, two), errno_of_call(os.rename, two, one)}
+
+        results = race([(ROOT, give), (ROOT, move)], 300)
+        assert set().union(*itertools.chain(*results)) <= {0, ENOENT}
+        for path in (place.mount.path, other.path):
+            left = [name for name in names if os.path.exists(path / name)]
+            assert len(left) == 1
+            assert (path / left[0] / "image").read_bytes() == b"image"
+    entries = [os.readlink(link) for link in (place.store / "names").iterdir()]
+    assert [entry.split(":")[1] for entry in entries].count(f"{inode:x}") == 1
 
 
 @pytest.mark.parametrize("has_written", [False, True])

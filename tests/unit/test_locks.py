@@ -8,7 +8,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ckfs.errors import StoreDown
 from ckfs.store.gate import Release
-from ckfs.store.locks import InodeLocks
+from ckfs.store.locks import InodeLocks, Looks
 
 pytestmark = pytest.mark.trio
 
@@ -149,3 +149,32 @@ async def test_whose_lock_is_overdue_is_told_at_once_and_so_is_who_waits_already
     release()
     (await locks.acquire(7))()
     assert len(locks) == 0
+
+
+async def test_names_in_one_directory_are_apart_and_the_overdue_is_found_by_the_directory(
+    locks: InodeLocks,
+) -> None:
+    first, second = await locks.acquire(1, b"one"), await locks.acquire(1, b"two")
+    assert not locks.is_overdue(1)
+    first.overdue()
+    assert locks.is_overdue(1)
+    assert not locks.is_overdue(2)
+    first()
+    second()
+    assert not locks.is_overdue(1)
+    assert len(locks) == 0
+
+
+async def test_no_look_is_begun_while_another_at_the_same_directory_hangs() -> None:
+    looks = Looks()
+    first, second = looks.begin("here"), looks.begin("here")
+    first.overdue()
+    second.overdue()
+    with pytest.raises(StoreDown):
+        looks.begin("here")
+    looks.begin("there")()
+    first()
+    with pytest.raises(StoreDown):
+        looks.begin("here")
+    second()
+    looks.begin("here")()

@@ -10,29 +10,39 @@ import contextlib
 import errno
 import logging
 import resource
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 import trio
 
-from ckfs.errors import BadHandle, Stale
+from ckfs.errors import BadHandle, Stale, StoreDown
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.model import Caller, Owner, Role
-from ckfs.names import FileHandle, SetName
+from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
 from ckfs.policy.settings import Policy
 from ckfs.store.door import Found, Target
 from ckfs.store.gate import Gate, Release
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
-from ckfs.store.locks import InodeLocks
+from ckfs.store.locks import InodeLocks, LockKey, Looks
 from ckfs.store.quick import QuickReader
+from ckfs.store.setnames import NAMES, USERS, SetEntry
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _RESOLVER_TIMEOUT_S = 10.0
+_NOT_THERE = (Stale, PermissionError)
+_GONE = (*_NOT_THERE, FileNotFoundError)
+"""What a file that was known to be there answers when its set has just moved."""
+_SHORT_LOOK = 0.1
+"""The part of op_timeout that a look may take where a change of the same directory hangs."""
+_LONGEST_SEARCH = 0.25
+"""The part of op_timeout that a search for a moved file may take: a large set on a slow store does not make it *down*."""
 _FOLLOWING_LOOKS = 50
 _FOLLOWING_LOOK_S = 0.02
 
@@ -65,6 +75,7 @@ class Core:
     handles: Handles = field(default_factory=Handles)
     locks: InodeLocks = field(init=False)
     quick: QuickReader = field(init=False)
+    looks: Looks = field(default_factory=Looks)
     following: set[SetName] = field(default_factory=set)
     """Sets given away whose files have not all followed yet."""
     _aside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(8))
@@ -89,12 +100,9 @@ class Core:
         *locked* keeps other locked calls on the same inode out, until the store call is really over. *by_name* uses no
         open descriptor, since that may not be open for what *work* does.
         """
-        try:
-            return await self._on(node, work, locked=locked, by_name=by_name)
-        except (Stale, FileNotFoundError, PermissionError):
-            if not await self._reachable_again(node):
-                raise
-            return await self._on(node, work, locked=locked, by_name=by_name)
+        return await self._again_if_moved(
+            (node,), lambda: self._on(node, work, locked=locked, by_name=by_name), _GONE
+        )
 
     async def _on(self, node: Node, work: Callable[[Target], T], *, locked: bool, by_name: bool) -> T:
         releases: list[Release] = []
@@ -120,58 +128,118 @@ class Core:
 
     async def below(self, directory: Node, work: Callable[[], T]) -> T:
         """Run *work*, which computes spots inside *directory* when called; again if it has moved meanwhile."""
-        return await self._again_if_moved(
-            (directory,), lambda: self.gate.look(work, of_set=self.set_key(directory))
-        )
+
+        async def run() -> T:
+            if self.locks.is_overdue(directory.ino):
+                return await self.look_briefly(directory.ino, work, of_set=self.set_key(directory))
+            return await self.gate.look(work, of_set=self.set_key(directory))
+
+        return await self._again_if_moved((directory,), run)
+
+    async def look_briefly(self, directory: Hashable, work: Callable[[], T], *, of_set: int = 0) -> T:
+        """Run *work*, which looks into a *directory* of the store in which a change may hang.
+
+        What is being changed is often locked: in the store, or by this host's own kernel, which lets nobody look up a
+        new name in a directory while a change of it is under way. Many who meet the same change, one after the other
+        since the kernel serialises them, must not wait for it once each: each waits for a moment only, and none at all
+        while the look of one of them hangs.
+        """
+        with trio.move_on_after(self.op_timeout_s * _SHORT_LOOK):
+            return await self.gate.call(work, releases=(self.looks.begin(directory),), of_set=of_set)
+        raise StoreDown("an earlier change of the same directory is still under way")
 
     async def opening(self, node: Node, work: Callable[[], T], *, undo: Callable[[T], None]) -> T:
         """As :meth:`below`, for *work* that opens *node*; *undo* closes what came too late."""
         return await self._again_if_moved(
-            (node,), lambda: self.gate.call(work, undo=undo, of_set=self.set_key(node))
+            (node,), lambda: self.gate.call(work, undo=undo, of_set=self.set_key(node)), _GONE
         )
 
     async def change(
-        self, directories: tuple[Node, ...], work: Callable[[], T], *, undo: Callable[[T], None] | None = None
+        self,
+        directories: tuple[Node, ...],
+        work: Callable[[], T],
+        *,
+        top: tuple[SetName, ...] = (),
+        stored: Owner | None = None,
+        undo: Callable[[T], None] | None = None,
     ) -> T:
-        """As :meth:`below`, for *work* that changes *directories*; only one such call at a time has each of them."""
+        """As :meth:`below`, for *work* that changes *directories*, and the names *top* of the mount's root; only one such
+        call at a time has each of them. *stored* is whom a new set's files will belong to in the store."""
+        of_set = self.set_key(directories[0]) if directories else 0
+        keys = [*((ROOT_INODE, name) for name in top), *((directory.ino, b"") for directory in directories)]
 
         async def run() -> T:
-            releases = await self._lock_all(directories)
-            return await self.gate.call(
-                work, undo=undo, releases=releases, of_set=self.set_key(directories[0])
-            )
+            if top:
+                await self._check_top_answers(top, stored)
+            return await self.gate.call(work, undo=undo, releases=await self.lock_all(keys), of_set=of_set)
 
         return await self._again_if_moved(directories, run)
 
-    async def _lock_all(self, directories: tuple[Node, ...]) -> list[Release]:
+    async def _check_top_answers(self, names: tuple[SetName, ...], stored: Owner | None) -> None:
+        """While a change at the top hangs: StoreDown, soon, if it holds a directory of the store that these *names* need
+        too. The kernel makes the changes of the mount's root wait for each other, so that a wait in each would add up;
+        but sets of other users have nothing to do with it."""
+        if not self.locks.is_overdue(ROOT_INODE):
+            return
+        await self.look_briefly(NAMES, self.store.names.look_up_nothing)
+        owners = {stored} if stored is not None else set()
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                owners.add((await self.read_entry(name)).stored)
+        for owner in owners:
+            await self.look_briefly((USERS, owner.uid), partial(self.store.names.look_up_nothing_of, owner))
+
+    async def read_entry(self, name: SetName) -> SetEntry:
+        """What a set's name says now."""
+        return await self.look_briefly(NAMES, lambda: self.store.names.read(name))
+
+    async def lock_all(self, keys: Iterable[LockKey]) -> list[Release]:
         releases: list[Release] = []
         try:
-            for ino in sorted({directory.ino for directory in directories}):  # always in the same order
-                releases.append(await self.locks.acquire(ino))  # noqa: PERF401 - what was got is given back on failure
+            for ino, name in sorted(set(keys)):  # always in the same order
+                releases.append(await self.locks.acquire(ino, name))
         except BaseException:
             for release in releases:
                 release()
             raise
         return releases
 
-    async def _again_if_moved(self, directories: tuple[Node, ...], run: Callable[[], Awaitable[T]]) -> T:
+    async def _again_if_moved(
+        self,
+        nodes: tuple[Node, ...],
+        run: Callable[[], Awaitable[T]],
+        failures: tuple[type[Exception], ...] = _NOT_THERE,
+    ) -> T:
+        tried = [self._entry_of(node) for node in nodes]
         try:
             return await run()
-        except (Stale, PermissionError):
-            found = [await self._reachable_again(directory) for directory in directories]
+        except failures:
+            found = [
+                await self._reachable_again(node, entry) for node, entry in zip(nodes, tried, strict=True)
+            ]
             if not any(found):
                 raise
             return await run()
 
-    async def _reachable_again(self, node: Node) -> bool:
-        """Whether trying once more may help: the set has moved, or has changed hands meanwhile."""
+    def _entry_of(self, node: Node) -> SetEntry | None:
+        """What is known of the set that *node* is in."""
+        try:
+            return None if node.is_root else node.top.entry
+        except Stale:
+            return None
+
+    async def _reachable_again(self, node: Node, tried: SetEntry | None) -> bool:
+        """Whether trying once more may help: the set has moved, or has changed hands, since *tried* was known of it.
+
+        Another task may have noticed it first.
+        """
         if node.is_root:
             return False
         with contextlib.suppress(Stale):
             if await self.has_changed_hands(SetName(node.top.name)):
                 await self.find_again(node)
                 return True
-        return await self.find_again(node)
+        return await self.find_again(node) or self._entry_of(node) != tried
 
     async def has_changed_hands(self, name: SetName) -> bool:
         """Wait, for a while, until the files of a set that is just being given away have followed; False if it is not."""
@@ -203,7 +271,12 @@ class Core:
 
     async def _find_below(self, top: Node, node: Node) -> bool:
         spot = top.spot
-        path = await self.gate.call(lambda: self.store.door.find_below(spot, node.ino), of_set=top.ino)
+        limit_s = self.op_timeout_s * _LONGEST_SEARCH
+
+        def work() -> list[tuple[bytes, Inode]]:
+            return self.store.door.find_below(spot, node.ino, time.monotonic() + limit_s)
+
+        path = await self.gate.call(work, of_set=top.ino)
         parent = top
         for name, ino in path:
             inner = node if ino == node.ino else self.inodes.known(ino) or Node(ino, parent, name)

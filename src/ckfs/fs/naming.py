@@ -151,7 +151,9 @@ class Naming:
 
         if directory.is_root:
             found = await self.core.change(
-                (directory,), lambda: self.core.store.names.remove(SetName(name), remove, taking(caller))
+                (),
+                lambda: self.core.store.names.remove(SetName(name), remove, taking(caller)),
+                top=(SetName(name),),
             )
         else:
             found = await self.core.change((directory,), work)

@@ -12,12 +12,13 @@ from ckfs.errors import FsError, Invalid, OtherOwner, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Node
 from ckfs.model import Caller, Owner
-from ckfs.names import Inode, SetName, shown
+from ckfs.names import ROOT_INODE, Inode, SetName, shown
 from ckfs.policy import ownership
 from ckfs.store.door import Found, Spot
-from ckfs.store.handover import bring_files, name_owner
+from ckfs.store.gate import Release
+from ckfs.store.handover import bring_files, name_owner, said_of
 from ckfs.store.moving import file_to_set, link_set, rename_set, set_into_directory
-from ckfs.store.setnames import SetEntry
+from ckfs.store.setnames import USERS, SetEntry
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Sets:
                     undo(None)
                 raise
 
-        taken = await self.core.change((self.core.inodes.root,), work, undo=undo)
+        taken = await self.core.change((), work, top=(name,), stored=stored, undo=undo)
         if owner is None:
             log.info("set %s made unclaimed by root", shown(name))
         return taken
@@ -78,7 +79,7 @@ class Sets:
         if entry.owner is None and not caller.is_root:
             job_owner = await self.core.job_owner(name)
             if job_owner is not None and ownership.is_claim(entry.owner, caller, job_owner):
-                await self.give(top, job_owner)
+                await self.give(top, job_owner, unless_owned=True)
                 entry = directory.set_entry
         ownership.check_create(self.core.policy, name, entry.owner, caller)
 
@@ -94,31 +95,51 @@ class Sets:
         self._check_same_owner(source.set_entry, target.set_entry)
         await self.check_create(target, caller)
 
-    async def give(self, top: Node, owner: Owner) -> None:
+    async def give(self, top: Node, owner: Owner, *, unless_owned: bool = False) -> None:
         """Make the set *top* belong to *owner*: its entry says so at once, and its files follow."""
-        name, entry, store = SetName(top.name), top.set_entry, self.core.store
+        store = self.core.store
+        name, releases = await self._lock_set(top)
         top.entry = await self.core.gate.call(
-            lambda: name_owner(store, name, entry, owner), releases=(await self.core.locks.acquire(top.ino),)
+            lambda: name_owner(store, name, top.ino, owner, unless_owned=unless_owned), releases=releases
         )
-        log.info("set %s given to uid %d", shown(name), owner.uid)
+        if top.set_entry.owner == owner:  # else somebody was faster
+            log.info("set %s given to uid %d", shown(name), owner.uid)
         await self.bring_files(top)
+
+    async def _lock_set(self, top: Node) -> tuple[SetName, list[Release]]:
+        """The locks of a set's name and of its inode. It may have another name by the time in which they are had."""
+        while True:
+            name = SetName(top.name)
+            releases = await self.core.lock_all([(ROOT_INODE, name), (top.ino, b"")])
+            if top.name == name:
+                return name, releases
+            for release in releases:
+                release()
 
     async def bring_files(self, top: Node) -> None:
         """Let the files of a set that was given away follow now, if nobody here is writing them; else later."""
-        name, entry, store = SetName(top.name), top.set_entry, self.core.store
-        stored = self.core.stored_as(entry.owner)
-        if entry.stored.uid == stored.uid or store.read_only:
+        stored = self.core.stored_as(top.set_entry.owner)
+        if top.set_entry.stored.uid == stored.uid or self.core.store.read_only:
             return
-        may_copy = not self._is_written_here(top)
-        release = await self.core.locks.acquire(top.ino)
         try:
-            top.entry = await self.core.gate.transfer(
-                lambda: bring_files(store, name, entry, stored, may_copy=may_copy), releases=(release,)
-            )
+            await self._bring(top, *await self._lock_set(top), may_copy=False)
+            if top.set_entry.stored.uid != stored.uid and not self._is_written_here(top):
+                # A copy may take long, and its name is free meanwhile: who renames it makes the copy start again.
+                release = await self.core.locks.acquire(top.ino)
+                await self._bring(top, SetName(top.name), [release], may_copy=True)
         except (OSError, FsError, ValueError) as error:
-            log.info("the files of set %s follow its new owner later: %s", shown(name), error)
+            log.info("the files of set %s follow its new owner later: %s", shown(top.name), error)
         if top.set_entry.stored.uid != stored.uid:
-            self.core.following.add(name)
+            self.core.following.add(SetName(top.name))
+
+    async def _bring(self, top: Node, name: SetName, releases: list[Release], *, may_copy: bool) -> None:
+        store, stored_as = self.core.store, self.core.stored_as
+
+        def work() -> SetEntry:
+            entry = said_of(store, name, top.ino)
+            return bring_files(store, name, entry, stored_as(entry.owner), may_copy=may_copy)
+
+        top.entry = await self.core.gate.transfer(work, releases=releases)
 
     def _is_written_here(self, top: Node) -> bool:
         return any(
@@ -141,16 +162,22 @@ class Sets:
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""
-        names = self.core.store.names
         try:
-            entry, found = await self.core.gate.look(lambda: names.examine(name))
+            entry, found = await self._examine(name)
         except (PermissionError, Stale):
             await self._follow_unless_done(name)
-            return await self.core.gate.look(lambda: names.examine(name))
+            return await self._examine(name)
         if entry.is_followed and name not in self.core.following:
             await self._follow_unless_done(name)
-            return await self.core.gate.look(lambda: names.examine(name))
+            return await self._examine(name)
         return entry, found
+
+    async def _examine(self, name: SetName) -> tuple[SetEntry, Found]:
+        names = self.core.store.names
+        if not self.core.locks.is_overdue(ROOT_INODE):
+            return await self.core.gate.look(lambda: names.examine(name))
+        entry = await self.core.read_entry(name)
+        return await self.core.look_briefly((USERS, entry.stored.uid), lambda: names.examine(name))
 
     async def _follow_unless_done(self, name: SetName) -> None:
         if not await self.core.has_changed_hands(name):
@@ -186,7 +213,7 @@ class Sets:
             entry, replaced = rename_set(names, door, old, new, flags, taking(caller))
             return entry, replaced, names.read(old) if flags & RENAME_EXCHANGE else None
 
-        entry, replaced, other = await self.core.change((self.core.inodes.root,), work)
+        entry, replaced, other = await self.core.change((), work, top=(old, new))
         if replaced is not None:
             self.core.inodes.lost_name(replaced)
         if other is not None:
@@ -207,8 +234,9 @@ class Sets:
         self._check_same_owner(entry, target.set_entry)
         await self.check_create(target, caller)
         found = await self.core.change(
-            (self.core.inodes.root, target),
+            (target,),
             lambda: set_into_directory(names, door, old, target.inside(new_name), flags),
+            top=(old,),
         )
         node = self.core.inodes.known(found.record.ino)
         if node is not None:
@@ -222,8 +250,10 @@ class Sets:
         await self._check_new_for(like, new, caller)
         names, door = self.core.store.names, self.core.store.door
         entry, _ = await self.core.change(
-            (source, self.core.inodes.root),
+            (source,),
             lambda: file_to_set(names, door, source.inside(old_name), new, like, flags, taking(caller)),
+            top=(new,),
+            stored=like.stored,
         )
         return self._is_now(entry.ino, new, entry)
 
@@ -233,7 +263,7 @@ class Sets:
         await self._check_new_for(like, new, caller)
         names, door = self.core.store.names, self.core.store.door
         entry, found = await self.core.change(
-            (self.core.inodes.root,), lambda: link_set(names, door, source, new, like)
+            (), lambda: link_set(names, door, source, new, like), top=(new,), stored=like.stored
         )
         self.core.inodes.seen(found.record.ino, self.core.inodes.root, new, entry)
         return found

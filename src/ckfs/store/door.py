@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -208,11 +210,12 @@ class Door:
                 finally:
                     os.close(inner)
 
-    def find_below(self, spot: Spot, wanted: Inode) -> list[tuple[bytes, Inode]]:
+    def find_below(self, spot: Spot, wanted: Inode, deadline: float) -> list[tuple[bytes, Inode]]:
         """The names and inodes that lead from the directory *spot* to the inode *wanted*; empty if it is not among the
-        first few thousand files there."""
+        first few thousand files there, or those that could be looked at before *deadline* (of time.monotonic)."""
+        budget = itertools.takewhile(lambda _: time.monotonic() < deadline, range(_MOST_STATES))
         with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            return self._path_to(fd, wanted, iter(range(_MOST_STATES)))
+            return self._path_to(fd, wanted, budget)
 
     def _path_to(self, fd: int, wanted: Inode, budget: Iterator[int]) -> list[tuple[bytes, Inode]]:
         for name in syscalls.names_in(fd):

@@ -17,44 +17,85 @@ import logging
 
 from ckfs.errors import Stale
 from ckfs.model import Owner
-from ckfs.names import SetName, shown
+from ckfs.names import Inode, SetName, shown
 from ckfs.store.copying import Contents, contents, copy_tree
-from ckfs.store.door import Spot
+from ckfs.store.door import Found, Spot
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.setnames import USERS, SetEntry, place_beside
 
 log = logging.getLogger(__name__)
 
+_TRIES = 20
 
-def name_owner(store: Store, name: SetName, entry: SetEntry, owner: Owner) -> SetEntry:
-    """Make *owner* the owner of the set *name*, in one step. Returns the new entry, whose files have yet to follow.
 
-    Stale if the set is not what *entry* says any more.
+def name_owner(
+    store: Store, name: SetName, ino: Inode, owner: Owner, *, unless_owned: bool = False
+) -> SetEntry:
+    """Make *owner* the owner of the set *name*, in one step. Returns its entry by now; its files have yet to follow.
+
+    *unless_owned*: only if nobody owns it yet. Stale if *name* is not the set *ino* any more.
     """
-    if store.names.read(name) != entry:
-        raise Stale("the set has been renamed or removed meanwhile")
-    named = dataclasses.replace(entry, owner=owner)
-    for other in _links(store, name, entry):
-        store.names.replace(other, dataclasses.replace(store.names.read(other), owner=owner))
-    store.names.replace(name, named)
+    for _ in range(_TRIES):
+        with contextlib.suppress(Stale):  # another mount changed it in that moment
+            return _name_owner(store, name, ino, owner, unless_owned=unless_owned)
+    return _name_owner(store, name, ino, owner, unless_owned=unless_owned)
+
+
+def _name_owner(store: Store, name: SetName, ino: Inode, owner: Owner, *, unless_owned: bool) -> SetEntry:
+    entry = said_of(store, name, ino)
+    if entry.owner == owner or (unless_owned and entry.owner is not None):
+        return entry
+    try:
+        entry = _settled(store, name, entry)
+        _, found = store.names.examine(name)
+    except FileNotFoundError:
+        raise Stale("the set is just being moved or removed") from None
+    for other in _links(store, name, ino, found):
+        said = store.names.read(other)
+        store.names.change(other, said, dataclasses.replace(said, owner=owner))
+    named, twins = dataclasses.replace(entry, owner=owner), store.names.twins(name)
+    store.names.change(name, entry, named)
+    for twin in twins:  # of a rename that died: it would go on saying what was
+        store.names.clear(twin, entry)
     return named
 
 
-def _links(store: Store, name: SetName, entry: SetEntry) -> list[SetName]:
+def _settled(store: Store, name: SetName, entry: SetEntry) -> SetEntry:
+    """Bring an earlier hand-over to its end, as far as that needs no copy: an entry can say of one other owner only that
+    files may be his, or lie with his, already."""
+    stored = store.service if entry.owner is None or entry.owner.uid == ROOT.uid else entry.owner
+    return (
+        entry if entry.stored.uid == stored.uid else bring_files(store, name, entry, stored, may_copy=False)
+    )
+
+
+def said_of(store: Store, name: SetName, ino: Inode) -> SetEntry:
+    """What *name* says; Stale if it is not the set *ino* any more."""
+    with contextlib.suppress(FileNotFoundError):
+        entry = store.names.read(name)
+        if entry.ino == ino:
+            return entry
+    raise Stale("the set has been renamed or removed meanwhile")
+
+
+def _links(store: Store, name: SetName, ino: Inode, found: Found) -> list[SetName]:
     """Other sets that are links of the same file: they change hands together."""
-    try:
-        found = store.door.examine(entry.spot)
-    except PermissionError:  # it is chowned already, by a hand-over that died then
-        found = store.door.examine(Spot(ROOT, entry.spot.components))
     if found.record.is_directory or found.stat.st_nlink == 1:
         return []
     others = []
     for other in store.names.all():
         with contextlib.suppress(FileNotFoundError):
-            if other != name and store.names.read(other).ino == entry.ino:
+            if other != name and store.names.read(other).ino == ino:
                 others.append(other)
     return others
+
+
+def _found(store: Store, entry: SetEntry) -> Found:
+    try:
+        return store.door.examine(entry.spot)
+    except PermissionError:  # it is chowned already, by a hand-over that died then
+        return store.door.examine(Spot(ROOT, entry.spot.components))
 
 
 def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner, *, may_copy: bool) -> SetEntry:
@@ -66,7 +107,7 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner, *, 
         return entry
     store.names.prepare_user(stored)
     try:
-        links = _links(store, name, entry)
+        links = _links(store, name, entry.ino, _found(store, entry))
     except (FileNotFoundError, Stale):
         return _finish_move(store, name, entry, stored)
     try:
@@ -83,7 +124,7 @@ def _move_place(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
     if entry.stored.uid != stored.uid:
         with contextlib.suppress(FileNotFoundError):
             store.door.examine(moved.spot)
-            moved = dataclasses.replace(moved, place=place_beside(name, entry.ino))
+            moved = dataclasses.replace(moved, place=place_beside(entry.place, entry.ino))
         # Both users' directories are their own: only root reaches into both.
         store.door.rename(Spot(ROOT, entry.spot.components), Spot(ROOT, moved.spot.components))
     return _switch(store, name, entry, moved)
@@ -91,7 +132,7 @@ def _move_place(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
 
 def _finish_move(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry:
     """A hand-over died after it moved the place and before it said so."""
-    for place in (entry.place, place_beside(name, entry.ino)):
+    for place in (entry.place, place_beside(entry.place, entry.ino), place_beside(name, entry.ino)):
         moved = dataclasses.replace(entry, stored=stored, place=place)
         found = store.door.examine_if_there(moved.spot)
         if found is not None and found.record.ino == entry.ino:
@@ -127,7 +168,5 @@ def _remove_old(store: Store, name: SetName, entry: SetEntry, before: Contents) 
 
 
 def _switch(store: Store, name: SetName, entry: SetEntry, moved: SetEntry) -> SetEntry:
-    if store.names.read(name) != entry:
-        raise Stale("the set has been renamed or removed meanwhile")
-    store.names.replace(name, moved)
+    store.names.change(name, entry, moved)
     return moved

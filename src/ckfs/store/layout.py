@@ -158,7 +158,7 @@ def open_store(path: str, service: Owner = ROOT, *, read_only: bool = False) -> 
         try:
             identifier = _read_format(root_fd, path)
             door = Door(root_fd, read_only=read_only)
-            names = SetNames(door, root_fd, service)
+            names = SetNames(door, root_fd, service, read_only=read_only)
         except BaseException:
             os.close(root_fd)
             raise

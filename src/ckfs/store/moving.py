@@ -8,6 +8,7 @@ a place that no name refers to, a name whose place is gone (the next taker clear
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import logging
 from collections.abc import Callable
@@ -61,7 +62,9 @@ def _rename_set(
         return _readable_place(names, door, new, entry), None
     replaced = _replaceable(names, door, new, found, check)
     if replaced is not None and replaced[0].ino == entry.ino:
-        return entry, None  # two names of one file: POSIX says to do nothing
+        if not names.finish_rename(old, new):
+            return entry, None  # two names of one file: POSIX says to do nothing
+        return _readable_place(names, door, new, entry), None
     if replaced is None or found.record.is_directory:
         _only_if_free(names, new, replaced)
         names.move_if_free(old, new)
@@ -186,13 +189,38 @@ def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry)
     moved = SetEntry(entry.ino, entry.owner, entry.stored, _free_place(door, entry, name, entry.ino))
     try:
         door.rename(entry.spot, moved.spot)
-        names.replace(name, moved)
-    except OSError as error:
-        log.info("the files of set %s stay at %s: %s", shown(name), shown(entry.place), error.strerror)
-        with contextlib.suppress(OSError):
+        try:
+            return _said_to_lie(names, name, entry, moved)
+        except Stale:
+            _move_back(door, moved, entry)
+            raise
+    except (OSError, Stale) as error:
+        log.info("the files of set %s stay at %s: %s", shown(name), shown(entry.place), error)
+        with contextlib.suppress(OSError, Stale):
             return names.examine(name)[0]
         return entry
-    return moved
+
+
+def _move_back(door: Door, moved: SetEntry, entry: SetEntry) -> None:
+    """The set has a third name by now, by which nobody would look for its files at their new place."""
+    found = door.examine_if_there(moved.spot)
+    if (
+        found is not None and found.record.ino == entry.ino
+    ):  # else it was replaced, and another has that place
+        door.rename(moved.spot, entry.spot, RENAME_NOREPLACE)
+
+
+def _said_to_lie(names: SetNames, name: SetName, entry: SetEntry, moved: SetEntry) -> SetEntry:
+    """Say where the set's files lie now; whoever gives it away on another mount meanwhile changes only whose it is."""
+    for _ in range(_TRIES):
+        said = names.read(name)
+        if (said.ino, said.stored, said.place) != (entry.ino, entry.stored, entry.place):
+            break
+        now = dataclasses.replace(said, place=moved.place)
+        with contextlib.suppress(Stale):
+            names.change(name, said, now)
+            return now
+    raise Stale("the set changes hands, or is renamed again")
 
 
 def _free_place(door: Door, like: SetEntry, name: SetName, ino: Inode) -> bytes:

@@ -21,9 +21,10 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ckfs.errors import Exists, Stale
+from ckfs.errors import Exists, ReadOnly, Stale
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.store import syscalls
@@ -87,7 +88,8 @@ def _decode_owner(raw: bytes) -> Owner:
 
 def _on_the_way(name: SetName, entry: SetEntry) -> Iterator[SetEntry]:
     """Where a set's files may be whose *entry* is out of date: under its own name, or with its new owner already."""
-    places = dict.fromkeys((entry.place, name, place_beside(name, entry.ino)))
+    beside = (place_beside(place, entry.ino) for place in (name, entry.place))
+    places = dict.fromkeys((entry.place, name, *beside))
     for stored in dict.fromkeys((entry.stored, entry.owner or entry.stored)):
         for place in places:
             yield SetEntry(entry.ino, entry.owner, stored, place)
@@ -96,8 +98,9 @@ def _on_the_way(name: SetName, entry: SetEntry) -> Iterator[SetEntry]:
 class SetNames:
     """The ``names/`` directory, and the places under ``users/``. *service* is the account that keeps the former."""
 
-    def __init__(self, door: Door, root_fd: int, service: Owner) -> None:
+    def __init__(self, door: Door, root_fd: int, service: Owner, *, read_only: bool = False) -> None:
         self._door = door
+        self._read_only = read_only
         self._service = service
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._names_fd = os.open(NAMES, flags, dir_fd=root_fd)
@@ -134,6 +137,15 @@ class SetNames:
             yield from map(SetName, syscalls.names_in(fd))
         finally:
             os.close(fd)
+
+    def look_up_nothing(self) -> None:
+        """Come back as soon as ``names/`` answers a look-up of a new name: not while a change of it hangs."""
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(_unused_name(b"nothing"), dir_fd=self._names_fd, follow_symlinks=False)
+
+    def look_up_nothing_of(self, stored: Owner) -> None:
+        """As :meth:`look_up_nothing`, for the directory that holds the sets of *stored*."""
+        self._door.examine_if_there(Spot(stored, (USERS, b"%d" % stored.uid, _unused_name(b"nothing"))))
 
     def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """The set's entry and its top; FileNotFoundError if there is none, or it is just being removed."""
@@ -207,7 +219,7 @@ class SetNames:
 
     def enter(self, name: SetName, entry: SetEntry) -> None:
         """Give the set its name; Exists if it has been taken."""
-        with acting_as(self._service):
+        with self._changing():
             try:
                 os.symlink(encode(entry), name, dir_fd=self._names_fd)
             except FileExistsError:
@@ -215,39 +227,86 @@ class SetNames:
 
     # Changing
 
-    def replace(self, name: SetName, entry: SetEntry) -> None:
-        """Say something else of *name*, whether it exists or not, in one step."""
-        token = b"staging-%s" % secrets.token_hex(8).encode()
-        with acting_as(self._service):
+    def change(self, name: SetName, seen: SetEntry, entry: SetEntry) -> None:
+        """Let *name* say *entry* instead of *seen*. Stale if it does not say that any more: no name is made anew.
+
+        The new link and the old one change places in one step, and what came out tells whether another mount was first.
+        Where the store cannot do that (NFS, GlusterFS) the new link replaces the old one just after a look.
+        """
+        self._check_says(name, seen)
+        token = _unused_name(b"staging")
+        with self._changing():
             os.symlink(encode(entry), token, dir_fd=self._staging_fd)
             try:
-                os.rename(token, name, src_dir_fd=self._staging_fd, dst_dir_fd=self._names_fd)
-            except OSError:
+                self._swap(token, name, seen, entry)
+            finally:
+                self._drop(token, seen, entry)
+
+    def _drop(self, token: bytes, *known: SetEntry) -> None:
+        """Unlink what is left in staging, unless it may be the last that says where another set lies."""
+        with contextlib.suppress(OSError):
+            if os.readlink(token, dir_fd=self._staging_fd) in map(encode, known):
                 os.unlink(token, dir_fd=self._staging_fd)
+
+    def _check_says(self, name: SetName, seen: SetEntry) -> None:
+        try:
+            if self.read(name) == seen:
+                return
+        except FileNotFoundError:
+            pass
+        raise Stale("the set has been renamed, removed or given away meanwhile")
+
+    def _swap(self, token: bytes, name: SetName, seen: SetEntry, entry: SetEntry) -> None:
+        try:
+            self._exchange_with(token, name)
+        except FileNotFoundError:
+            raise Stale("the set has been renamed or removed meanwhile") from None
+        except OSError as error:
+            if error.errno != errno.EINVAL:
                 raise
+            os.rename(token, name, src_dir_fd=self._staging_fd, dst_dir_fd=self._names_fd)
+            return
+        if os.readlink(token, dir_fd=self._staging_fd) != encode(seen):
+            self._swap_back(token, name, entry)
+            raise Stale("another mount has changed the set in that moment")
+
+    def _swap_back(self, token: bytes, name: SetName, ours: SetEntry) -> None:
+        """Another mount's link came out: it goes back. If that fails, since ours has been moved on, and it is another set's,
+        that set gets its name again, or one beside it."""
+        try:
+            self._exchange_with(token, name)
+            if os.readlink(token, dir_fd=self._staging_fd) != encode(ours):
+                self._exchange_with(token, name)  # a third one has replaced ours meanwhile: the latest stays
+        except FileNotFoundError:
+            left = decode(os.readlink(token, dir_fd=self._staging_fd))
+            if left.ino != ours.ino:
+                self._put_back(token, name, left)
+                os.unlink(token, dir_fd=self._staging_fd)
+
+    def _exchange_with(self, token: bytes, name: SetName) -> None:
+        syscalls.rename(self._staging_fd, token, self._names_fd, name, syscalls.RENAME_EXCHANGE)
 
     def move_over(self, old: SetName, new: SetName, replaced: SetEntry) -> None:
         """Rename the entry over that of *replaced*, in one step. Stale if *new* is another set by now."""
         self._check_still(new, replaced)
-        with acting_as(self._service):
+        with self._changing():
             os.rename(old, new, src_dir_fd=self._names_fd, dst_dir_fd=self._names_fd)
 
     def replace_if(self, name: SetName, replaced: SetEntry, entry: SetEntry) -> None:
-        """As :meth:`replace`; Stale if *name* is another set by now."""
-        self._check_still(name, replaced)
-        self.replace(name, entry)
+        """Let *name* say *entry*; Stale if it is not the set *replaced* by now."""
+        self.change(name, self._check_still(name, replaced), entry)
 
-    def _check_still(self, name: SetName, seen: SetEntry) -> None:
-        try:
-            ino: Inode | None = self.read(name).ino
-        except FileNotFoundError:
-            ino = None
-        if ino != seen.ino:
-            raise Stale("another set has the name by now")
+    def _check_still(self, name: SetName, seen: SetEntry) -> SetEntry:
+        """What *name* says, if it is still the same set."""
+        with contextlib.suppress(FileNotFoundError):
+            said = self.read(name)
+            if said.ino == seen.ino:
+                return said
+        raise Stale("another set has the name by now")
 
     def move_if_free(self, old: SetName, new: SetName) -> None:
         """Rename the entry; Exists if the new name has been taken."""
-        with acting_as(self._service):
+        with self._changing():
             try:
                 syscalls.rename(self._names_fd, old, self._names_fd, new, syscalls.RENAME_NOREPLACE)
             except FileExistsError:
@@ -257,11 +316,45 @@ class SetNames:
                     error.errno != errno.EINVAL
                 ):  # NFS and GlusterFS know no such flag, but links are as exclusive
                     raise
+            else:
+                return
+        self._move_by_link(old, new)
+
+    def _move_by_link(self, old: SetName, new: SetName) -> None:
+        said = self.read(old)
+        with self._changing():
+            try:
                 os.link(old, new, src_dir_fd=self._names_fd, dst_dir_fd=self._names_fd, follow_symlinks=False)
-                os.unlink(old, dir_fd=self._names_fd)
+            except FileExistsError:
+                raise Exists("a set of that name exists") from None
+        self.clear(old, said)
+
+    def finish_rename(self, old: SetName, new: SetName) -> bool:
+        """Whether *old* and *new* were the same link, as a rename leaves them that died after it had linked; *old* is gone
+        then. (Sets that are links of one file have a link each in ``names/``.)"""
+        if old not in self.twins(new):
+            return False
+        self.clear(old, self.read(old))
+        return True
+
+    def twins(self, name: SetName) -> list[SetName]:
+        """Other names that are the same link as *name*: a rename died between link and unlink."""
+        status = self._status(name)
+        if status.st_nlink == 1:
+            return []
+        return [other for other in self.all() if other != name and self._is_same(other, status)]
+
+    def _is_same(self, name: SetName, status: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(self._status(name), status)
+        except FileNotFoundError:
+            return False
+
+    def _status(self, name: SetName) -> os.stat_result:
+        return os.stat(name, dir_fd=self._names_fd, follow_symlinks=False)
 
     def exchange(self, one: SetName, other: SetName) -> None:
-        with acting_as(self._service):
+        with self._changing():
             syscalls.rename(self._names_fd, one, self._names_fd, other, syscalls.RENAME_EXCHANGE)
 
     def remove(self, name: SetName, remove: Callable[[Spot], None], check: Callable[[Found], None]) -> Found:
@@ -272,16 +365,12 @@ class SetNames:
         said = self.read(name)
         entry, found = self.examine(name)
         check(found)
-        if self._has_another_name(name):
+        if self.twins(name):  # the files stay with the other name
             self.clear(name, said)
             return found
         remove(entry.spot)
         self.clear(name, said if said.ino == entry.ino else entry)
         return found
-
-    def _has_another_name(self, name: SetName) -> bool:
-        """A rename that died between link and unlink left the entry under two names: the files stay with the other."""
-        return os.stat(name, dir_fd=self._names_fd, follow_symlinks=False).st_nlink > 1
 
     def clear(self, name: SetName, entry: SetEntry) -> None:
         """Take the name away if it still says *entry*.
@@ -294,8 +383,8 @@ class SetNames:
                 self._take_aside(name, entry)
 
     def _take_aside(self, name: SetName, entry: SetEntry) -> None:
-        token = b"cleared-%s" % secrets.token_hex(8).encode()
-        with acting_as(self._service):
+        token = _unused_name(b"cleared")
+        with self._changing():
             os.rename(name, token, src_dir_fd=self._names_fd, dst_dir_fd=self._staging_fd)
             if os.readlink(token, dir_fd=self._staging_fd) != encode(entry):
                 self._put_back(token, name, entry)
@@ -320,10 +409,21 @@ class SetNames:
 
     def staging_spot(self, stored: Owner) -> Spot:
         """A unique name in the staging directory, to be made as *stored*."""
-        return Spot(stored, (STAGING, b"file-%s" % secrets.token_hex(8).encode()))
+        return Spot(stored, (STAGING, _unused_name(b"file")))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        if self._read_only:
+            raise ReadOnly("the mount is read-only")
+        with acting_as(self._service):
+            yield
 
     def sync(self) -> None:
         os.fsync(self._names_fd)
+
+
+def _unused_name(purpose: bytes) -> bytes:
+    return b"%s-%s" % (purpose, secrets.token_hex(8).encode())
 
 
 def place_beside(name: bytes, ino: Inode) -> bytes:
