@@ -19,13 +19,14 @@ import trio
 from ckfs.errors import BadHandle, Stale
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.model import Caller, Owner, Role
-from ckfs.names import FileHandle, SetName
+from ckfs.names import FileHandle, Inode, SetName
 from ckfs.policy.settings import Policy
 from ckfs.store.door import Found, Target
 from ckfs.store.gate import Gate, Release
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.locks import InodeLocks
+from ckfs.store.setnames import SetEntry
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,14 @@ class OwnerLookup(Protocol):
         """A user's name; None if there is none, or nobody knows in time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """*written* was as it is at *since_s*, in seconds of the event loop's clock."""
+
+    written: object
+    since_s: float
+
+
 @dataclass(slots=True)
 class Core:
     """One mount. *policy* may be replaced while it runs."""
@@ -65,6 +74,12 @@ class Core:
     locks: InodeLocks = field(init=False)
     following: set[SetName] = field(default_factory=set)
     """Sets given away whose files have not all followed yet."""
+    copying: dict[Inode, trio.Event] = field(default_factory=dict)
+    """The sets that this mount is copying to their new owners, and what is set when each has ended."""
+    others: dict[SetName, Quiet] = field(default_factory=dict)
+    """What other nodes seemed to be writing in sets that wait for that, and since when it is unchanged."""
+    background: trio.Nursery | None = None
+    """What runs for as long as the mount does."""
     _aside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(8))
 
     def __post_init__(self) -> None:
@@ -86,10 +101,12 @@ class Core:
         *locked* keeps other locked calls on the same inode out, until the store call is really over. *by_name* uses no
         open descriptor, since that may not be open for what *work* does.
         """
+        seen = _entry_of(node)
         try:
             return await self._on(node, work, locked=locked, by_name=by_name)
         except (Stale, FileNotFoundError, PermissionError):
-            if not await self._reachable_again(node):
+            # Another call may have come to know that the set has moved, while this one was on its way.
+            if _entry_of(node) == seen and not await self._reachable_again(node):
                 raise
             return await self._on(node, work, locked=locked, by_name=by_name)
 
@@ -245,3 +262,10 @@ class Core:
         with trio.move_on_after(_RESOLVER_TIMEOUT_S):
             return await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._aside)
         return None
+
+
+def _entry_of(node: Node) -> SetEntry | None:
+    """Of the set that *node* is in; None for the mount's root and for what has no name any more."""
+    with contextlib.suppress(Stale):
+        return None if node.is_root else node.top.entry
+    return None

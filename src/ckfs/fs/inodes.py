@@ -63,6 +63,9 @@ class Handle:
         if self._pins == 0 and self._closing is not None:
             self._closing()
 
+    def reopened(self) -> None:
+        """The descriptor leads to a copy of the file now."""
+
     def close_when_unused(self, close: Release) -> None:
         """Call *close* as soon as no call uses the descriptor any more."""
         self._closing = close

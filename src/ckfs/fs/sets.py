@@ -6,23 +6,20 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import trio
-
-from ckfs.errors import FsError, Invalid, OtherOwner, Stale
+from ckfs.errors import Invalid, OtherOwner, Stale
 from ckfs.fs.core import Core
+from ckfs.fs.following import Following
 from ckfs.fs.inodes import Node
 from ckfs.model import Caller, Owner
 from ckfs.names import Inode, SetName, shown
 from ckfs.policy import ownership
 from ckfs.store.door import Found, Spot
-from ckfs.store.handover import bring_files, name_owner
+from ckfs.store.handover import name_owner
 from ckfs.store.moving import file_to_set, link_set, rename_set, set_into_directory
 from ckfs.store.setnames import SetEntry
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 log = logging.getLogger(__name__)
-
-_FOLLOW_INTERVAL_S = 5.0
 
 
 def taking(caller: Caller) -> Callable[[Found], None]:
@@ -37,6 +34,7 @@ def taking(caller: Caller) -> Callable[[Found], None]:
 @dataclass(frozen=True, slots=True)
 class Sets:
     core: Core
+    following: Following
 
     # Making and claiming
 
@@ -96,48 +94,16 @@ class Sets:
 
     async def give(self, top: Node, owner: Owner) -> None:
         """Make the set *top* belong to *owner*: its entry says so at once, and its files follow."""
+        await self.name_owner(top, owner)
+        await self.following.bring_files(top)
+
+    async def name_owner(self, top: Node, owner: Owner) -> None:
+        """The first half of giving; :meth:`Following.bring_files` is the other."""
         name, entry, store = SetName(top.name), top.set_entry, self.core.store
         top.entry = await self.core.gate.call(
             lambda: name_owner(store, name, entry, owner), releases=(await self.core.locks.acquire(top.ino),)
         )
         log.info("set %s given to uid %d", shown(name), owner.uid)
-        await self.bring_files(top)
-
-    async def bring_files(self, top: Node) -> None:
-        """Let the files of a set that was given away follow now, if nobody here is writing them; else later."""
-        name, entry, store = SetName(top.name), top.set_entry, self.core.store
-        stored = self.core.stored_as(entry.owner)
-        if entry.stored.uid == stored.uid or store.read_only:
-            return
-        may_copy = not self._is_written_here(top)
-        release = await self.core.locks.acquire(top.ino)
-        try:
-            top.entry = await self.core.gate.transfer(
-                lambda: bring_files(store, name, entry, stored, may_copy=may_copy), releases=(release,)
-            )
-        except (OSError, FsError, ValueError) as error:
-            log.info("the files of set %s follow its new owner later: %s", shown(name), error)
-        if top.set_entry.stored.uid != stored.uid:
-            self.core.following.add(name)
-
-    def _is_written_here(self, top: Node) -> bool:
-        return any(
-            handle.writable and self.core.set_key(handle.node) == top.ino
-            for handle in self.core.handles.all()
-        )
-
-    async def follow(self) -> None:
-        """Try again what had to wait; runs for the life of the mount."""
-        while True:
-            await trio.sleep(_FOLLOW_INTERVAL_S)
-            for name in list(self.core.following):
-                self.core.following.discard(name)
-                try:
-                    await self._follow_one(name)
-                except (OSError, FsError) as error:
-                    log.debug("set %s cannot follow its owner yet: %s", shown(name), error)
-                    if not isinstance(error, FileNotFoundError):
-                        self.core.following.add(name)
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""
@@ -146,21 +112,25 @@ class Sets:
             entry, found = await self.core.gate.call(lambda: names.examine(name))
         except (PermissionError, Stale):
             await self._follow_unless_done(name)
-            return await self.core.gate.call(lambda: names.examine(name))
+            entry, found = await self.core.gate.call(lambda: names.examine(name))
         if entry.is_followed and name not in self.core.following:
             await self._follow_unless_done(name)
-            return await self.core.gate.call(lambda: names.examine(name))
+            entry, found = await self.core.gate.call(lambda: names.examine(name))
+        await self._keep_up(entry)
         return entry, found
 
     async def _follow_unless_done(self, name: SetName) -> None:
         if not await self.core.has_changed_hands(name):
-            await self._follow_one(name)
+            await self.following.follow(name)
 
-    async def _follow_one(self, name: SetName) -> None:
-        entry = await self.core.gate.call(lambda: self.core.store.names.read(name))
-        top = self.core.inodes.known(entry.ino) or Node(entry.ino, self.core.inodes.root, name)
-        top.entry = entry
-        await self.bring_files(top)
+    async def _keep_up(self, entry: SetEntry) -> None:
+        """Another mount has copied the set: what is open of it here leads to files that are gone."""
+        top = self.core.inodes.known(entry.ino)
+        if top is None or top.entry is None or top.entry.place == entry.place or top.ino in self.core.copying:
+            return
+        async with self.core.gate.alone(top.ino):
+            top.entry = entry
+            await self.following.reopen_handles(top)
 
     # Moving
 

@@ -14,15 +14,18 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import secrets
+import threading
+from collections.abc import Generator
 
 from ckfs.errors import Stale
 from ckfs.model import Owner
 from ckfs.names import SetName, shown
-from ckfs.store.copying import Contents, contents, copy_tree
+from ckfs.store.copying import Contents, contents, copy_tree, writers
 from ckfs.store.door import Spot
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
-from ckfs.store.setnames import USERS, SetEntry, place_beside
+from ckfs.store.setnames import SetEntry, place_beside, place_of_copy
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +60,10 @@ def _links(store: Store, name: SetName, entry: SetEntry) -> list[SetName]:
     return others
 
 
-def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner, *, may_copy: bool) -> SetEntry:
+def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry | None:
     """Let the files of the set *name* belong to *stored*. Returns the entry that says so.
 
-    Where root may not chown, they are copied if *may_copy*; else the entry comes back as it was, to try again later.
+    None where root may not chown: then they have to be copied.
     """
     if stored == entry.stored:
         return entry
@@ -72,7 +75,9 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner, *, 
     try:
         store.door.change_owner(Spot(ROOT, entry.spot.components), stored)
     except PermissionError:
-        return _copy(store, name, entry, stored) if may_copy and not links else entry
+        if links:
+            raise OSError(errno.EMLINK, "it has links that are other sets, and root is squashed") from None
+        return None
     for other in links:
         _move_place(store, other, store.names.read(other), stored)
     return _move_place(store, name, entry, stored)
@@ -99,17 +104,93 @@ def _finish_move(store: Store, name: SetName, entry: SetEntry, stored: Owner) ->
     raise Stale("the set is not where its entry says")
 
 
-def _copy(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry:
-    # The same name each time, so that one that died is found and replaced instead of staying for ever.
-    place = place_beside(name, entry.ino)
-    target = Spot(stored, (USERS, b"%d" % stored.uid, place))
-    before = contents(store.door, entry.spot)
-    copy_tree(store.door, entry.spot, target)
-    if contents(store.door, entry.spot) != before:
-        raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
-    moved = _switch(store, name, entry, dataclasses.replace(entry, stored=stored, place=place))
-    _remove_old(store, name, entry, before)
-    return moved
+class Copying:
+    """One attempt to copy a set to its new owner. Synchronous; each method may be called by another thread.
+
+    A lock in the store, which ends with its process, keeps other mounts from copying the same set. A copy that was begun
+    by one that died is found under the same name, and replaced. Whatever happens, :meth:`close` is called last.
+    """
+
+    def __init__(self, store: Store, name: SetName, entry: SetEntry, stored: Owner) -> None:
+        self._store = store
+        self._name = name
+        self._entry = entry
+        self._copied = dataclasses.replace(entry, stored=stored, place=place_of_copy(name, entry.ino))
+        self._before: Contents = {}
+        self._lock: int | None = None
+        self._unfinished = False
+        self._steps = self._copy()
+        # A call that hangs holds up close(), so that no other mount begins before it is over.
+        self._busy = threading.Lock()
+
+    def begin(self) -> Contents:
+        """Lock the set, and look at what is to be copied. BlockingIOError if another mount copies it."""
+        with self._busy:
+            self._take_lock()
+            if self._store.names.read(self._name) != self._entry:
+                raise Stale("the set has changed meanwhile")
+            self._before = contents(self._store.door, self._entry.spot)
+            return self._before
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock = self._store.names.lock_copy(self._entry.ino)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            # A store without locks (Lustre without -o flock): of several copies that come to their end one is the set.
+            place = b"%s~%s" % (self._copied.place, secrets.token_hex(8).encode())
+            self._copied = dataclasses.replace(self._copied, place=place)
+
+    def writers(self) -> dict[bytes, set[bytes]]:
+        """The images that are being written as their records say, by node."""
+        with self._busy:
+            return writers(self._store.door, self._entry.spot)
+
+    def step(self) -> bool:
+        """Copy a piece; False when all is copied."""
+        with self._busy:
+            return next(self._steps, self) is not self
+
+    def _copy(self) -> Generator[None, None, None]:
+        self._unfinished = True
+        with contextlib.suppress(FileNotFoundError):
+            self._store.door.remove_tree(self._copied.spot)
+        yield
+        yield from copy_tree(self._store.door, self._entry.spot, self._copied.spot)
+
+    def finish(self) -> SetEntry:
+        """Let the copy be the set, in one step. OSError (EAGAIN) if the set changed since :meth:`begin`."""
+        with self._busy:
+            if contents(self._store.door, self._entry.spot) != self._before:
+                raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
+            moved = _switch(self._store, self._name, self._entry, self._copied)
+            self._unfinished = False
+            return moved
+
+    def remove_old(self) -> None:
+        """After :meth:`finish`."""
+        with self._busy:
+            _remove_old(self._store, self._name, self._entry, self._before)
+
+    def close(self) -> None:
+        """Take back a copy that did not come to its end, and let others try."""
+        with self._busy:
+            self._steps.close()
+            try:
+                if self._unfinished and not self._is_the_set():
+                    self._store.door.remove_tree(self._copied.spot)
+            except FileNotFoundError:
+                pass
+            finally:
+                if self._lock is not None:
+                    self._store.names.unlock_copy(self._entry.ino, self._lock)
+
+    def _is_the_set(self) -> bool:
+        """A store may say that it could not switch, and have done it."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._store.names.read(self._name).spot == self._copied.spot
+        return False
 
 
 def _remove_old(store: Store, name: SetName, entry: SetEntry, before: Contents) -> None:

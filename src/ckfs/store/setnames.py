@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import secrets
@@ -322,10 +323,49 @@ class SetNames:
         """A unique name in the staging directory, to be made as *stored*."""
         return Spot(stored, (STAGING, b"file-%s" % secrets.token_hex(8).encode()))
 
+    # One mount at a time
+
+    def lock_copy(self, ino: Inode) -> int:
+        """Lock the set *ino* against copying by others. Returns what :meth:`unlock_copy` takes.
+
+        BlockingIOError if another has it; OSError where the store keeps no locks. The lock ends with its process.
+        """
+        name = _lock_name(ino)
+        with acting_as(self._service):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, 0o600, dir_fd=self._staging_fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # NFS wants it open for writing
+                if not os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=self._staging_fd)):
+                    raise FileNotFoundError(errno.ENOENT, "unlocked in that moment")
+            except FileNotFoundError:
+                os.close(fd)
+                raise BlockingIOError(errno.EAGAIN, "another mount has just copied it") from None
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+
+    def unlock_copy(self, ino: Inode, lock: int) -> None:
+        with acting_as(self._service):
+            try:
+                os.unlink(_lock_name(ino), dir_fd=self._staging_fd)
+            finally:
+                os.close(lock)
+
     def sync(self) -> None:
         os.fsync(self._names_fd)
+
+
+def _lock_name(ino: Inode) -> bytes:
+    return b"copying-%x" % ino
 
 
 def place_beside(name: bytes, ino: Inode) -> bytes:
     """Another name below ``users/<uid>/`` for the set *name*: nothing else has it, and it still says whose it is."""
     return b"%s~%x" % (name[:230], ino)
+
+
+def place_of_copy(name: bytes, ino: Inode) -> bytes:
+    """Where the set *name* is copied to: never taken for the set itself before its entry says so."""
+    return place_beside(name, ino) + b"~copy"
