@@ -21,7 +21,7 @@ from ckfs.fs.inodes import Node
 from ckfs.model import Owner
 from ckfs.names import Inode, SetName, shown
 from ckfs.store.door import Door, Spot
-from ckfs.store.handover import Copying, bring_files
+from ckfs.store.handover import Copying, bring_files, remove_left
 from ckfs.store.setnames import SetEntry
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,21 @@ class Following:
         """Try again what had to wait; runs for the life of the mount."""
         async with trio.open_nursery() as nursery:
             self.core.background = nursery
+            nursery.start_soon(self._clear)
             while True:
                 await trio.sleep(_INTERVAL_S)
                 for name in list(self.core.following):
                     await self._try_again(name)
+
+    async def _clear(self) -> None:
+        """What hand-overs left that died is removed by whoever mounts the store next."""
+        store = self.core.store
+        if store.read_only:
+            return
+        try:
+            await self.core.gate.transfer(lambda: remove_left(store))
+        except _LATER as error:
+            log.info("what hand-overs may have left stays: %s", error)
 
     async def _try_again(self, name: SetName) -> None:
         self.core.following.discard(name)

@@ -24,19 +24,20 @@ The ctime tells of what the other two do not: chmod, links, attributes, new and 
 
 def contents(door: Door, source: Spot) -> Contents:
     """What is there now, to see later whether anything changed."""
-    return {path: _fingerprint(found) for path, found in _all(door, source)}
+    return {path: _fingerprint(found) for path, found in everything(door, source)}
 
 
 def writers(door: Door, source: Spot) -> dict[bytes, set[bytes]]:
     """The nodes that say that they are writing, with the images that they say it of."""
     writing: dict[bytes, set[bytes]] = {}
-    for path, found in _all(door, source):
+    for path, found in everything(door, source):
         if found.record.is_regular and found.record.state is State.WRITING:
             writing.setdefault(found.record.node, set()).add(path)
     return writing
 
 
-def _all(door: Door, source: Spot) -> Iterator[tuple[bytes, Found]]:
+def everything(door: Door, source: Spot) -> Iterator[tuple[bytes, Found]]:
+    """*source*, whose path is empty, and all below it."""
     found = door.examine(source)
     yield b"", found
     if found.record.is_directory:

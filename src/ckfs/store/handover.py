@@ -14,18 +14,19 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Generator
 
-from ckfs.errors import Stale
+from ckfs.errors import FsError, Stale
 from ckfs.model import Owner
 from ckfs.names import SetName, shown
-from ckfs.store.copying import Contents, contents, copy_tree, writers
+from ckfs.store.copying import Contents, contents, copy_tree, everything, writers
 from ckfs.store.door import Spot
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
-from ckfs.store.setnames import SetEntry, place_beside, place_of_copy
+from ckfs.store.setnames import SetEntry, decode, encode, place_beside, place_of_copy
 
 log = logging.getLogger(__name__)
 
@@ -164,9 +165,16 @@ class Copying:
         with self._busy:
             if contents(self._store.door, self._entry.spot) != self._before:
                 raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
+            self._note()
             moved = _switch(self._store, self._name, self._entry, self._copied)
             self._unfinished = False
             return moved
+
+    def _note(self) -> None:
+        """Say in the lock what is to be removed, for :func:`remove_left` should this process die before it has done it."""
+        if self._lock is not None:
+            os.pwrite(self._lock, encode(self._entry) + b"\0" + self._name, 0)
+            os.fsync(self._lock)
 
     def remove_old(self) -> None:
         """After :meth:`finish`."""
@@ -191,6 +199,49 @@ class Copying:
         with contextlib.suppress(FileNotFoundError):
             return self._store.names.read(self._name).spot == self._copied.spot
         return False
+
+
+def remove_left(store: Store) -> None:
+    """Remove the old files of hand-overs that died after the copy had become the set."""
+    for ino in store.names.locked_copies():
+        try:
+            lock = store.names.lock_copy(ino)
+        except OSError:  # being copied
+            continue
+        try:
+            entry, _, name = os.pread(lock, 1 << 16, 0).partition(b"\0")
+            if name:
+                _remove_left(store, SetName(name), decode(entry), os.fstat(lock).st_mtime_ns)
+        except (OSError, FsError) as error:
+            log.warning("a copied set's old files cannot be removed: %s", error)
+        finally:
+            store.names.unlock_copy(ino, lock)
+
+
+def _remove_left(store: Store, name: SetName, old: SetEntry, copied_ns: int) -> None:
+    found = store.door.examine_if_there(old.spot)
+    if found is None or found.record.ino != old.ino or _is_used(store, old):
+        return
+    place = shown(b"/".join(old.spot.components))
+    changed = [
+        path
+        for path, file in everything(store.door, old.spot)
+        if file.record.is_regular and file.stat.st_mtime_ns >= copied_ns
+    ]
+    if changed:
+        log.warning("set %s was copied to its new owner, and %s there changed since", shown(name), place)
+        return
+    store.door.remove_tree(old.spot)
+    log.info("removed %s, which was copied to the set's new owner", place)
+
+
+def _is_used(store: Store, old: SetEntry) -> bool:
+    """Whether any set lies there: it may have been renamed since."""
+    for name in store.names.all():
+        with contextlib.suppress(FileNotFoundError):
+            if store.names.read(name).spot == old.spot:
+                return True
+    return False
 
 
 def _remove_old(store: Store, name: SetName, entry: SetEntry, before: Contents) -> None:

@@ -291,6 +291,6 @@ def _unusable(path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise NotPermitted(
-                f"{shown(path)}: {error.strerror}: run as root, or name an account that may with service_user="
+                f"{shown(path)}: {error.strerror}: run as root; where root is squashed, the store's directory needs mode 0755"
             ) from None
         raise StoreUnusable(f"{shown(path)}: the store cannot be used: {error.strerror}") from None

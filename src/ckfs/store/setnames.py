@@ -38,6 +38,7 @@ USERS = b"users"
 STAGING = b"staging"
 
 _VERSION = b"1"
+_LOCK = b"copying-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +347,16 @@ class SetNames:
                 raise
             return fd
 
+    def locked_copies(self) -> list[Inode]:
+        """Sets that are being copied, or were by one that died."""
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._staging_fd)
+        try:
+            return [
+                Inode(int(name[len(_LOCK) :], 16)) for name in syscalls.names_in(fd) if name.startswith(_LOCK)
+            ]
+        finally:
+            os.close(fd)
+
     def unlock_copy(self, ino: Inode, lock: int) -> None:
         with acting_as(self._service):
             try:
@@ -358,7 +369,7 @@ class SetNames:
 
 
 def _lock_name(ino: Inode) -> bytes:
-    return b"copying-%x" % ino
+    return _LOCK + b"%x" % ino
 
 
 def place_beside(name: bytes, ino: Inode) -> bytes:
