@@ -517,6 +517,22 @@ def test_what_is_open_for_reading_leads_to_the_copy_afterwards(cluster: Cluster)
             os.close(fd)
 
 
+def test_what_was_open_for_writing_elsewhere_writes_the_copy(cluster: Cluster) -> None:
+    """Until it writes, nothing in the store tells of it."""
+    top = f"{cluster.server.path}/{SET}"
+    os.mkdir(top)
+    create(f"{top}/image", b"image")
+    fd = os.open(f"{cluster.node.path}/{SET}/image", os.O_WRONLY)
+    try:
+        os.chown(top, ALICE, ALICE)
+        has_followed(cluster.faults, SET, ALICE)
+        os.write(fd, b"IMA")
+    finally:
+        os.close(fd)
+    assert read(f"{top}/image") == b"IMAge"
+    assert os.getxattr(f"{top}/image", "user.ckfs.state") == b"complete"
+
+
 def test_a_look_from_another_mount_does_not_disturb_a_copy(cluster: Cluster) -> None:
     """It used to begin to copy to the same place, and remove what was there."""
     held_in_mid_copy(cluster)

@@ -154,7 +154,9 @@ class Content:
 
     async def _mark_writing(self, handle: Handle) -> None:
         change = self._begun_by(handle.opener.uid, handle.opener.gid)
-        await self._update(handle.node, handle, change)
+        found = await self._update(handle.node, handle, change)
+        if found.stat.st_nlink == 0 and await self.sets.was_copied(handle.node):
+            await self._update(handle.node, handle, change)
         handle.marked = True
 
     async def flush(self, number: FileHandle) -> None:

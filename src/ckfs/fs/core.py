@@ -72,8 +72,8 @@ class Core:
     inodes: Inodes = field(default_factory=Inodes)
     handles: Handles = field(default_factory=Handles)
     locks: InodeLocks = field(init=False)
-    following: set[SetName] = field(default_factory=set)
-    """Sets given away whose files have not all followed yet."""
+    following: dict[SetName, str] = field(default_factory=dict)
+    """Sets given away whose files have not all followed yet, and why not."""
     copying: dict[Inode, trio.Event] = field(default_factory=dict)
     """The sets that this mount is copying to their new owners, and what is set when each has ended."""
     others: dict[SetName, Quiet] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from functools import partial
 
 import trio
 
-from ckfs.errors import FsError
+from ckfs.errors import FsError, StoreDown
 from ckfs.fs.core import Core, Quiet
 from ckfs.fs.inodes import Node
 from ckfs.model import Owner
@@ -59,13 +59,12 @@ class Following:
             log.info("what hand-overs may have left stays: %s", error)
 
     async def _try_again(self, name: SetName) -> None:
-        self.core.following.discard(name)
         try:
             await self.follow(name)
+        except FileNotFoundError:
+            self._done(name)
         except (OSError, FsError) as error:
             log.debug("set %s cannot follow its owner yet: %s", shown(name), error)
-            if not isinstance(error, FileNotFoundError):
-                self.core.following.add(name)
 
     async def follow(self, name: SetName) -> None:
         """Let the files of the set *name* follow its owner, whoever gave it to him."""
@@ -79,6 +78,7 @@ class Following:
         name, entry, store = SetName(top.name), top.set_entry, self.core.store
         stored = self.core.stored_as(entry.owner)
         if entry.stored.uid == stored.uid or store.read_only:
+            self._done(name)
             return
         if top.ino not in self.core.copying:
             release = await self.core.locks.acquire(top.ino)
@@ -90,17 +90,26 @@ class Following:
                 self._later(name, error)
                 return
             if moved is not None:
-                top.entry = moved
+                top.entry = top.reached = moved
+                self._done(name)
                 return
         await self._copy_or_wait(top, name, entry, stored)
 
+    def _done(self, name: SetName) -> None:
+        self.core.following.pop(name, None)
+        self.core.others.pop(name, None)
+
     def _later(self, name: SetName, error: BaseException) -> None:
-        log.info("the files of set %s follow its new owner later: %s", shown(name), error)
-        self.core.following.add(name)
+        reason = str(error)
+        if (
+            self.core.following.get(name) != reason
+        ):  # it is tried every few seconds, for as long as a writer takes
+            log.info("the files of set %s follow its new owner later: %s", shown(name), reason)
+        self.core.following[name] = reason
 
     async def _copy_or_wait(self, top: Node, name: SetName, entry: SetEntry, stored: Owner) -> None:
         """Begin to copy unless this mount does already, and wait for a while."""
-        self.core.following.add(name)  # looks at it do not wait any more
+        self.core.following.setdefault(name, "")  # looks at it do not wait any more
         ended = self.core.copying.get(top.ino)
         if ended is None:
             ended = self.core.copying[top.ino] = trio.Event()
@@ -114,7 +123,7 @@ class Following:
     async def _copy_now(self, top: Node, name: SetName, entry: SetEntry, stored: Owner) -> None:
         try:
             await self._copy(top, name, entry, stored)
-            self.core.following.discard(name)
+            self._done(name)
             log.info("the files of set %s followed to uid %d", shown(name), stored.uid)
         except _LATER as error:
             self._later(name, error)
@@ -133,7 +142,7 @@ class Following:
             async with gate.alone(top.ino):
                 self._check_not_written_here(top)
                 top.entry = await gate.transfer(copying.finish)
-                await self.reopen_handles(top)
+                await self._reopen_handles(top)
             await gate.transfer(copying.remove_old)
         finally:
             await gate.clean_up(copying.close)
@@ -162,11 +171,22 @@ class Following:
                 f"an image is being written on {', '.join(shown(n) for n in sorted(nodes))}"
             )
 
-    async def reopen_handles(self, top: Node) -> None:
+    async def keep_up(self, top: Node) -> None:
+        """Another mount has moved or copied the set: what is open of it here may lead to files that are gone."""
+        if top.ino in self.core.copying:
+            return
+        try:
+            async with self.core.gate.alone(top.ino):
+                await self._reopen_handles(top)
+        except StoreDown as error:
+            log.debug("open files of set %s are looked for later: %s", shown(top.name), error)
+
+    async def _reopen_handles(self, top: Node) -> None:
         """What is open here of a set whose files are others by now leads to these from here on.
 
         Under the numbers of the old descriptors, so that nobody has to know. Only while no call is on the set.
         """
+        top.reached = top.entry
         for handle in list(self.core.handles.all()):
             if self.core.set_key(handle.node) == top.ino:
                 reopen = partial(

@@ -76,13 +76,26 @@ class Handle:
 class Node:
     """An inode that the kernel knows. *entry* is a set's, for its top; None below it and for the mount's root."""
 
-    __slots__ = ("entry", "failed", "handles", "ino", "lookups", "name", "parent", "removed", "truncating")
+    __slots__ = (
+        "entry",
+        "failed",
+        "handles",
+        "ino",
+        "lookups",
+        "name",
+        "parent",
+        "reached",
+        "removed",
+        "truncating",
+    )
 
     def __init__(self, ino: Inode, parent: Node | None, name: bytes, entry: SetEntry | None = None) -> None:
         self.ino = ino
         self.parent = parent
         self.name = name
         self.entry = entry
+        self.reached = entry
+        """Of a set's top: where what is open here of the set was opened."""
         self.lookups = 0
         self.handles: tuple[Handle, ...] = ()
         self.failed = False

@@ -124,13 +124,20 @@ class Sets:
             await self.following.follow(name)
 
     async def _keep_up(self, entry: SetEntry) -> None:
-        """Another mount has copied the set: what is open of it here leads to files that are gone."""
         top = self.core.inodes.known(entry.ino)
-        if top is None or top.entry is None or top.entry.place == entry.place or top.ino in self.core.copying:
-            return
-        async with self.core.gate.alone(top.ino):
+        if top is not None and top.reached is not None and top.reached.spot != entry.spot:
             top.entry = entry
-            await self.following.reopen_handles(top)
+            await self.following.keep_up(top)
+
+    async def was_copied(self, node: Node) -> bool:
+        """Whether a file that is open here and has no name any more was copied with its set; then the copy is open."""
+        try:
+            top = node.top
+            before = top.reached
+            await self.examine(SetName(top.name))
+        except (OSError, Stale):
+            return False
+        return top.reached != before
 
     # Moving
 
@@ -167,6 +174,7 @@ class Sets:
         node = self.core.inodes.known(ino)
         if node is not None:
             node.parent, node.name, node.entry = self.core.inodes.root, name, entry
+            node.reached = entry
         return node
 
     async def _set_into(
