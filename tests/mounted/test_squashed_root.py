@@ -15,18 +15,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
+from ckfs.model import Owner
+from ckfs.names import Gid, SetName, Uid
+from ckfs.store.handover import Copying, name_owner
+from ckfs.store.layout import open_store
 from tests.support.agents import Agent
 from tests.support.faultfs import FaultStore, fault_store
 from tests.support.mounting import Mount, mounted, run_ckfs
-from tests.support.users import ALICE, BOB, NOBODY, ROOT, as_user, errno_as
+from tests.support.users import ALICE, BOB, NOBODY, ROOT, as_user, errno_as, errno_of_call
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
-
-T = TypeVar("T")
 
 SERVICE = "daemon"
 """An account that every Debian has; it stands for the one that an admin makes for ckfs."""
@@ -526,11 +527,70 @@ def test_what_was_open_for_writing_elsewhere_writes_the_copy(cluster: Cluster) -
     try:
         os.chown(top, ALICE, ALICE)
         has_followed(cluster.faults, SET, ALICE)
+        os.fchmod(fd, 0o640)
         os.write(fd, b"IMA")
     finally:
         os.close(fd)
     assert read(f"{top}/image") == b"IMAge"
+    assert stat.S_IMODE(os.stat(f"{top}/image").st_mode) == 0o640
     assert os.getxattr(f"{top}/image", "user.ckfs.state") == b"complete"
+
+
+@contextlib.contextmanager
+def copying(store: Path, uid: int) -> Iterator[Copying]:
+    """A hand-over that waits for nobody, as that of a mount to which a writer seems to be dead."""
+    service = Owner(Uid(ACCOUNT.pw_uid), Gid(ACCOUNT.pw_gid))
+    with contextlib.closing(open_store(str(store), service)) as opened:
+        name, owner = SetName(SET.encode()), Owner(Uid(uid), Gid(uid))
+        entry = name_owner(opened, name, opened.names.read(name), owner)
+        opened.names.prepare_user(owner)
+        with contextlib.closing(Copying(opened, name, entry, owner)) as one:
+            yield one
+
+
+def test_one_whose_image_was_copied_without_his_last_words_hears_of_it(
+    squashed: FaultStore, store: Path, workdir: Path
+) -> None:
+    may_log = ["is partial: a write failed"]
+    with mounted(store, workdir / "mount", options=[KEPT_BY], may_log=may_log) as mount:
+        top = f"{mount.path}/{SET}"
+        os.mkdir(top)
+        fd = os.open(f"{top}/image", os.O_CREAT | os.O_WRONLY)
+        os.write(fd, b"before ")
+        with copying(store, ALICE) as hand_over:
+            hand_over.begin()
+            assert hand_over.writers().keys() == {os.uname().nodename.encode()}
+            while hand_over.step():
+                pass
+            hand_over.finish()
+            hand_over.remove_old()
+        os.write(fd, b"after")
+        assert errno_of_call(os.close, fd) == errno.EIO
+        eventually(lambda: os.getxattr(f"{top}/image", "user.ckfs.state"), b"partial")
+        assert read(f"{top}/image") == b"before "
+
+
+def test_one_mount_copies_a_set_at_a_time(cluster: Cluster) -> None:
+    os.mkdir(f"{cluster.server.path}/{SET}")
+    with copying(cluster.store, ALICE) as one:
+        one.begin()
+        with copying(cluster.store, ALICE) as other, pytest.raises(BlockingIOError):
+            other.begin()
+        while one.step():
+            pass
+        one.finish()
+        one.remove_old()
+    has_followed(cluster.faults, SET, ALICE)
+
+
+def test_a_mount_that_ends_in_mid_copy_leaves_it_to_others(cluster: Cluster) -> None:
+    held_in_mid_copy(cluster)
+    cluster.server.terminate()
+    cluster.faults.release()
+    there = f"{cluster.node.path}/{SET}"
+    assert read(f"{there}/image") == b"i" * (3 * MIB)
+    has_followed(cluster.faults, SET, ALICE)
+    assert read(f"{there}/image") == b"i" * (3 * MIB)
 
 
 def test_a_look_from_another_mount_does_not_disturb_a_copy(cluster: Cluster) -> None:

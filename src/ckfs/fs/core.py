@@ -150,9 +150,8 @@ class Core:
 
         async def run() -> T:
             releases = await self._lock_all(directories)
-            return await self.gate.call(
-                work, undo=undo, releases=releases, of_set=self.set_key(directories[0])
-            )
+            in_set = next((directory for directory in directories if not directory.is_root), directories[0])
+            return await self.gate.call(work, undo=undo, releases=releases, of_set=self.set_key(in_set))
 
         return await self._again_if_moved(directories, run)
 

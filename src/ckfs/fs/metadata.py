@@ -38,7 +38,12 @@ class Metadata:
         node = self.core.inodes.get(ino)
         if node.removed is not None and not node.handles:
             return node.removed
-        return await self.core.examine(node)
+        found = await self.core.examine(node)
+        return await self.core.examine(node) if await self._was_copied(node, found) else found
+
+    async def _was_copied(self, node: Node, found: Found) -> bool:
+        """By a descriptor that was open before another mount copied the set, a file is met that is gone."""
+        return found.stat.st_nlink == 0 and node.removed is None and await self.sets.was_copied(node)
 
     async def setattr(self, ino: Inode, changes: Changes, number: FileHandle | None, caller: Caller) -> Found:
         """The kernel has checked the caller's rights by what getattr presented."""
@@ -94,7 +99,11 @@ class Metadata:
             )
             handle.marked = True
             return found
-        return await self.core.on(node, work, locked=True, by_name=changes.size is not None)
+        by_name = changes.size is not None
+        found = await self.core.on(node, work, locked=True, by_name=by_name)
+        if await self._was_copied(node, found):
+            return await self.core.on(node, work, locked=True, by_name=by_name)
+        return found
 
     def _change(self, changes: Changes, handle: Handle | None, caller: Caller) -> Callable[[Record], Record]:
         def change(record: Record) -> Record:
