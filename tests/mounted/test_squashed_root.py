@@ -583,6 +583,26 @@ def test_one_mount_copies_a_set_at_a_time(cluster: Cluster) -> None:
     has_followed(cluster.faults, SET, ALICE)
 
 
+def test_old_files_that_changed_in_the_last_moment_are_kept(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What another mount does between the last look and the removal is not in the set any more, but not lost."""
+    top = f"{cluster.server.path}/{SET}"
+    os.mkdir(top)
+    create(f"{top}/image", b"image")
+    with copying(cluster.store, ALICE) as hand_over:
+        hand_over.begin()
+        while hand_over.step():
+            pass
+        hand_over.finish()
+        old = cluster.faults.backing / f"store/users/{ACCOUNT.pw_uid}/{SET}"
+        (old / "image").write_bytes(b"IMAGE")
+        hand_over.remove_old()
+    assert (old / "image").read_bytes() == b"IMAGE"
+    assert "another mount wrote there" in caplog.text
+    assert read(f"{top}/image") == b"image"
+
+
 def test_a_mount_that_ends_in_mid_copy_leaves_it_to_others(cluster: Cluster) -> None:
     held_in_mid_copy(cluster)
     cluster.server.terminate()

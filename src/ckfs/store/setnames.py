@@ -342,6 +342,9 @@ class SetNames:
             except FileNotFoundError:
                 os.close(fd)
                 raise BlockingIOError(errno.EAGAIN, "another mount has just copied it") from None
+            except BlockingIOError:
+                os.close(fd)
+                raise BlockingIOError(errno.EAGAIN, "another mount is copying it") from None
             except BaseException:
                 os.close(fd)
                 raise
