@@ -563,6 +563,7 @@ def test_one_whose_image_was_copied_without_his_last_words_hears_of_it(
             while hand_over.step():
                 pass
             hand_over.finish()
+            hand_over.put_old_aside()
             hand_over.remove_old()
         os.write(fd, b"after")
         assert errno_of_call(os.close, fd) == errno.EIO
@@ -579,6 +580,7 @@ def test_one_mount_copies_a_set_at_a_time(cluster: Cluster) -> None:
         while one.step():
             pass
         one.finish()
+        one.put_old_aside()
         one.remove_old()
     has_followed(cluster.faults, SET, ALICE)
 
@@ -595,9 +597,11 @@ def test_old_files_that_changed_in_the_last_moment_are_kept(
         while hand_over.step():
             pass
         hand_over.finish()
-        old = cluster.faults.backing / f"store/users/{ACCOUNT.pw_uid}/{SET}"
-        (old / "image").write_bytes(b"IMAGE")
+        of_account = cluster.faults.backing / f"store/users/{ACCOUNT.pw_uid}"
+        (of_account / SET / "image").write_bytes(b"IMAGE")
+        hand_over.put_old_aside()
         hand_over.remove_old()
+    (old,) = of_account.iterdir()
     assert (old / "image").read_bytes() == b"IMAGE"
     assert "another mount wrote there" in caplog.text
     assert read(f"{top}/image") == b"image"
@@ -678,8 +682,9 @@ MOMENTS: dict[str, tuple[str, str]] = {
     "before an attribute is kept": ("setxattr", "~copy/inner"),
     "when all is copied": ("setattr", "~copy$"),
     "before the copy takes the set's place": ("rename", "staging/staging-"),
-    "before the old files are removed": ("unlink", f"/{SET}/"),
-    "before the old place is removed": ("rmdir", f"/{SET}$"),
+    "before the old files are put aside": ("rename", f"users/{ACCOUNT.pw_uid}/{SET}$"),
+    "before the old files are removed": ("unlink", "~old/"),
+    "before the old place is removed": ("rmdir", "~old$"),
 }
 """What hangs when the daemon is killed."""
 

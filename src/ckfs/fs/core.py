@@ -139,9 +139,16 @@ class Core:
 
     async def opening(self, node: Node, work: Callable[[], T], *, undo: Callable[[T], None]) -> T:
         """As :meth:`below`, for *work* that opens *node*; *undo* closes what came too late."""
-        return await self._again_if_moved(
-            (node,), lambda: self.gate.call(work, undo=undo, of_set=self.set_key(node))
-        )
+
+        async def run() -> T:
+            return await self.gate.call(work, undo=undo, of_set=self.set_key(node))
+
+        try:
+            return await self._again_if_moved((node,), run)
+        except FileNotFoundError:  # a set that is a file itself may have moved
+            if not await self._reachable_again(node):
+                raise
+            return await run()
 
     async def change(
         self, directories: tuple[Node, ...], work: Callable[[], T], *, undo: Callable[[T], None] | None = None

@@ -31,6 +31,8 @@ _WAIT_S = 2.0
 """How long a call waits for a copy; a small one is done by then."""
 _QUIET_S = 60.0
 """Another node's image that is unchanged for so long is not being written any more, whatever its state says."""
+_GRACE_S = 0.25
+"""For calls of other mounts that were on their way to the old files; later ones do not find these."""
 _LATER = (OSError, FsError, ValueError)
 
 
@@ -143,6 +145,9 @@ class Following:
                 self._check_not_written_here(top)
                 top.entry = await gate.transfer(copying.finish)
                 await self._reopen_handles(top)
+            await gate.transfer(copying.put_old_aside)
+            self.core.copying[top.ino].set()
+            await trio.sleep(_GRACE_S)
             await gate.transfer(copying.remove_old)
         finally:
             await gate.clean_up(copying.close)

@@ -176,10 +176,18 @@ class Copying:
             os.pwrite(self._lock, encode(self._entry) + b"\0" + self._name, 0)
             os.fsync(self._lock)
 
-    def remove_old(self) -> None:
-        """After :meth:`finish`."""
+    def put_old_aside(self) -> None:
+        """After :meth:`finish`: take the old files away in one step, so that nobody finds a part of them."""
         with self._busy:
-            _remove_old(self._store, self._name, self._entry, self._before)
+            aside = _aside(self._name, self._entry)
+            with contextlib.suppress(FileNotFoundError):
+                self._store.door.remove_tree(aside)
+            self._store.door.rename(self._entry.spot, aside)
+
+    def remove_old(self) -> None:
+        """After :meth:`put_old_aside`."""
+        with self._busy:
+            _remove_old(self._store, self._name, _aside(self._name, self._entry), self._before)
 
     def close(self) -> None:
         """Take back a copy that did not come to its end, and let others try."""
@@ -219,19 +227,23 @@ def remove_left(store: Store) -> None:
 
 
 def _remove_left(store: Store, name: SetName, old: SetEntry, copied_ns: int) -> None:
-    found = store.door.examine_if_there(old.spot)
-    if found is None or found.record.ino != old.ino or _is_used(store, old):
+    if _is_used(store, old):
         return
-    place = shown(b"/".join(old.spot.components))
-    changed = [
-        path
-        for path, file in everything(store.door, old.spot)
-        if file.record.is_regular and file.stat.st_mtime_ns >= copied_ns
-    ]
-    if changed:
-        log.warning("set %s was copied to its new owner, and %s there changed since", shown(name), place)
+    for spot in (old.spot, _aside(name, old)):
+        found = store.door.examine_if_there(spot)
+        if found is not None and found.record.ino == old.ino:
+            _remove_unless_changed(store, name, spot, copied_ns)
+
+
+def _remove_unless_changed(store: Store, name: SetName, spot: Spot, since_ns: int) -> None:
+    place = shown(b"/".join(spot.components))
+    if any(
+        file.record.is_regular and file.stat.st_mtime_ns >= since_ns
+        for _, file in everything(store.door, spot)
+    ):
+        log.warning("set %s was copied to its new owner, and %s has changed since", shown(name), place)
         return
-    store.door.remove_tree(old.spot)
+    store.door.remove_tree(spot)
     log.info("removed %s, which was copied to the set's new owner", place)
 
 
@@ -244,18 +256,27 @@ def _is_used(store: Store, old: SetEntry) -> bool:
     return False
 
 
-def _remove_old(store: Store, name: SetName, entry: SetEntry, before: Contents) -> None:
+def _aside(name: SetName, old: SetEntry) -> Spot:
+    return dataclasses.replace(old, place=place_beside(name, old.ino) + b"~old").spot
+
+
+def _remove_old(store: Store, name: SetName, aside: Spot, before: Contents) -> None:
     try:
-        if contents(store.door, entry.spot) == before:
-            store.door.remove_tree(entry.spot)
+        # Moving it has changed the top's own ctime.
+        if _without_ctime_of_top(contents(store.door, aside)) == _without_ctime_of_top(before):
+            store.door.remove_tree(aside)
             return
         reason: str | None = "another mount wrote there in that moment"
     except OSError as error:
         reason = error.strerror
-    place = b"/".join(entry.spot.components)
+    place = b"/".join(aside.components)
     log.warning(
         "set %s was copied to its new owner, and stays at %s too: %s", shown(name), shown(place), reason
     )
+
+
+def _without_ctime_of_top(found: Contents) -> Contents:
+    return {**found, b"": (*found[b""][:3], 0)}
 
 
 def _switch(store: Store, name: SetName, entry: SetEntry, moved: SetEntry) -> SetEntry:
