@@ -269,7 +269,7 @@ def test_after_any_failure_nothing_is_held_and_nothing_is_lost(operation: Operat
             await _until_closed(store, before)
             mount.check_nothing_held()
             for name in list(mount.core.following):  # what the mount itself does every few seconds
-                await mount.fs.sets._follow_one(name)
+                await mount.fs.sets.following.follow(name)
             await _check_kept(mount, operation, where)
 
     errors = (_eio, _refused, _nonsense)

@@ -370,3 +370,57 @@ async def test_a_look_gives_back_what_it_held_even_if_it_fails() -> None:
     with pytest.raises(FileNotFoundError):
         await Gate(lambda: None, local=True).look(fail, releases=[lambda: given_back.append("pin")])
     assert given_back == ["pin"]
+
+
+# Alone with a set
+
+
+async def test_alone_waits_for_the_calls_of_the_set_and_holds_up_new_ones(
+    gate: Gate, hangs: Callable[[], Hang]
+) -> None:
+    hang, order = hangs(), list[str]()
+
+    async def running() -> None:
+        await gate.call(hang, of_set=7)
+        order.append("running")
+
+    async def go_on() -> None:
+        await wait_all_tasks_blocked()
+        hang.go.set()
+
+    async def new() -> None:
+        await gate.transfer(lambda: order.append("new"), of_set=7)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running)
+        await hang.has_begun()
+        nursery.start_soon(go_on)
+        async with gate.alone(7):
+            order.append("alone")
+            nursery.start_soon(new)
+            await gate.call(lambda: order.append("another set"), of_set=8)
+            await gate.call(lambda: order.append("no set"))
+    assert order == ["running", "alone", "another set", "no set", "new"]
+
+
+async def test_alone_gives_up_before_others_have_waited_too_long(
+    gate: Gate, hangs: Callable[[], Hang], mock_clock: MockClock
+) -> None:
+    hang = hangs()
+
+    async def alone() -> None:
+        with pytest.raises(StoreDown):
+            async with gate.alone(7):
+                raise AssertionError("not alone")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(functools.partial(gate.transfer, hang, of_set=7))
+        await hang.has_begun()
+        nursery.start_soon(alone)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(_OP_S / 4)
+        await wait_all_tasks_blocked()
+        assert gate.is_up
+        hang.go.set()
+    await _all_idle(gate)
+    await gate.call(lambda: None, of_set=7)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from ckfs.daemon.mounting import FILE_SYSTEM, mounts
-from ckfs.errors import NotPermitted, StoreUnusable, UsageError
+from ckfs.errors import FsError, NotPermitted, StoreUnusable, UsageError
 from ckfs.model import State
 from ckfs.names import SetName, shown
 from ckfs.store.door import Found
@@ -259,9 +259,14 @@ def _rows_of_store(path: str) -> Iterator[Row]:
     store = open_store(path, read_only=True)
     with contextlib.closing(store):
         for name in sorted(store.names.all()):
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 entry, found = store.names.examine(name)
                 yield from _rows_of_entry(store, name, entry, found)
+            except FileNotFoundError:
+                continue
+            except (OSError, FsError) as error:  # one damaged or closed set does not hide the others
+                reason = error.strerror if isinstance(error, OSError) else error
+                print(f"ckfs: set {shown(name)} cannot be listed: {reason}", file=sys.stderr)
 
 
 def _rows_of_entry(store: Store, name: SetName, entry: SetEntry, found: Found) -> Iterator[Row]:

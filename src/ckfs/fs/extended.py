@@ -129,8 +129,9 @@ class Extended:
         state: State | None = found.record.state
         if found.record.is_directory:
             # Many files to look at: a matter of the time limit for data.
-            spot = node.spot
-            state = await self.core.gate.transfer(lambda: self.core.store.door.worst_state_below(spot))
+            state = await self.core.gate.transfer(
+                lambda: self.core.store.door.worst_state_below(node.spot), of_set=self.core.set_key(node)
+            )
         if state is None:
             raise NoAttribute("there is no image in it")
         return state.value.encode()

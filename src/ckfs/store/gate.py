@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -131,6 +131,29 @@ class Gate:
         """Run a data call or an fsync: as :meth:`call`, with the time limit for data."""
         return await self._run(_Job(work, None, tuple(releases)), self._data, self.io_timeout_s, of_set)
 
+    @contextlib.asynccontextmanager
+    async def alone(self, of_set: int) -> AsyncIterator[None]:
+        """Within the block no call of the set *of_set* is under way, and new ones wait.
+
+        StoreDown if those that are do not end soon: others must not have to wait for long.
+        """
+        held: list[tuple[trio.CapacityLimiter, object]] = []
+        try:
+            with trio.move_on_after(self.op_timeout_s / 4) as limit:
+                for kind in (self._metadata, self._data):
+                    limiter = self._limiter(of_set, kind)
+                    for _ in range(_THREADS_PER_SET):
+                        borrower = object()
+                        await limiter.acquire_on_behalf_of(borrower)
+                        held.append((limiter, borrower))
+                await trio.lowlevel.checkpoint()  # those whose calls have just ended take up what they found
+            if limit.cancelled_caught:
+                raise StoreDown("calls of the set are still under way")
+            yield
+        finally:
+            for limiter, borrower in held:
+                limiter.release_on_behalf_of(borrower)
+
     async def clean_up(self, work: Callable[[], None]) -> None:
         """Run *work* even while the store is down, for as long as it takes up to the limit; its errors are logged."""
         job: _Job[None] = _Job(work, None, ())
@@ -159,16 +182,20 @@ class Gate:
         return job.result.unwrap()
 
     async def _acquire(self, job: _Job[T], kind: trio.CapacityLimiter, of_set: int) -> None:
-        key = (of_set, id(kind))  # slow data calls of a set leave its metadata calls alone
-        limiter = self._sets.get(key)
-        if limiter is None:
-            limiter = self._sets[key] = trio.CapacityLimiter(_THREADS_PER_SET if of_set else math.inf)
+        limiter = self._limiter(of_set, kind)
         await limiter.acquire_on_behalf_of(job)
         job.limiters.append(limiter)
         await kind.acquire_on_behalf_of(job)
         job.limiters.append(kind)
         if len(self._sets) > 1024:
             self._sets = {key: used for key, used in self._sets.items() if used.borrowed_tokens}
+
+    def _limiter(self, of_set: int, kind: trio.CapacityLimiter) -> trio.CapacityLimiter:
+        key = (of_set, id(kind))  # slow data calls of a set leave its metadata calls alone
+        limiter = self._sets.get(key)
+        if limiter is None:
+            limiter = self._sets[key] = trio.CapacityLimiter(_THREADS_PER_SET if of_set else math.inf)
+        return limiter
 
     def _start(self, job: _Job[T]) -> None:
         token = trio.lowlevel.current_trio_token()
