@@ -30,7 +30,7 @@ from ckfs.owners.lookup import Users
 from ckfs.policy import settings
 from ckfs.policy.settings import Policy
 from ckfs.store import syscalls
-from ckfs.store.gate import Gate
+from ckfs.store.gate import DATA_CALLS, Gate
 from ckfs.store.identity import ROOT, prepare_process
 from ckfs.store.layout import Store, open_store, reachable_by_users
 from ckfs.transport.pyfuse import Operations
@@ -41,7 +41,8 @@ _POLICY_INTERVAL_S = 3.0
 _QUIET_S = 2.0
 _RETRY_S = 1.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_MOST_REQUESTS = 256
+_MOST_REQUESTS = DATA_CALLS + 512
+"""Each that is being answered has a task of pyfuse3's, with a buffer: pages that it has used, at most 1 MiB."""
 _READ_AHEAD_KIB = 4096
 _ARENAS = 2
 _STACK_BYTES = 64 << 20

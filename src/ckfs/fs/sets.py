@@ -67,7 +67,7 @@ class Sets:
         return taken
 
     async def _owner_for(self, name: SetName, caller: Caller) -> Owner | None:
-        job_owner = await self.core.job_owner(name)
+        job_owner = await self.core.job_owner(name, caller)
         ownership.check_take(self.core.policy, name, caller, job_owner)
         return ownership.owner_of_new(self.core.policy, name, caller, job_owner)
 
@@ -76,7 +76,7 @@ class Sets:
         top = directory.top
         entry, name = directory.set_entry, SetName(top.name)
         if entry.owner is None and not caller.is_root:
-            job_owner = await self.core.job_owner(name)
+            job_owner = await self.core.job_owner(name, caller)
             if job_owner is not None and ownership.is_claim(entry.owner, caller, job_owner):
                 await self.give(top, job_owner)
                 entry = directory.set_entry
@@ -100,7 +100,7 @@ class Sets:
         top.entry = await self.core.gate.call(
             lambda: name_owner(store, name, entry, owner), releases=(await self.core.locks.acquire(top.ino),)
         )
-        log.info("set %s given to uid %d", shown(name), owner.uid)
+        log.info("set %s given to uid %d", shown(name), owner.uid, extra={"always": True})
         await self.bring_files(top)
 
     async def bring_files(self, top: Node) -> None:

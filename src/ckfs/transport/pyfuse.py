@@ -264,7 +264,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        return await self._fs.extended.get(Inode(inode), name)
+        return await self._fs.extended.get(Inode(inode), name, caller_of(ctx))
 
     @replies
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
