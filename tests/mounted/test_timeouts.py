@@ -406,7 +406,9 @@ def read_many(path: str, times: int) -> int:
         return os.preadv(fd, [mmap.mmap(-1, 4096)], 4096 * (number % 256))
 
     with ThreadPoolExecutor(times) as threads:
-        return sum(length == 4096 for length in threads.map(read, range(times)))
+        succeeded = sum(length == 4096 for length in threads.map(read, range(times)))
+    os.close(fd)
+    return succeeded
 
 
 # --- the end of a mount whose store hangs -------------------------------------------------------------------------------

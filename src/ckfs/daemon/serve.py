@@ -82,11 +82,18 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
         users = Users(policy)
         gate = Gate(store.door.probe, op_timeout_s=options.op_timeout_s, io_timeout_s=options.io_timeout_s)
         core = Core(store, gate, policy, users, options.role, options.node.encode(), options.op_timeout_s)
-        # A signal between mount(2) and the loop would end the process and leave a dead mount: it waits for the loop.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        told_early = _noted_signals()
         own = mounting.mount(store.path, path, read_only=options.read_only)
-        trio.run(_Mount(core, users, own, ready).run)
+        trio.run(_Mount(core, users, own, ready, told_early).run)
     log.info("ended")
+
+
+def _noted_signals() -> list[int]:
+    """Signals that come from now on: between mount(2) and the loop they would end the process and leave a dead mount."""
+    noted: list[int] = []
+    for number in _STOPPING:
+        signal.signal(number, lambda received, _: noted.append(received))
+    return noted
 
 
 def _opened(path: str, service: Owner, options: MountOptions) -> tuple[Store, Policy]:
@@ -120,7 +127,9 @@ def _raise_descriptor_limit() -> None:
 class _Mount:
     """The tasks of one mount."""
 
-    def __init__(self, core: Core, users: Users, own: OwnMount, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, core: Core, users: Users, own: OwnMount, ready: Callable[[], None], told_early: list[int]
+    ) -> None:
         self._core = core
         self._users = users
         self._own = own
@@ -128,6 +137,7 @@ class _Mount:
         self._fs = filesystem(core)
         self._operations = Operations(self._fs)
         self._ready = ready
+        self._told_early = told_early
         self._stopping = False
 
     async def run(self) -> None:
@@ -153,9 +163,7 @@ class _Mount:
     async def _serve(self) -> None:
         failure: list[CkfsError] = []
         async with trio.open_nursery() as nursery:
-            await nursery.start(
-                self._stop_on_signal
-            )  # before any other thread exists, which would inherit the mask
+            nursery.start_soon(self._stop_on_signal)
             nursery.start_soon(self._core.gate.watch)
             nursery.start_soon(self._follow_policy)
             nursery.start_soon(self._fs.sets.follow)
@@ -192,16 +200,16 @@ class _Mount:
         self._ready()
         notify("READY=1")
 
-    async def _stop_on_signal(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _stop_on_signal(self) -> None:
         with trio.open_signal_receiver(*_STOPPING) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-            task_status.started()
-            async for _ in signals:
-                self._stopping = True
-                notify("STOPPING=1")
-                log.info("told to stop: unmounting, and ending what is open")
-                await self._unmount()
-                await self._finish()
+            if not self._told_early:
+                await anext(aiter(signals))
+            self._stopping = True
+            notify("STOPPING=1")
+            log.info("told to stop: unmounting, and ending what is open")
+            await self._unmount()
+            await self._finish()
+            await trio.sleep_forever()  # what comes again changes nothing
 
     async def _unmount(self) -> None:
         # In a thread, since the kernel may ask this mount something meanwhile.
