@@ -25,7 +25,7 @@ from ckfs.fs.metadata import Changes
 from ckfs.model import State
 from ckfs.names import Uid
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
-from tests.fs.cores import Mount, Seen, mounted, new_store
+from tests.fs.cores import ALICE, Mount, Seen, mounted, new_store
 from tests.fs.failing import Failing, Killed, install
 
 pytestmark = pytest.mark.root
@@ -85,7 +85,7 @@ def _given(path: str, uid: int) -> Act:
 async def _xattr(mount: Mount) -> None:
     async with mount.alice.at("dir/a") as ino:
         await mount.fs.extended.set(ino, b"user.k", b"v", mount.alice.caller)
-        await mount.fs.extended.get(ino, b"user.k")
+        await mount.fs.extended.get(ino, b"user.k", ALICE)
         await mount.fs.extended.list(ino)
         await mount.fs.extended.remove(ino, b"user.k", mount.alice.caller)
 

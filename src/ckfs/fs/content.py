@@ -266,8 +266,15 @@ def _close(file: OpenFile) -> None:
 
 
 def close_soon(fd: int) -> None:
-    """Close in a thread, since a store may hang there too; nobody waits for it."""
-    trio.lowlevel.start_thread_soon(lambda: os.close(fd), _log_failed_close)
+    """Close in a thread, since a store may hang there too; nobody waits for it. Here and now if no thread is to be had."""
+
+    def close() -> None:
+        os.close(fd)
+
+    try:
+        trio.lowlevel.start_thread_soon(close, _log_failed_close)
+    except RuntimeError:
+        _log_failed_close(outcome.capture(close))
 
 
 def _log_failed_close(result: outcome.Outcome[None]) -> None:

@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from ckfs.errors import BadHandle, Stale, StoreDown
+from ckfs.fs.aside import Aside
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.model import Caller, Owner, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_RESOLVER_TIMEOUT_S = 10.0
 _NOT_THERE = (Stale, PermissionError)
 _GONE = (*_NOT_THERE, FileNotFoundError)
 """What a file that was known to be there answers when its set has just moved."""
@@ -92,7 +92,7 @@ class Core:
     """What other nodes seemed to be writing in sets that wait for that, and since when it is unchanged."""
     background: trio.Nursery | None = None
     """What runs for as long as the mount does."""
-    _aside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(8))
+    aside: Aside = field(default_factory=Aside)
 
     def __post_init__(self) -> None:
         self.locks = InodeLocks(self.op_timeout_s)
@@ -328,17 +328,11 @@ class Core:
         """The identity that the files of *owner* have in the store: root's and nobody's are the service account's."""
         return self.store.service if owner is None or owner.uid == ROOT.uid else owner
 
-    async def job_owner(self, name: SetName) -> Owner | None:
+    async def job_owner(self, name: SetName, caller: Caller) -> Owner | None:
         """The owner of the job that a batch set belongs to. None means unknown, also when nobody answers in time."""
         if not self.policy.is_batch(name):
             return None
-        return await self.aside(lambda: self.lookup.owner_of_set(name))
-
-    async def aside(self, ask: Callable[[], T | None]) -> T | None:
-        """Ask something that is not the store and may hang; None if it does."""
-        with trio.move_on_after(_RESOLVER_TIMEOUT_S):
-            return await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._aside)
-        return None
+        return await self.aside.ask(lambda: self.lookup.owner_of_set(name), caller.uid)
 
 
 def _entry_of(node: Node) -> SetEntry | None:

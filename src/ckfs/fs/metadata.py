@@ -84,12 +84,12 @@ class Metadata:
         if (
             top.removed is None
         ):  # an open file without a name belongs to no set any more: only its looks change
-            await self.sets.name_owner(top, await self._owner_of(uid, gid))
+            await self.sets.name_owner(top, await self._owner_of(uid, gid, caller))
 
-    async def _owner_of(self, uid: Uid, gid: Gid | None) -> Owner:
+    async def _owner_of(self, uid: Uid, gid: Gid | None, caller: Caller) -> Owner:
         if gid is not None:
             return Owner(uid, gid)
-        known = await self.core.aside(lambda: self.core.lookup.owner_named(str(uid)))
+        known = await self.core.aside.ask(lambda: self.core.lookup.owner_named(str(uid)), caller.uid)
         return Owner(uid, known.gid if known is not None else Gid(uid))
 
     async def _apply(self, node: Node, changes: Changes, handle: Handle | None, caller: Caller) -> Found:

@@ -65,7 +65,7 @@ class Sets:
         return taken
 
     async def _owner_for(self, name: SetName, caller: Caller) -> Owner | None:
-        job_owner = await self.core.job_owner(name)
+        job_owner = await self.core.job_owner(name, caller)
         ownership.check_take(self.core.policy, name, caller, job_owner)
         return ownership.owner_of_new(self.core.policy, name, caller, job_owner)
 
@@ -74,7 +74,7 @@ class Sets:
         top = directory.top
         entry, name = directory.set_entry, SetName(top.name)
         if entry.owner is None and not caller.is_root:
-            job_owner = await self.core.job_owner(name)
+            job_owner = await self.core.job_owner(name, caller)
             if job_owner is not None and ownership.is_claim(entry.owner, caller, job_owner):
                 await self.give(top, job_owner, unless_owned=True)
                 entry = directory.set_entry
@@ -105,7 +105,7 @@ class Sets:
             lambda: name_owner(store, name, top.ino, owner, unless_owned=unless_owned), releases=releases
         )
         if top.set_entry.owner == owner:  # else somebody was faster
-            log.info("set %s given to uid %d", shown(name), owner.uid)
+            log.info("set %s given to uid %d", shown(name), owner.uid, extra={"always": True})
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""
@@ -194,7 +194,7 @@ class Sets:
         await self.check_create(target, caller)
         found = await self.core.change(
             (target,),
-            lambda: set_into_directory(names, door, old, target.inside(new_name), flags),
+            lambda: set_into_directory(names, door, old, target.inside(new_name), flags, taking(caller)),
             top=(old,),
         )
         node = self.core.inodes.known(found.record.ino)
