@@ -103,6 +103,12 @@ class ReadOnly(FsError):
     errno = errno.EROFS
 
 
+class Busy(FsError):
+    """There is no thread for the call, or too many wait already; the store was not asked."""
+
+    errno = errno.EAGAIN
+
+
 class StoreDown(FsError):
     """The store did not answer in time, or has not since."""
 

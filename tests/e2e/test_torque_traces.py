@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ import pytest
 from tests.e2e import trace
 from tests.e2e.replay import Replay, dirent_bytes
 from tests.support.agents import Agent
-from tests.support.mounting import mounted
+from tests.support.faultfs import fault_store
+from tests.support.mounting import mounted, run_ckfs
 from tests.support.users import ALICE
 
 JOBS_USER = ALICE
 """The traces' uid 2101."""
+SERVICE = "daemon"
+"""The account that keeps the store where root is squashed."""
 REMOVED_BEFORE = "image removed, then"
 """Before the section that is called so, somebody had removed the image: not among the recorded calls."""
 
@@ -46,17 +50,36 @@ def shared_directory(root_and_fuse: None, workdir: Path) -> Hosts:
 
 @pytest.fixture
 def three_mounts(store: Path, workdir: Path) -> Iterator[Hosts]:
+    with _mounted_on_all(store, workdir) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def three_mounts_with_root_squashed(root_and_fuse: None, workdir: Path) -> Iterator[Hosts]:
+    private = workdir / "private"
+    private.mkdir(mode=0o700)
+    with fault_store(private, squash=True) as faults:
+        (faults.backing / "store").mkdir()
+        os.chown(faults.backing / "store", pwd.getpwnam(SERVICE).pw_uid, -1)
+        store = faults.path / "store"
+        run_ckfs("init", store, "--service-user", SERVICE).check_returncode()
+        with _mounted_on_all(store, workdir, f"service_user={SERVICE}") as hosts:
+            yield hosts
+
+
+@contextlib.contextmanager
+def _mounted_on_all(store: Path, workdir: Path, *options: str) -> Iterator[Hosts]:
     """The server with role=server, the nodes with role=node."""
     with contextlib.ExitStack() as stack:
         mounts = {}
         for host in trace.HOSTS:
             role = "server" if host == "tqsrv" else "node"
-            mount = stack.enter_context(mounted(store, workdir / host, role=role, node=host))
+            mount = stack.enter_context(mounted(store, workdir / host, role=role, node=host, options=options))
             mounts[host] = str(mount.path)
         yield Hosts(mounts, is_ckfs=True)
 
 
-@pytest.fixture(params=["shared_directory", "three_mounts"])
+@pytest.fixture(params=["shared_directory", "three_mounts", "three_mounts_with_root_squashed"])
 def hosts(request: pytest.FixtureRequest) -> Hosts:
     chosen: Hosts = request.getfixturevalue(request.param)
     return chosen

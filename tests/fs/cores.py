@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -270,6 +270,20 @@ async def mounted(
     timeout_s: float = 10.0,
 ) -> AsyncIterator[Mount]:
     """The store at *path*, as one mount."""
+    with mounted_for_long(path, node=node, jobs=jobs, read_only=read_only, timeout_s=timeout_s) as mount:
+        yield mount
+
+
+@contextlib.contextmanager
+def mounted_for_long(
+    path: Path,
+    *,
+    node: str = "a",
+    jobs: KnownJobs | None = None,
+    read_only: bool = False,
+    timeout_s: float = 10.0,
+) -> Iterator[Mount]:
+    """As :func:`mounted`, from outside of any event loop: each call may have a loop of its own."""
     store = open_store(str(path), read_only=read_only)
     with contextlib.closing(store):
         gate = Gate(store.door.probe, op_timeout_s=timeout_s, io_timeout_s=timeout_s)

@@ -25,7 +25,7 @@ from ckfs.fs.metadata import Changes
 from ckfs.model import State
 from ckfs.names import Uid
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
-from tests.fs.cores import Mount, Seen, mounted, new_store
+from tests.fs.cores import ALICE, Mount, Seen, mounted, new_store
 from tests.fs.failing import Failing, Killed, install
 
 pytestmark = pytest.mark.root
@@ -85,7 +85,7 @@ def _given(path: str, uid: int) -> Act:
 async def _xattr(mount: Mount) -> None:
     async with mount.alice.at("dir/a") as ino:
         await mount.fs.extended.set(ino, b"user.k", b"v", mount.alice.caller)
-        await mount.fs.extended.get(ino, b"user.k")
+        await mount.fs.extended.get(ino, b"user.k", ALICE)
         await mount.fs.extended.list(ino)
         await mount.fs.extended.remove(ino, b"user.k", mount.alice.caller)
 
@@ -269,7 +269,7 @@ def test_after_any_failure_nothing_is_held_and_nothing_is_lost(operation: Operat
             await _until_closed(store, before)
             mount.check_nothing_held()
             for name in list(mount.core.following):  # what the mount itself does every few seconds
-                await mount.fs.sets._follow_one(name)
+                await mount.fs.sets.following.follow(name)
             await _check_kept(mount, operation, where)
 
     errors = (_eio, _refused, _nonsense)

@@ -13,11 +13,12 @@ import pytest
 import trio
 
 from ckfs.errors import FsError
+from ckfs.fs.content import close_soon
 from ckfs.fs.metadata import Changes
 from ckfs.model import State
 from ckfs.names import Uid
 from ckfs.store.door import Door
-from tests.fs.cores import Mount, mounted, new_store
+from tests.fs.cores import ALICE, Mount, mounted, new_store
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
@@ -258,7 +259,7 @@ async def test_attributes_of_a_removed_file_are_not_those_of_the_next_of_its_nam
             async with mount.alice.at("set/f") as ino:
                 await mount.fs.extended.set(ino, b"user.secret", b"s", mount.alice.caller)
             with pytest.raises((OSError, FsError)):
-                await mount.fs.extended.get(held, b"user.secret")
+                await mount.fs.extended.get(held, b"user.secret", ALICE)
             with pytest.raises((OSError, FsError)):
                 await mount.fs.extended.set(held, b"user.evil", b"e", mount.bob.caller)
             with pytest.raises((OSError, FsError)):
@@ -284,3 +285,18 @@ async def test_opening_read_only_with_truncation_truncates(store: Path) -> None:
         await mount.alice.save("set/image", b"x")
         await mount.alice.close(await mount.alice.open("set/image", os.O_RDONLY | os.O_TRUNC))
         assert await mount.alice.load("set/image") == b""
+
+
+async def test_a_file_is_closed_here_if_no_thread_is_to_be_had(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on processes must not end the mount."""
+
+    def none_left(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    fd = os.open(store, os.O_PATH)
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", none_left)
+    close_soon(fd)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.fstat(fd)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -397,6 +399,44 @@ def test_a_read_that_hangs_ends_in_time(faulty: FaultStore, mount: Mount, alice:
     faulty.release()
     until(lambda: alice.do(timed, read_file, f"{top}/set/image")[0] == 0, "read still fails")
     assert alice.do(read_file, f"{top}/set/image") == b"image"
+
+
+def test_many_reads_that_hang_leave_room_for_metadata(
+    faulty: FaultStore, workdir: Path, alice: Agent
+) -> None:
+    """More than the tasks that answer requests used to be: each call that waits has one until it is answered."""
+    store = make_store(faulty.path)
+    options = [OPTIONS[0], "io_timeout=60"]
+    with Agent(ALICE) as reader, mounted(store, workdir / "mount", options=options, may_log=MAY_LOG) as mount:
+        path = f"{mount.path}/set/image"
+        alice.do(os.mkdir, f"{mount.path}/set")
+        alice.do(write_file, path, bytes(1 << 20))
+        faulty.hang("read", path="image")
+        try:
+            reader.begin(read_many, path, 300)
+            faulty.hanging("read")
+            time.sleep(1.0)  # until the rest of them have been asked too
+            for call, of in ((os.lstat, path), (os.listdir, str(mount.path)), (os.mkdir, f"{mount.path}/2")):
+                alice.begin(timed, call, of)
+                number, took = alice.result(2 * OP_TIMEOUT)
+                assert number == 0
+                assert took < OP_TIMEOUT
+        finally:
+            faulty.release()
+        assert reader.result() == 300
+
+
+def read_many(path: str, times: int) -> int:
+    """Read past the page cache, which would let one read through at a time; how many reads succeeded."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+
+    def read(number: int) -> int:
+        return os.preadv(fd, [mmap.mmap(-1, 4096)], 4096 * (number % 256))
+
+    with ThreadPoolExecutor(times) as threads:
+        succeeded = sum(length == 4096 for length in threads.map(read, range(times)))
+    os.close(fd)
+    return succeeded
 
 
 # --- the end of a mount whose store hangs -------------------------------------------------------------------------------

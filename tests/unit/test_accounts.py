@@ -213,3 +213,16 @@ def _idle(accounts: Accounts) -> None:
         waiting = list(accounts._pending.values())
     for lookup in waiting:
         assert lookup.done.wait(10)
+
+
+def test_no_thread_to_be_had_is_unknown_and_the_next_question_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with ended(Accounts(names=Names(ALICE))) as accounts:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", none_left)
+            assert accounts.name_of(2101) is None
+        assert accounts.name_of(2101) == "alice"

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ckfs.errors import StoreDown
+from ckfs.errors import Busy, StoreDown
 from ckfs.store.gate import Gate
 
 pytestmark = pytest.mark.trio
@@ -325,11 +325,61 @@ async def test_no_thread_to_be_had_fails_the_call_and_nothing_else(
 
     with monkeypatch.context() as patched:
         patched.setattr(trio.lowlevel, "start_thread_soon", none_left)
-        with pytest.raises((RuntimeError, OSError)):
+        with pytest.raises(Busy):
             await gate.call(lambda: 7, releases=(released,), of_set=3)
     assert len(released.calls) == 1
     assert not any(_borrowed(gate))
     assert await gate.call(lambda: 7) == 7
+
+
+async def test_a_probe_that_finds_no_thread_is_repeated(
+    gate: Gate, hangs: Callable[[], Hang], mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang, tried = hangs(), Count()
+
+    def none_left(*_: object, **__: object) -> None:
+        tried()
+        raise RuntimeError("can't start new thread")
+
+    async with trio.open_nursery() as nursery:
+        await _answered_late(hang, mock_clock, lambda: gate.call(hang), _OP_S)
+        with monkeypatch.context() as patched:
+            patched.setattr(trio.lowlevel, "start_thread_soon", none_left)
+            nursery.start_soon(gate.watch)
+            while not tried.calls:
+                await trio.lowlevel.checkpoint()
+        assert not gate.is_up
+        while not gate.is_up:
+            await wait_all_tasks_blocked(0.001)
+            mock_clock.jump(1)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("sets", "wait"), [([3], 2), ([3, 4], 3), ([0], 3)], ids=["set", "in all", "no set"])
+async def test_data_calls_that_wait_are_bounded(
+    hangs: Callable[[], Hang], sets: list[int], wait: int
+) -> None:
+    """Each has a task of the transport, of which some must be left for metadata."""
+    gate = Gate(lambda: None, data_calls=3, data_calls_per_set=2)
+    hanging, refused, released = [hangs() for _ in range(5)], Count(), Count()
+
+    async def transfer(number: int) -> None:
+        try:
+            await gate.transfer(hanging[number], of_set=sets[number % len(sets)], releases=(released,))
+        except Busy:
+            refused()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(transfer, number)
+        await wait_all_tasks_blocked(0.05)
+        assert len(refused.calls) == len(released.calls) == 5 - wait
+        assert await gate.call(lambda: 7, of_set=3) == 7
+        for hang in hanging:
+            hang.go.set()
+    assert len(released.calls) == 5
+    assert await gate.transfer(lambda: 7, of_set=3) == 7
+    assert not gate._waiting_for_data
 
 
 async def test_many_sets_leave_no_limiter_each(gate: Gate) -> None:
@@ -370,3 +420,57 @@ async def test_a_look_gives_back_what_it_held_even_if_it_fails() -> None:
     with pytest.raises(FileNotFoundError):
         await Gate(lambda: None, local=True).look(fail, releases=[lambda: given_back.append("pin")])
     assert given_back == ["pin"]
+
+
+# Alone with a set
+
+
+async def test_alone_waits_for_the_calls_of_the_set_and_holds_up_new_ones(
+    gate: Gate, hangs: Callable[[], Hang]
+) -> None:
+    hang, order = hangs(), list[str]()
+
+    async def running() -> None:
+        await gate.call(hang, of_set=7)
+        order.append("running")
+
+    async def go_on() -> None:
+        await wait_all_tasks_blocked()
+        hang.go.set()
+
+    async def new() -> None:
+        await gate.transfer(lambda: order.append("new"), of_set=7)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(running)
+        await hang.has_begun()
+        nursery.start_soon(go_on)
+        async with gate.alone(7):
+            order.append("alone")
+            nursery.start_soon(new)
+            await gate.call(lambda: order.append("another set"), of_set=8)
+            await gate.call(lambda: order.append("no set"))
+    assert order == ["running", "alone", "another set", "no set", "new"]
+
+
+async def test_alone_gives_up_before_others_have_waited_too_long(
+    gate: Gate, hangs: Callable[[], Hang], mock_clock: MockClock
+) -> None:
+    hang = hangs()
+
+    async def alone() -> None:
+        with pytest.raises(StoreDown):
+            async with gate.alone(7):
+                raise AssertionError("not alone")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(functools.partial(gate.transfer, hang, of_set=7))
+        await hang.has_begun()
+        nursery.start_soon(alone)
+        await wait_all_tasks_blocked()
+        mock_clock.jump(_OP_S / 4)
+        await wait_all_tasks_blocked()
+        assert gate.is_up
+        hang.go.set()
+    await _all_idle(gate)
+    await gate.call(lambda: None, of_set=7)

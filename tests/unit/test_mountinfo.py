@@ -21,11 +21,11 @@ _LINES = b"""\
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (0, Mounted(b"/", "ext4", b"/dev/sda1")),
-        (2, Mounted(b"/ck", "fuse.ckfs", b"/srv/store")),
-        (3, Mounted(b"/ck", "fuse.ckfs", b"/srv/my store")),
-        (4, Mounted(b"/a b\tc\\d", "tmpfs", b"none")),
-        (5, Mounted("/ré".encode(), "nfs4", b"host:/export")),
+        (0, Mounted(b"/", "ext4", b"/dev/sda1", 22, "8:1", ("rw",))),
+        (2, Mounted(b"/ck", "fuse.ckfs", b"/srv/store", 41, "0:40", ("rw", "user_id=0"))),
+        (3, Mounted(b"/ck", "fuse.ckfs", b"/srv/my store", 42, "0:41", ("rw", "user_id=0"))),
+        (4, Mounted(b"/a b\tc\\d", "tmpfs", b"none", 43, "0:42", ("rw",))),
+        (5, Mounted("/ré".encode(), "nfs4", b"host:/export", 44, "0:43", ("rw",))),
     ],
 )
 def test_a_line(line: int, expected: Mounted) -> None:
@@ -35,7 +35,23 @@ def test_a_line(line: int, expected: Mounted) -> None:
 def test_a_source_may_be_empty() -> None:
     """Programs may mount with an empty source; the kernel then prints nothing between two blanks."""
     line = b"43 22 0:42 / /x rw - tmpfs  rw\n"
-    assert mounting._parsed(line) == Mounted(b"/x", "tmpfs", b"")
+    assert mounting._parsed(line) == Mounted(b"/x", "tmpfs", b"", 43, "0:42", ("rw",))
+
+
+def test_a_users_own_file_system_is_no_ckfs_whatever_it_calls_itself() -> None:
+    ours, theirs = (
+        mounting._parsed(b"43 22 0:42 / /x rw - fuse.ckfs /store rw,user_id=%d,group_id=0\n" % uid)
+        for uid in (0, 2101)
+    )
+    assert ours.is_ckfs
+    assert not theirs.is_ckfs
+
+
+def test_the_mount_of_an_open_directory() -> None:
+    with open("/proc/self/mountinfo") as any_file:
+        mount = mounting.mount_of(any_file.fileno())
+    assert mount is not None
+    assert mount.kind == "proc"
 
 
 def test_of_several_mounts_at_one_place_the_uppermost_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import pwd
 
+from ckfs.daemon.mounting import mount_of
 from ckfs.errors import CkfsError, NotPermitted, UsageError
 from ckfs.names import shown
 from ckfs.owners.accounts import uid_in
@@ -36,8 +37,14 @@ def give(path: str, user: str) -> str:
 
 
 def _check_is_set(directory: int, entry: str, name: str) -> None:
-    """Sets are what is right below a mount; a set that is a symlink or a fifo has no attribute that says so."""
+    """Sets are what is right below a mount; a set that is a symlink or a fifo has no attribute that says so.
+
+    The kernel is asked whether it is a ckfs: any file system, a user's too, may have attributes of these names.
+    """
     os.stat(entry, dir_fd=directory, follow_symlinks=False)
+    mount = mount_of(directory)
+    if mount is None or not mount.is_ckfs:
+        raise UsageError(f"{name}: not in a set on a ckfs mount")
     try:
         if entry and os.getxattr(f"/proc/self/fd/{directory}", "user.ckfs.version"):
             return

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 from ckfs.daemon.mounting import FILE_SYSTEM, mounts
-from ckfs.errors import NotPermitted, StoreUnusable, UsageError
+from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable, UsageError
 from ckfs.model import State
 from ckfs.names import SetName, shown
 from ckfs.store.door import Found
@@ -41,10 +41,11 @@ def list_sets(path: str | None, *, as_json: bool) -> int:
     """Print what is at *path*, or on this host's mounts. Returns the exit status; raises CkfsError."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree
-    rows = (row for place in _places(path) for row in _rows_at(place))
+    unread = _Unread()
+    rows = (row for place in _places(path) for row in _rows_at(place, unread))
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
-        return 0
+        return unread.status
     print(f"{'OWNER':<12} {'STATE':<10} {'SIZE':>14}  {'MODIFIED':<19}  {'NODE':<12}  NAME")
     for row in rows:
         when = _local_time(row.modified)
@@ -52,7 +53,31 @@ def list_sets(path: str | None, *, as_json: bool) -> int:
         print(
             f"{row.owner:<12} {row.state:<10} {row.size_bytes:>14}  {when:<19}  {row.written_by:<12}  {name}"
         )
-    return 0
+    return unread.status
+
+
+@dataclass(slots=True)
+class _Unread:
+    """What could not be read is named on stderr; all the rest is shown."""
+
+    status: int = 0
+
+    def name(self, *parts: str, error: Exception) -> None:
+        self.status = CkfsError.exit_status
+        sys.stdout.flush()  # so that the line stands where the row is missing
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"ckfs: {shown('/'.join(filter(None, parts)))}: cannot be read: {reason}", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def passing_over(self, *parts: str) -> Iterator[None]:
+        """What is gone, closed to the caller, or no directory any more is left out, and so is what the store cannot read."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _OUT_OF_REACH:
+                raise
+            if error.errno not in _CLOSED | _GONE:
+                self.name(*parts, error=error)
 
 
 def _local_time(when: float) -> str:
@@ -71,11 +96,11 @@ def _places(path: str | None) -> list[str]:
     return list(dict.fromkeys(here))
 
 
-def _rows_at(path: str) -> Iterator[Row]:
+def _rows_at(path: str, unread: _Unread) -> Iterator[Row]:
     try:
         below = _below_mount(path)
         if below is not None:
-            yield from _rows_on_mount(below, path)
+            yield from _rows_on_mount(below, path, unread)
             return
     except FileNotFoundError:
         raise UsageError(f"{shown(path)}: there is no such file or directory") from None
@@ -83,7 +108,7 @@ def _rows_at(path: str) -> Iterator[Row]:
         raise NotPermitted(f"{shown(path)}: closed to you by its mode; its owner and root list it") from None
     except OSError as error:
         raise StoreUnusable(f"{shown(path)}: {error.strerror}") from None
-    yield from _rows_of_store(path)
+    yield from _rows_of_store(path, unread)
 
 
 def _below_mount(path: str) -> str | None:
@@ -112,15 +137,16 @@ _CLOSED = {
     errno.ELOOP,
 }
 _GONE = {errno.ENOENT, errno.ESTALE}
+_OUT_OF_REACH = {errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED}
 
 
-def _rows_on_mount(mount: str, path: str) -> Iterator[Row]:
+def _rows_on_mount(mount: str, path: str, unread: _Unread) -> Iterator[Row]:
     directory = os.open(mount, _DIRECTORY)
     try:
         if path == mount:
             for name in _names_in(directory):
-                if _may_see(directory, name):
-                    yield from _rows_of_set(directory, name, name)
+                if _may_see(directory, name, unread):
+                    yield from _rows_of_set(directory, name, name, unread)
             return
         set_name, *inner = os.path.relpath(path, mount).split("/")
         name = set_name
@@ -128,28 +154,18 @@ def _rows_on_mount(mount: str, path: str) -> Iterator[Row]:
             outer, directory = directory, os.open(name, _DIRECTORY, dir_fd=directory)
             os.close(outer)
             name = below
-        if not _may_see(directory, name) and _attribute(directory, name, "uid") == "-":
+        if not _may_see(directory, name, unread) and _attribute(directory, name, "uid") == "-":
             raise PermissionError
-        yield from _rows_of_set(directory, name, set_name)
+        yield from _rows_of_set(directory, name, set_name, unread)
     finally:
         os.close(directory)
 
 
-@contextlib.contextmanager
-def _passing_over() -> Iterator[None]:
-    """What is gone, closed to the caller, or no directory any more is left out."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _CLOSED | _GONE:
-            raise
-
-
-def _may_see(directory: int, name: str) -> bool:
+def _may_see(directory: int, name: str, unread: _Unread) -> bool:
     """Root sees all sets, a user his own."""
     if os.geteuid() == 0:
         return True
-    with _passing_over():
+    with unread.passing_over(name):
         uid = _attribute(directory, name, "uid")
         if uid == "-":  # closed even to its owner, or of a kind without attributes
             uid = str(os.stat(name, dir_fd=directory, follow_symlinks=False).st_uid)
@@ -157,14 +173,14 @@ def _may_see(directory: int, name: str) -> bool:
     return False
 
 
-def _rows_of_set(directory: int, name: str, set_name: str) -> Iterator[Row]:
-    with _passing_over():
+def _rows_of_set(directory: int, name: str, set_name: str, unread: _Unread) -> Iterator[Row]:
+    with unread.passing_over(set_name):
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        top = _row(directory, name, status, set_name, "")
+        top = _row(directory, name, status, set_name, "", unread)
         if not stat.S_ISDIR(status.st_mode):
             yield top
             return
-        images = _images_below(directory, name, set_name)
+        images = _images_below(directory, name, set_name, unread)
         yield replace(top, size_bytes=sum(image.size_bytes for image in images))
         yield from images
 
@@ -178,23 +194,24 @@ class _Level:
     names: Iterator[str]
 
 
-def _images_below(directory: int, name: str, set_name: str) -> list[Row]:
+def _images_below(directory: int, name: str, set_name: str, unread: _Unread) -> list[Row]:
     rows: list[Row] = []
     levels: list[_Level] = []
     try:
-        _descend(levels, directory, name, "")
+        with unread.passing_over(set_name):
+            _descend(levels, directory, name, "")
         while levels:
             level = levels[-1]
             entry = next(level.names, None)
             if entry is None:
                 os.close(levels.pop().fd)
                 continue
-            with _passing_over():
+            with unread.passing_over(set_name, level.prefix + entry):
                 status = os.stat(entry, dir_fd=level.fd, follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
                     _descend(levels, level.fd, entry, f"{level.prefix}{entry}/")
                 elif stat.S_ISREG(status.st_mode):
-                    rows.append(_row(level.fd, entry, status, set_name, level.prefix + entry))
+                    rows.append(_row(level.fd, entry, status, set_name, level.prefix + entry, unread))
     finally:
         for level in levels:
             os.close(level.fd)
@@ -202,20 +219,19 @@ def _images_below(directory: int, name: str, set_name: str) -> list[Row]:
 
 
 def _descend(levels: list[_Level], directory: int, name: str, prefix: str) -> None:
-    with _passing_over():
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=directory)
         try:
-            fd = os.open(name, _DIRECTORY, dir_fd=directory)
-            try:
-                names = _names_in(fd)
-            except OSError:
-                os.close(fd)
-                raise
-        except OSError as error:
-            if error.errno != errno.EMFILE:
-                raise
-            print(f"ckfs: passed over what is more than {len(levels)} directories deep", file=sys.stderr)
-            return
-        levels.append(_Level(fd, prefix, iter(names)))
+            names = _names_in(fd)
+        except OSError:
+            os.close(fd)
+            raise
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        print(f"ckfs: passed over what is more than {len(levels)} directories deep", file=sys.stderr)
+        return
+    levels.append(_Level(fd, prefix, iter(names)))
 
 
 def _names_in(directory: int) -> list[str]:
@@ -226,17 +242,22 @@ def _names_in(directory: int) -> list[str]:
         os.close(fd)
 
 
-def _row(directory: int, name: str, status: os.stat_result, set_name: str, image: str) -> Row:
-    uid = _attribute(directory, name, "uid")
+def _row(
+    directory: int, name: str, status: os.stat_result, set_name: str, image: str, unread: _Unread
+) -> Row:
+    known = dict.fromkeys(("uid", "owner", "state", "written_by"), "-")
+    with unread.passing_over(set_name, image):
+        for attribute in known:
+            known[attribute] = _attribute(directory, name, attribute)
     return Row(
         set=shown(set_name),
         image=shown(image),
-        owner=shown(_attribute(directory, name, "owner")),
-        uid=int(uid) if uid.isdigit() else None,
-        state=_attribute(directory, name, "state"),
+        owner=shown(known["owner"]),
+        uid=int(known["uid"]) if known["uid"].isdigit() else None,
+        state=shown(known["state"]),
         size_bytes=status.st_size,
         modified=status.st_mtime,
-        written_by=shown(_attribute(directory, name, "written_by")),
+        written_by=shown(known["written_by"]),
     )
 
 
@@ -253,15 +274,21 @@ def _attribute(directory: int, name: str, attribute: str) -> str:
 # A bare store, without a mount: what is there is read as it lies.
 
 
-def _rows_of_store(path: str) -> Iterator[Row]:
+def _rows_of_store(path: str, unread: _Unread) -> Iterator[Row]:
     if os.geteuid() != 0:
         raise NotPermitted(f"{shown(path)}: not on a ckfs mount; only root lists a bare store")
     store = open_store(path, read_only=True)
     with contextlib.closing(store):
         for name in sorted(store.names.all()):
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 entry, found = store.names.examine(name)
-                yield from _rows_of_entry(store, name, entry, found)
+                rows = list(_rows_of_entry(store, name, entry, found))
+            except FileNotFoundError:
+                continue
+            except (OSError, FsError, ValueError) as error:
+                unread.name(os.fsdecode(name), error=error)
+                continue
+            yield from rows
 
 
 def _rows_of_entry(store: Store, name: SetName, entry: SetEntry, found: Found) -> Iterator[Row]:

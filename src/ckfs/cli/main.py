@@ -10,6 +10,8 @@ from typing import NoReturn
 from ckfs import __version__
 from ckfs.errors import CkfsError, UsageError
 
+_STDERR = 2
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -18,10 +20,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    _open_standard_descriptors()
     try:
         arguments = _parser().parse_args(argv)
         status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)  # sys.stdout is None where it was closed
         return status
     except CkfsError as error:
         print(f"ckfs: {error}", file=sys.stderr)
@@ -31,6 +34,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def _open_standard_descriptors() -> None:
+    """Give 0, 1 and 2 to /dev/null where they are closed: else the daemon's status pipe or a file of the store would get
+    such a number, and be lost when the daemon turns away from its terminal."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(null, True)
+    os.close(null)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -38,7 +39,10 @@ def _be_daemon(serve: Callable[[Callable[[], None]], None], writing: int) -> Non
         def ready() -> None:
             nonlocal up
             up = True
-            os.write(writing, _UP)
+            with contextlib.suppress(
+                BrokenPipeError
+            ):  # who waited has been killed; the mount is up all the same
+                os.write(writing, _UP)
             os.close(writing)
 
         serve(ready)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import stat
 import threading
 from dataclasses import dataclass
@@ -26,11 +27,23 @@ _ANSWER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A line of /proc/self/mountinfo. *path* is as the kernel sees it."""
+    """A line of /proc/self/mountinfo. *path* is as the kernel sees it.
+
+    *device* (``major:minor``) is one file system's alone for as long as it is in use; *mount_id* is the mount's. *options*
+    are the file system's own.
+    """
 
     path: bytes
     kind: str
     source: bytes
+    mount_id: int
+    device: str
+    options: tuple[str, ...]
+
+    @property
+    def is_ckfs(self) -> bool:
+        """Whether root mounted it as ckfs: a user may give his own FUSE file system any type, but not root's user_id."""
+        return self.kind == FILE_SYSTEM and "user_id=0" in self.options
 
 
 def mounts() -> list[Mounted]:
@@ -41,8 +54,16 @@ def mounts() -> list[Mounted]:
 
 def _parsed(line: bytes) -> Mounted:
     before, _, after = line.rstrip(b"\n").partition(b" - ")
-    kind, source, *_ = after.split(b" ")
-    return Mounted(_unescaped(before.split(b" ")[4]), kind.decode(), _unescaped(source))
+    mount_id, _, device, _, path, *_ = before.split(b" ")
+    kind, source, options = after.split(b" ", 2)
+    return Mounted(
+        _unescaped(path),
+        kind.decode(),
+        _unescaped(source),
+        int(mount_id),
+        device.decode(),
+        tuple(options.decode("utf-8", "replace").split(",")),
+    )
 
 
 def _unescaped(text: bytes) -> bytes:
@@ -53,6 +74,13 @@ def top_mount(path: str) -> Mounted | None:
     """What is mounted right at *path*, the uppermost if there are several."""
     wanted = os.fsencode(path)
     return next((mounted for mounted in reversed(mounts()) if mounted.path == wanted), None)
+
+
+def mount_of(descriptor: int) -> Mounted | None:
+    """The mount that an open file or directory was reached through; None if it is not mounted any more."""
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as fields:
+        wanted = next(int(line.split()[1]) for line in fields if line.startswith("mnt_id:"))
+    return next((mounted for mounted in mounts() if mounted.mount_id == wanted), None)
 
 
 def resolved(mountpoint: str) -> str:
@@ -88,8 +116,37 @@ def is_dead(path: str) -> bool:
     return failure == [errno.ENOTCONN]
 
 
-def mount(store: str, path: str, *, read_only: bool) -> int:
-    """Mount over *path* and return the /dev/fuse descriptor to serve. Raises MountFailed."""
+@dataclass(frozen=True, slots=True)
+class OwnMount:
+    """This process's mount: where it is, the /dev/fuse descriptor to serve, and the device number that tells it apart."""
+
+    path: str
+    fd: int
+    device: str
+
+    def unmount(self) -> bool:
+        """Take the mount away, from under its users if they have it open. False if it is not the uppermost there: what
+        others mounted over it, or after somebody took it away, is theirs. OSError if the kernel refuses."""
+        top = top_mount(self.path)
+        if top is None or top.device != self.device or not self._is_connected():
+            return False
+        try:
+            syscalls.unmount(os.fsencode(self.path), 0)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            syscalls.unmount(os.fsencode(self.path), _MNT_DETACH)
+        return True
+
+    def _is_connected(self) -> bool:
+        """Whether the file system still exists: once it is gone, another may have its device number."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return not any(event & (select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0))
+
+
+def mount(store: str, path: str, *, read_only: bool) -> OwnMount:
+    """Mount over *path*. Raises MountFailed."""
     try:
         fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -103,17 +160,8 @@ def mount(store: str, path: str, *, read_only: bool) -> int:
     except OSError as error:
         os.close(fd)
         raise MountFailed(f"{shown(path)}: mount failed: {error.strerror or error}") from None
-    return fd
-
-
-def unmount(path: str) -> None:
-    """Take the mount away, from under its users if they have it open. OSError if there is none."""
-    try:
-        syscalls.unmount(os.fsencode(path), 0)
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        syscalls.unmount(os.fsencode(path), _MNT_DETACH)
+    top = top_mount(path)
+    return OwnMount(path, fd, "" if top is None else top.device)
 
 
 def remove_dead(path: str) -> None:

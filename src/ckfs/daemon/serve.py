@@ -9,8 +9,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import outcome
 import pyfuse3
@@ -18,6 +17,7 @@ import trio
 
 from ckfs import __version__
 from ckfs.daemon import mounting
+from ckfs.daemon.mounting import OwnMount
 from ckfs.daemon.notify import notify
 from ckfs.daemon.options import MountOptions
 from ckfs.errors import CkfsError, FsError, MountFailed, NotPermitted, StoreUnusable, UsageError
@@ -30,7 +30,7 @@ from ckfs.owners.lookup import Users
 from ckfs.policy import settings
 from ckfs.policy.settings import Policy
 from ckfs.store import syscalls
-from ckfs.store.gate import Gate
+from ckfs.store.gate import DATA_CALLS, Gate
 from ckfs.store.identity import ROOT, prepare_process
 from ckfs.store.layout import Store, open_store, reachable_by_users
 from ckfs.transport.pyfuse import Operations
@@ -38,7 +38,11 @@ from ckfs.transport.pyfuse import Operations
 log = logging.getLogger(__name__)
 
 _POLICY_INTERVAL_S = 3.0
-_MOST_REQUESTS = 256
+_QUIET_S = 2.0
+_RETRY_S = 1.0
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+_MOST_REQUESTS = DATA_CALLS + 512
+"""Each that is being answered has a task of pyfuse3's, with a buffer: pages that it has used, at most 1 MiB."""
 _READ_AHEAD_KIB = 4096
 _ARENAS = 2
 _STACK_BYTES = 64 << 20
@@ -83,9 +87,18 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             local=store.door.is_local,
         )
         core = Core(store, gate, policy, users, options.role, options.node.encode(), options.op_timeout_s)
-        with _mounted(store, path, options) as fd:
-            trio.run(_Mount(core, users, path, fd, ready).run)
+        told_early = _noted_signals()
+        own = mounting.mount(store.path, path, read_only=options.read_only)
+        trio.run(_Mount(core, users, own, ready, told_early).run)
     log.info("ended")
+
+
+def _noted_signals() -> list[int]:
+    """Signals that come from now on: between mount(2) and the loop they would end the process and leave a dead mount."""
+    noted: list[int] = []
+    for number in _STOPPING:
+        signal.signal(number, lambda received, _: noted.append(received))
+    return noted
 
 
 def _opened(path: str, service: Owner, options: MountOptions) -> tuple[Store, Policy]:
@@ -111,18 +124,6 @@ def _within(limit_s: float, path: str, work: Callable[[], tuple[Store, Policy]])
     return results[0].unwrap()
 
 
-@contextmanager
-def _mounted(store: Store, path: str, options: MountOptions) -> Iterator[int]:
-    fd = mounting.mount(store.path, path, read_only=options.read_only)
-    try:
-        yield fd
-    except CkfsError:  # not a crash: it never came up, so nothing may be left
-        with contextlib.suppress(OSError):
-            mounting.unmount(path)
-        raise
-    # After any other exception the dead mount stays in place: never a bare directory to write into.
-
-
 def _raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -131,32 +132,46 @@ def _raise_descriptor_limit() -> None:
 class _Mount:
     """The tasks of one mount."""
 
-    def __init__(self, core: Core, users: Users, path: str, fd: int, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, core: Core, users: Users, own: OwnMount, ready: Callable[[], None], told_early: list[int]
+    ) -> None:
         self._core = core
         self._users = users
-        self._path = path
+        self._own = own
+        self._path = own.path
         self._fs = filesystem(core)
         self._operations = Operations(self._fs)
         self._ready = ready
-        self._fd = fd
+        self._told_early = told_early
+        self._stopping = False
 
     async def run(self) -> None:
         try:
-            pyfuse3.init(self._operations, f"/dev/fd/{self._fd}", set())
+            pyfuse3.init(self._operations, f"/dev/fd/{self._own.fd}", set())
         except RuntimeError as error:
+            self._leave_nothing()
             raise MountFailed(f"{shown(self._path)}: {error}") from None
         try:
             await self._serve()
+        except CkfsError:
+            self._leave_nothing()  # before the connection is closed, which the mount is known by
+            raise
         finally:
+            # After any other exception the dead mount stays in place: never a bare directory to write into.
             pyfuse3.close(unmount=False)
+
+    def _leave_nothing(self) -> None:
+        """Not a crash: it never came up."""
+        with contextlib.suppress(OSError):
+            self._own.unmount()
 
     async def _serve(self) -> None:
         failure: list[CkfsError] = []
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._core.gate.watch)
             nursery.start_soon(self._stop_on_signal)
+            nursery.start_soon(self._core.gate.watch)
             nursery.start_soon(self._follow_policy)
-            nursery.start_soon(self._fs.sets.follow)
+            nursery.start_soon(self._fs.sets.following.run)
             nursery.start_soon(self._announce, failure)
             await pyfuse3.main(max_tasks=_MOST_REQUESTS)
             notify("STOPPING=1")
@@ -169,8 +184,10 @@ class _Mount:
     async def _announce(self, failure: list[CkfsError]) -> None:
         """Once a look from outside has been answered, say so."""
         status: os.stat_result | None = None
-        with trio.move_on_after(self._core.op_timeout_s + 1), contextlib.suppress(OSError):
+        with trio.move_on_after(self._core.op_timeout_s + 1), contextlib.suppress(OSError, RuntimeError):
             status = await trio.to_thread.run_sync(os.stat, self._path, abandon_on_cancel=True)
+        if self._stopping:
+            return
         if status is None or status.st_ino != ROOT_INODE:
             failure.append(MountFailed(f"{shown(self._path)}: mounted, but the store does not answer"))
             pyfuse3.terminate()
@@ -189,23 +206,39 @@ class _Mount:
         notify("READY=1")
 
     async def _stop_on_signal(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _ in signals:
-                notify("STOPPING=1")
-                log.info("told to stop: no new requests, ending those in flight")
-                await trio.to_thread.run_sync(self._unmount, abandon_on_cancel=True)
-                await self._finish()
+        with trio.open_signal_receiver(*_STOPPING) as signals:
+            if not self._told_early:
+                await anext(aiter(signals))
+            self._stopping = True
+            notify("STOPPING=1")
+            log.info("told to stop: unmounting, and ending what is open")
+            await self._unmount()
+            await self._finish()
+            await trio.sleep_forever()  # what comes again changes nothing
 
-    def _unmount(self) -> None:
-        with contextlib.suppress(OSError):  # somebody else was first
-            mounting.unmount(self._path)
+    async def _unmount(self) -> None:
+        # In a thread, since the kernel may ask this mount something meanwhile.
+        while True:
+            try:
+                if not await trio.to_thread.run_sync(self._own.unmount, abandon_on_cancel=True):
+                    log.info("nothing unmounted: the uppermost mount there is not this one")
+                return
+            except OSError:
+                return  # somebody else was first
+            except RuntimeError:  # no thread to be had
+                await trio.sleep(_RETRY_S)
 
     async def _finish(self) -> None:
-        """End the loop when the last request is answered; after a plain unmount it has ended already."""
+        """End the loop when nothing is open any more, or nobody asks anything; after a plain unmount it ends by itself.
+
+        Who has an image open goes on: its writes and its close are answered. Who only keeps a file open is not waited for.
+        """
         gate = self._core.gate
         limit_s = gate.io_timeout_s if gate.is_up else gate.op_timeout_s
         with trio.move_on_after(limit_s):
             await self._operations.idle()
+            while len(self._core.handles) and not await self._operations.quiet(_QUIET_S):
+                await self._operations.idle()
         pyfuse3.terminate()
 
     async def _follow_policy(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import time
@@ -168,7 +169,9 @@ class Content:
 
     async def _mark_writing(self, handle: Handle) -> None:
         change = self._begun_by(handle.opener.uid, handle.opener.gid)
-        await self._update(handle.node, handle, change)
+        found = await self._update(handle.node, handle, change)
+        if found.stat.st_nlink == 0 and await self.sets.was_copied(handle.node):
+            await self._update(handle.node, handle, change)
         handle.marked = True
 
     async def flush(self, number: FileHandle) -> None:
@@ -206,6 +209,9 @@ class Content:
             release()
             return
         found = await self._update(node, handle, change, release)
+        if found.stat.st_nlink == 0 and await self.sets.was_copied(node):
+            node.failed = True  # in the copy, where the next attempt marks it
+            raise OSError(errno.EIO, "the set was copied while the image was written")
         if failed:
             log.warning("image %s of set %s is partial: a write failed", shown(node.name), _set_of(node))
         elif found.record.state is State.COMPLETE:
@@ -260,8 +266,15 @@ def _close(file: OpenFile) -> None:
 
 
 def close_soon(fd: int) -> None:
-    """Close in a thread, since a store may hang there too; nobody waits for it."""
-    trio.lowlevel.start_thread_soon(lambda: os.close(fd), _log_failed_close)
+    """Close in a thread, since a store may hang there too; nobody waits for it. Here and now if no thread is to be had."""
+
+    def close() -> None:
+        os.close(fd)
+
+    try:
+        trio.lowlevel.start_thread_soon(close, _log_failed_close)
+    except RuntimeError:
+        _log_failed_close(outcome.capture(close))
 
 
 def _log_failed_close(result: outcome.Outcome[None]) -> None:

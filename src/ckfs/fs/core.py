@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from ckfs.errors import BadHandle, Stale, StoreDown
+from ckfs.fs.aside import Aside
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.model import Caller, Owner, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_RESOLVER_TIMEOUT_S = 10.0
 _NOT_THERE = (Stale, PermissionError)
 _GONE = (*_NOT_THERE, FileNotFoundError)
 """What a file that was known to be there answers when its set has just moved."""
@@ -60,6 +60,14 @@ class OwnerLookup(Protocol):
         """A user's name; None if there is none, or nobody knows in time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """*written* was as it is at *since_s*, in seconds of the event loop's clock."""
+
+    written: object
+    since_s: float
+
+
 @dataclass(slots=True)
 class Core:
     """One mount. *policy* may be replaced while it runs."""
@@ -76,9 +84,15 @@ class Core:
     locks: InodeLocks = field(init=False)
     quick: QuickReader = field(init=False)
     looks: Looks = field(default_factory=Looks)
-    following: set[SetName] = field(default_factory=set)
-    """Sets given away whose files have not all followed yet."""
-    _aside: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(8))
+    following: dict[SetName, str] = field(default_factory=dict)
+    """Sets given away whose files have not all followed yet, and why not."""
+    copying: dict[Inode, trio.Event] = field(default_factory=dict)
+    """The sets that this mount is copying to their new owners, and what is set when each has ended."""
+    others: dict[SetName, Quiet] = field(default_factory=dict)
+    """What other nodes seemed to be writing in sets that wait for that, and since when it is unchanged."""
+    background: trio.Nursery | None = None
+    """What runs for as long as the mount does."""
+    aside: Aside = field(default_factory=Aside)
 
     def __post_init__(self) -> None:
         self.locks = InodeLocks(self.op_timeout_s)
@@ -193,6 +207,16 @@ class Core:
         """What a set's name says now."""
         return await self.look_briefly(NAMES, lambda: self.store.names.read(name))
 
+    async def lock_set(self, top: Node) -> tuple[SetName, list[Release]]:
+        """The locks of a set's name and of its inode. It may have another name by the time in which they are had."""
+        while True:
+            name = SetName(top.name)
+            releases = await self.lock_all([(ROOT_INODE, name), (top.ino, b"")])
+            if top.name == name:
+                return name, releases
+            for release in releases:
+                release()
+
     async def lock_all(self, keys: Iterable[LockKey]) -> list[Release]:
         releases: list[Release] = []
         try:
@@ -210,7 +234,7 @@ class Core:
         run: Callable[[], Awaitable[T]],
         failures: tuple[type[Exception], ...] = _NOT_THERE,
     ) -> T:
-        tried = [self._entry_of(node) for node in nodes]
+        tried = [_entry_of(node) for node in nodes]
         try:
             return await run()
         except failures:
@@ -220,13 +244,6 @@ class Core:
             if not any(found):
                 raise
             return await run()
-
-    def _entry_of(self, node: Node) -> SetEntry | None:
-        """What is known of the set that *node* is in."""
-        try:
-            return None if node.is_root else node.top.entry
-        except Stale:
-            return None
 
     async def _reachable_again(self, node: Node, tried: SetEntry | None) -> bool:
         """Whether trying once more may help: the set has moved, or has changed hands, since *tried* was known of it.
@@ -239,7 +256,7 @@ class Core:
             if await self.has_changed_hands(SetName(node.top.name)):
                 await self.find_again(node)
                 return True
-        return await self.find_again(node) or self._entry_of(node) != tried
+        return await self.find_again(node) or _entry_of(node) != tried
 
     async def has_changed_hands(self, name: SetName) -> bool:
         """Wait, for a while, until the files of a set that is just being given away have followed; False if it is not."""
@@ -311,14 +328,15 @@ class Core:
         """The identity that the files of *owner* have in the store: root's and nobody's are the service account's."""
         return self.store.service if owner is None or owner.uid == ROOT.uid else owner
 
-    async def job_owner(self, name: SetName) -> Owner | None:
+    async def job_owner(self, name: SetName, caller: Caller) -> Owner | None:
         """The owner of the job that a batch set belongs to. None means unknown, also when nobody answers in time."""
         if not self.policy.is_batch(name):
             return None
-        return await self.aside(lambda: self.lookup.owner_of_set(name))
+        return await self.aside.ask(lambda: self.lookup.owner_of_set(name), caller.uid)
 
-    async def aside(self, ask: Callable[[], T | None]) -> T | None:
-        """Ask something that is not the store and may hang; None if it does."""
-        with trio.move_on_after(_RESOLVER_TIMEOUT_S):
-            return await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._aside)
-        return None
+
+def _entry_of(node: Node) -> SetEntry | None:
+    """Of the set that *node* is in; None for the mount's root and for what has no name any more."""
+    with contextlib.suppress(Stale):
+        return None if node.is_root else node.top.entry
+    return None

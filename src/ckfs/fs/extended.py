@@ -43,7 +43,6 @@ class Extended:
             b"user.ckfs.node": self._node,
         }
         self._of_files = {
-            _OWNER: self._owner,
             b"user.ckfs.uid": self._uid,
             b"user.ckfs.set": self._set,
             b"user.ckfs.state": self._state,
@@ -52,8 +51,10 @@ class Extended:
             _PATH: self._path,
         }
 
-    async def get(self, ino: Inode, name: bytes) -> bytes:
+    async def get(self, ino: Inode, name: bytes, caller: Caller) -> bytes:
         node = self.core.inodes.get(ino)
+        if name == _OWNER and not node.is_root:
+            return await self._owner(node, caller)
         made_up = (self._of_root if node.is_root else self._of_files).get(name)
         if made_up is not None:
             return await made_up(node)
@@ -94,7 +95,7 @@ class Extended:
 
     async def _give(self, top: Node, value: bytes, caller: Caller) -> None:
         text = value.decode("utf-8", "replace")
-        owner = await self.core.aside(lambda: self.core.lookup.owner_named(text))
+        owner = await self.core.aside.ask(lambda: self.core.lookup.owner_named(text), caller.uid)
         if owner is None:
             raise Invalid("user.ckfs.owner takes the name or number of a user")
         await self.metadata.setattr(top.ino, Changes(uid=owner.uid, gid=owner.gid), None, caller)
@@ -110,11 +111,11 @@ class Extended:
     async def _node(self, _: Node) -> bytes:
         return self.core.node_name
 
-    async def _owner(self, node: Node) -> bytes:
+    async def _owner(self, node: Node, caller: Caller) -> bytes:
         owner = node.set_entry.owner
         if owner is None:
             return _UNCLAIMED
-        name = await self.core.aside(lambda: self.core.lookup.name_of(owner.uid))
+        name = await self.core.aside.ask(lambda: self.core.lookup.name_of(owner.uid), caller.uid)
         return b"%d" % owner.uid if name is None else name.encode("utf-8", "surrogateescape")
 
     async def _uid(self, node: Node) -> bytes:
@@ -129,8 +130,9 @@ class Extended:
         state: State | None = found.record.state
         if found.record.is_directory:
             # Many files to look at: a matter of the time limit for data.
-            spot = node.spot
-            state = await self.core.gate.transfer(lambda: self.core.store.door.worst_state_below(spot))
+            state = await self.core.gate.transfer(
+                lambda: self.core.store.door.worst_state_below(node.spot), of_set=self.core.set_key(node)
+            )
         if state is None:
             raise NoAttribute("there is no image in it")
         return state.value.encode()

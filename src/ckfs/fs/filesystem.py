@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ckfs.fs.content import Content
 from ckfs.fs.core import Core
 from ckfs.fs.extended import Extended
+from ckfs.fs.following import Following
 from ckfs.fs.listing import Listing
 from ckfs.fs.metadata import Metadata
 from ckfs.fs.naming import Naming
@@ -32,7 +33,7 @@ class Filesystem:
 
 
 def filesystem(core: Core) -> Filesystem:
-    sets = Sets(core)
+    sets = Sets(core, Following(core))
     content = Content(core, sets)
     metadata = Metadata(core, sets)
     return Filesystem(

@@ -70,6 +70,9 @@ class Handle:
         if self._pins == 0 and self._closing is not None:
             self._closing()
 
+    def reopened(self) -> None:
+        """The descriptor leads to a copy of the file now."""
+
     def close_when_unused(self, close: Release) -> None:
         """Call *close* as soon as no call uses the descriptor any more."""
         self._closing = close
@@ -80,13 +83,26 @@ class Handle:
 class Node:
     """An inode that the kernel knows. *entry* is a set's, for its top; None below it and for the mount's root."""
 
-    __slots__ = ("entry", "failed", "handles", "ino", "lookups", "name", "parent", "removed", "truncating")
+    __slots__ = (
+        "entry",
+        "failed",
+        "handles",
+        "ino",
+        "lookups",
+        "name",
+        "parent",
+        "reached",
+        "removed",
+        "truncating",
+    )
 
     def __init__(self, ino: Inode, parent: Node | None, name: bytes, entry: SetEntry | None = None) -> None:
         self.ino = ino
         self.parent = parent
         self.name = name
         self.entry = entry
+        self.reached = entry
+        """Of a set's top: where what is open here of the set was opened."""
         self.lookups = 0
         self.handles: tuple[Handle, ...] = ()
         self.failed = False

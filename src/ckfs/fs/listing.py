@@ -43,6 +43,9 @@ class DirectoryHandle(Handle):
         self.ahead: list[tuple[bytes, int]] = []
         """Names read from the store, not looked at yet."""
 
+    def reopened(self) -> None:
+        self.position = -1  # the next listing seeks
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:

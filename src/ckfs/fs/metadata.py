@@ -40,7 +40,12 @@ class Metadata:
         node = self.core.inodes.get(ino)
         if node.removed is not None and not node.handles:
             return node.removed
-        return await self.core.examine(node)
+        found = await self.core.examine(node)
+        return await self.core.examine(node) if await self._was_copied(node, found) else found
+
+    async def _was_copied(self, node: Node, found: Found) -> bool:
+        """By a descriptor that was open before another mount copied the set, a file is met that is gone."""
+        return found.stat.st_nlink == 0 and node.removed is None and await self.sets.was_copied(node)
 
     def answer_holds_s(self, found: Found) -> float:
         """For how many seconds the kernel may take *found* for true: 0 but while somebody streams through the file."""
@@ -57,17 +62,21 @@ class Metadata:
         await self.sets.check_change(node, caller)
         if node.is_root and (changes.uid or changes.gid):
             raise NotOwner("the mount's root belongs to root")
-        if changes.uid is not None and node.entry is not None:
-            await self._change_hands(node, changes.uid, changes.gid, caller)
+        has_owner = changes.uid is not None and node.entry is not None
+        if changes.uid is not None and has_owner:
+            await self._name_owner(node, changes.uid, changes.gid, caller)
         if changes.mode is not None:
             for other in node.handles:
                 other.marked = False  # a write through it must take new set-id bits away
-        return await self._apply(node, changes, handle, caller)
+        found = await self._apply(node, changes, handle, caller)
+        if not has_owner or node.removed is not None:
+            return found
+        await self.sets.following.bring_files(node)  # last: a copy that was begun would have to begin anew
+        return await self.core.examine(node)
 
-    async def _change_hands(self, top: Node, uid: Uid, gid: Gid | None, caller: Caller) -> None:
+    async def _name_owner(self, top: Node, uid: Uid, gid: Gid | None, caller: Caller) -> None:
         owner = top.set_entry.owner
         if not ownership.other_owner(owner, uid):
-            await self.sets.bring_files(top)  # of a hand-over that died, or had to wait
             return
         ownership.check_give(caller)
         if owner is None and uid == 0:
@@ -75,12 +84,12 @@ class Metadata:
         if (
             top.removed is None
         ):  # an open file without a name belongs to no set any more: only its looks change
-            await self.sets.give(top, await self._owner_of(uid, gid))
+            await self.sets.name_owner(top, await self._owner_of(uid, gid, caller))
 
-    async def _owner_of(self, uid: Uid, gid: Gid | None) -> Owner:
+    async def _owner_of(self, uid: Uid, gid: Gid | None, caller: Caller) -> Owner:
         if gid is not None:
             return Owner(uid, gid)
-        known = await self.core.aside(lambda: self.core.lookup.owner_named(str(uid)))
+        known = await self.core.aside.ask(lambda: self.core.lookup.owner_named(str(uid)), caller.uid)
         return Owner(uid, known.gid if known is not None else Gid(uid))
 
     async def _apply(self, node: Node, changes: Changes, handle: Handle | None, caller: Caller) -> Found:
@@ -100,7 +109,11 @@ class Metadata:
             )
             handle.marked = True
             return found
-        return await self.core.on(node, work, locked=True, by_name=changes.size is not None)
+        by_name = changes.size is not None
+        found = await self.core.on(node, work, locked=True, by_name=by_name)
+        if await self._was_copied(node, found):
+            return await self.core.on(node, work, locked=True, by_name=by_name)
+        return found
 
     def _change(self, changes: Changes, handle: Handle | None, caller: Caller) -> Callable[[Record], Record]:
         def change(record: Record) -> Record:

@@ -6,24 +6,20 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import trio
-
-from ckfs.errors import FsError, Invalid, OtherOwner, Stale
+from ckfs.errors import Invalid, OtherOwner, Stale
 from ckfs.fs.core import Core
+from ckfs.fs.following import Following
 from ckfs.fs.inodes import Node
 from ckfs.model import Caller, Owner
 from ckfs.names import ROOT_INODE, Inode, SetName, shown
 from ckfs.policy import ownership
 from ckfs.store.door import Found, Spot
-from ckfs.store.gate import Release
-from ckfs.store.handover import bring_files, name_owner, said_of
+from ckfs.store.handover import name_owner
 from ckfs.store.moving import file_to_set, link_set, rename_set, set_into_directory
 from ckfs.store.setnames import USERS, SetEntry
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 log = logging.getLogger(__name__)
-
-_FOLLOW_INTERVAL_S = 5.0
 
 
 def taking(caller: Caller) -> Callable[[Found], None]:
@@ -38,6 +34,7 @@ def taking(caller: Caller) -> Callable[[Found], None]:
 @dataclass(frozen=True, slots=True)
 class Sets:
     core: Core
+    following: Following
 
     # Making and claiming
 
@@ -68,7 +65,7 @@ class Sets:
         return taken
 
     async def _owner_for(self, name: SetName, caller: Caller) -> Owner | None:
-        job_owner = await self.core.job_owner(name)
+        job_owner = await self.core.job_owner(name, caller)
         ownership.check_take(self.core.policy, name, caller, job_owner)
         return ownership.owner_of_new(self.core.policy, name, caller, job_owner)
 
@@ -77,7 +74,7 @@ class Sets:
         top = directory.top
         entry, name = directory.set_entry, SetName(top.name)
         if entry.owner is None and not caller.is_root:
-            job_owner = await self.core.job_owner(name)
+            job_owner = await self.core.job_owner(name, caller)
             if job_owner is not None and ownership.is_claim(entry.owner, caller, job_owner):
                 await self.give(top, job_owner, unless_owned=True)
                 entry = directory.set_entry
@@ -97,68 +94,18 @@ class Sets:
 
     async def give(self, top: Node, owner: Owner, *, unless_owned: bool = False) -> None:
         """Make the set *top* belong to *owner*: its entry says so at once, and its files follow."""
+        await self.name_owner(top, owner, unless_owned=unless_owned)
+        await self.following.bring_files(top)
+
+    async def name_owner(self, top: Node, owner: Owner, *, unless_owned: bool = False) -> None:
+        """The first half of giving; :meth:`Following.bring_files` is the other."""
         store = self.core.store
-        name, releases = await self._lock_set(top)
+        name, releases = await self.core.lock_set(top)
         top.entry = await self.core.gate.call(
             lambda: name_owner(store, name, top.ino, owner, unless_owned=unless_owned), releases=releases
         )
         if top.set_entry.owner == owner:  # else somebody was faster
-            log.info("set %s given to uid %d", shown(name), owner.uid)
-        await self.bring_files(top)
-
-    async def _lock_set(self, top: Node) -> tuple[SetName, list[Release]]:
-        """The locks of a set's name and of its inode. It may have another name by the time in which they are had."""
-        while True:
-            name = SetName(top.name)
-            releases = await self.core.lock_all([(ROOT_INODE, name), (top.ino, b"")])
-            if top.name == name:
-                return name, releases
-            for release in releases:
-                release()
-
-    async def bring_files(self, top: Node) -> None:
-        """Let the files of a set that was given away follow now, if nobody here is writing them; else later."""
-        stored = self.core.stored_as(top.set_entry.owner)
-        if top.set_entry.stored.uid == stored.uid or self.core.store.read_only:
-            return
-        try:
-            await self._bring(top, *await self._lock_set(top), may_copy=False)
-            if top.set_entry.stored.uid != stored.uid and not self._is_written_here(top):
-                # A copy may take long, and its name is free meanwhile: who renames it makes the copy start again.
-                release = await self.core.locks.acquire(top.ino)
-                await self._bring(top, SetName(top.name), [release], may_copy=True)
-        except (OSError, FsError, ValueError) as error:
-            log.info("the files of set %s follow its new owner later: %s", shown(top.name), error)
-        if top.set_entry.stored.uid != stored.uid:
-            self.core.following.add(SetName(top.name))
-
-    async def _bring(self, top: Node, name: SetName, releases: list[Release], *, may_copy: bool) -> None:
-        store, stored_as = self.core.store, self.core.stored_as
-
-        def work() -> SetEntry:
-            entry = said_of(store, name, top.ino)
-            return bring_files(store, name, entry, stored_as(entry.owner), may_copy=may_copy)
-
-        top.entry = await self.core.gate.transfer(work, releases=releases)
-
-    def _is_written_here(self, top: Node) -> bool:
-        return any(
-            handle.writable and self.core.set_key(handle.node) == top.ino
-            for handle in self.core.handles.all()
-        )
-
-    async def follow(self) -> None:
-        """Try again what had to wait; runs for the life of the mount."""
-        while True:
-            await trio.sleep(_FOLLOW_INTERVAL_S)
-            for name in list(self.core.following):
-                self.core.following.discard(name)
-                try:
-                    await self._follow_one(name)
-                except (OSError, FsError) as error:
-                    log.debug("set %s cannot follow its owner yet: %s", shown(name), error)
-                    if not isinstance(error, FileNotFoundError):
-                        self.core.following.add(name)
+            log.info("set %s given to uid %d", shown(name), owner.uid, extra={"always": True})
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""
@@ -166,10 +113,11 @@ class Sets:
             entry, found = await self._examine(name)
         except (PermissionError, Stale):
             await self._follow_unless_done(name)
-            return await self._examine(name)
+            entry, found = await self._examine(name)
         if entry.is_followed and name not in self.core.following:
             await self._follow_unless_done(name)
-            return await self._examine(name)
+            entry, found = await self._examine(name)
+        await self._keep_up(entry)
         return entry, found
 
     async def _examine(self, name: SetName) -> tuple[SetEntry, Found]:
@@ -181,13 +129,23 @@ class Sets:
 
     async def _follow_unless_done(self, name: SetName) -> None:
         if not await self.core.has_changed_hands(name):
-            await self._follow_one(name)
+            await self.following.follow(name)
 
-    async def _follow_one(self, name: SetName) -> None:
-        entry = await self.core.gate.call(lambda: self.core.store.names.read(name))
-        top = self.core.inodes.known(entry.ino) or Node(entry.ino, self.core.inodes.root, name)
-        top.entry = entry
-        await self.bring_files(top)
+    async def _keep_up(self, entry: SetEntry) -> None:
+        top = self.core.inodes.known(entry.ino)
+        if top is not None and top.reached is not None and top.reached.spot != entry.spot:
+            top.entry = entry
+            await self.following.keep_up(top)
+
+    async def was_copied(self, node: Node) -> bool:
+        """Whether a file that is open here and has no name any more was copied with its set; then the copy is open."""
+        try:
+            top = node.top
+            before = top.reached
+            await self.examine(SetName(top.name))
+        except (OSError, Stale):
+            return False
+        return top.reached != before
 
     # Moving
 
@@ -224,6 +182,7 @@ class Sets:
         node = self.core.inodes.known(ino)
         if node is not None:
             node.parent, node.name, node.entry = self.core.inodes.root, name, entry
+            node.reached = entry
         return node
 
     async def _set_into(
@@ -235,7 +194,7 @@ class Sets:
         await self.check_create(target, caller)
         found = await self.core.change(
             (target,),
-            lambda: set_into_directory(names, door, old, target.inside(new_name), flags),
+            lambda: set_into_directory(names, door, old, target.inside(new_name), flags, taking(caller)),
             top=(old,),
         )
         node = self.core.inodes.known(found.record.ino)

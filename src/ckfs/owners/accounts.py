@@ -155,7 +155,8 @@ class Accounts:
             if lookup is None:
                 lookup = self._pending[key] = _Lookup(key)
                 self._lookups.put(lookup)
-                self._start()
+            if not self._is_served():
+                return None
         if lookup.done.wait(self._timeout_s):
             return lookup.found
         with self._lock:
@@ -166,10 +167,17 @@ class Accounts:
                 )
         return None
 
-    def _start(self) -> None:
+    def _is_served(self) -> bool:
+        """Start the thread if there is none; False if none is to be had: whoever asks next tries again."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="ckfs-names", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._serve, name="ckfs-names", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                log.warning("name service: %s", error)
+                return False
+            self._thread = thread
+        return True
 
     def _serve(self) -> None:
         while (lookup := self._lookups.get()) is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
+from collections.abc import Iterator
 
-from ckfs.model import Owner
+from ckfs.model import Owner, State
 from ckfs.names import Inode
 from ckfs.store import record
 from ckfs.store.door import Door, Found, OpenFile, Spot, Times
@@ -14,42 +15,63 @@ from ckfs.store.syscalls import names_in
 
 _PIECE_BYTES = 1 << 20
 
+Contents = dict[bytes, tuple[Inode, int, int, int]]
+"""Of a file or directory and all below it: number, size in bytes, mtime and ctime in ns, by path.
 
-Contents = dict[bytes, tuple[Inode, int, int]]
-"""Of each file below a directory: its number, size in bytes, and mtime in ns."""
+The ctime tells of what the other two do not: chmod, links, attributes, new and renamed files of every kind.
+"""
 
 
 def contents(door: Door, source: Spot) -> Contents:
     """What is there now, to see later whether anything changed."""
+    return {path: _fingerprint(found) for path, found in everything(door, source)}
+
+
+def writers(door: Door, source: Spot) -> dict[bytes, set[bytes]]:
+    """The nodes that say that they are writing, with the images that they say it of."""
+    writing: dict[bytes, set[bytes]] = {}
+    for path, found in everything(door, source):
+        if found.record.is_regular and found.record.state is State.WRITING:
+            writing.setdefault(found.record.node, set()).add(path)
+    return writing
+
+
+def everything(door: Door, source: Spot) -> Iterator[tuple[bytes, Found]]:
+    """*source*, whose path is empty, and all below it."""
     found = door.examine(source)
-    files = door.files_below(source) if found.record.is_directory else iter([(b"", found)])
-    return {path: (file.record.ino, file.stat.st_size, file.stat.st_mtime_ns) for path, file in files}
+    yield b"", found
+    if found.record.is_directory:
+        yield from door.all_below(source)
 
 
-def copy_tree(door: Door, source: Spot, target: Spot) -> None:
-    """Copy *source* and all below it to *target*; what an earlier attempt left there is replaced.
+def _fingerprint(found: Found) -> tuple[Inode, int, int, int]:
+    status = found.stat
+    return found.record.ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def copy_tree(door: Door, source: Spot, target: Spot) -> Iterator[None]:
+    """Copy *source* and all below it to *target*, where nothing is, a piece at each step.
 
     Numbers, presented owners and modes, attributes, times and hard links are as before. OSError (EAGAIN) if a file
-    changed while it was copied.
+    changed while it was copied. Each step may be made by another thread: none ends in somebody's identity.
     """
-    with contextlib.suppress(FileNotFoundError):
-        door.remove_tree(target)
-    _copy(door, source, target, {})
+    return _copy(door, source, target, {})
 
 
-def _copy(door: Door, source: Spot, target: Spot, links: dict[Inode, Spot]) -> None:
+def _copy(door: Door, source: Spot, target: Spot, links: dict[Inode, Spot]) -> Iterator[None]:
     found = door.examine(source)
     if found.record.is_directory:
         door.make_directory(target, lambda _: found.record)
         for name in _names(door, source, found):
-            _copy(door, _inside(source, name), _inside(target, name), links)
+            yield from _copy(door, _inside(source, name), _inside(target, name), links)
         _finish(door, source, target, found)
     elif found.record.ino in links:
         door.link(links[found.record.ino], target)
     else:
-        _copy_file(door, source, target, found)
+        yield from _copy_file(door, source, target, found)
         if found.stat.st_nlink > 1:
             links[found.record.ino] = target
+    yield
 
 
 def _inside(directory: Spot, name: bytes) -> Spot:
@@ -64,34 +86,39 @@ def _names(door: Door, source: Spot, found: Found) -> list[bytes]:
         os.close(opened.fd)
 
 
-def _copy_file(door: Door, source: Spot, target: Spot, found: Found) -> None:
+def _copy_file(door: Door, source: Spot, target: Spot, found: Found) -> Iterator[None]:
     reading = door.open(source, os.O_RDONLY, found.record.ino)
     try:
         fd, _ = door.make_file(target, lambda _: found.record, os.O_WRONLY)
-        writing = OpenFile(fd)
         try:
-            _copy_content(reading, writing, target.identity)
+            yield from _copy_content(reading, OpenFile(fd), target.identity)
         finally:
             os.close(fd)
-        now = door.examine(reading)
-        if (now.stat.st_size, now.stat.st_mtime_ns) != (found.stat.st_size, found.stat.st_mtime_ns):
-            raise BlockingIOError("the file is being written")
+        if _fingerprint(door.examine(reading)) != _fingerprint(found):
+            raise BlockingIOError(errno.EAGAIN, "a file changed while it was copied")
     finally:
         os.close(reading.fd)
     _finish(door, source, target, found)
 
 
-def _copy_content(reading: OpenFile, writing: OpenFile, identity: Owner) -> None:
+def _copy_content(reading: OpenFile, writing: OpenFile, identity: Owner) -> Iterator[None]:
     offset = 0
+    while length := _copy_piece(reading, writing, offset, identity):
+        offset += length
+        yield
     with acting_as(identity):
-        while piece := os.pread(reading.fd, _PIECE_BYTES, offset):
-            if piece.strip(b"\0"):  # holes stay holes
-                written = 0
-                while written < len(piece):
-                    written += os.pwrite(writing.fd, piece[written:], offset + written)
-            offset += len(piece)
         os.ftruncate(writing.fd, offset)
         os.fsync(writing.fd)
+
+
+def _copy_piece(reading: OpenFile, writing: OpenFile, offset: int, identity: Owner) -> int:
+    with acting_as(identity):
+        piece = os.pread(reading.fd, _PIECE_BYTES, offset)
+        if piece.strip(b"\0"):  # holes stay holes
+            written = 0
+            while written < len(piece):
+                written += os.pwrite(writing.fd, piece[written:], offset + written)
+        return len(piece)
 
 
 def _finish(door: Door, source: Spot, target: Spot, found: Found) -> None:

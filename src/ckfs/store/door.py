@@ -193,20 +193,25 @@ class Door:
 
     def files_below(self, spot: Spot) -> Iterator[tuple[bytes, Found]]:
         """Every regular file under the directory *spot*, with its path below it."""
-        with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            yield from self._files_below(fd, b"")
+        for path, found in self.all_below(spot):
+            if found.record.is_regular:
+                yield path, found
 
-    def _files_below(self, fd: int, prefix: bytes) -> Iterator[tuple[bytes, Found]]:
+    def all_below(self, spot: Spot) -> Iterator[tuple[bytes, Found]]:
+        """Everything under the directory *spot*, of whatever kind, with its path below it."""
+        with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            yield from self._all_below(fd, b"")
+
+    def _all_below(self, fd: int, prefix: bytes) -> Iterator[tuple[bytes, Found]]:
         for name in syscalls.names_in(fd):
             found = _or_none(self.examine_in, fd, name)
             if found is None:
                 continue
-            if found.record.is_regular:
-                yield prefix + name, found
-            elif found.record.is_directory:
+            yield prefix + name, found
+            if found.record.is_directory:
                 inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
                 try:
-                    yield from self._files_below(inner, prefix + name + b"/")
+                    yield from self._all_below(inner, prefix + name + b"/")
                 finally:
                     os.close(inner)
 

@@ -16,14 +16,15 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import outcome
 import trio
 
-from ckfs.errors import StoreDown
+from ckfs.errors import Busy, StoreDown
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,11 @@ _THREADS_PER_SET = 16
 _PROBE_INTERVAL_S = 0.5
 _SLOW_LOOK_S = 0.02
 _THREADS_AFTER_SLOW_LOOK_S = 10.0
+
+DATA_CALLS = 1536
+"""How many data calls may wait for the store at once, so that a transport with more places than these always has one for
+a metadata call: data calls may wait for ten minutes."""
+_DATA_CALLS_PER_SET = 768
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +84,8 @@ class Gate:
         op_timeout_s: float = 10.0,
         io_timeout_s: float = 600.0,
         local: bool = False,
+        data_calls: int = DATA_CALLS,
+        data_calls_per_set: int = _DATA_CALLS_PER_SET,
     ) -> None:
         self._probe = probe
         self._local = local
@@ -86,6 +94,9 @@ class Gate:
         self.io_timeout_s = io_timeout_s
         self._metadata = trio.CapacityLimiter(_METADATA_THREADS)
         self._data = trio.CapacityLimiter(_DATA_THREADS)
+        self._data_calls = data_calls
+        self._data_calls_per_set = data_calls_per_set
+        self._waiting_for_data: Counter[int] = Counter()
         self._sets: dict[tuple[int, int], trio.CapacityLimiter] = {}
         self._up = trio.Event()
         self._up.set()
@@ -128,8 +139,42 @@ class Gate:
     async def transfer(
         self, work: Callable[[], T], *, releases: Iterable[Release] = (), of_set: int = 0
     ) -> T:
-        """Run a data call or an fsync: as :meth:`call`, with the time limit for data."""
-        return await self._run(_Job(work, None, tuple(releases)), self._data, self.io_timeout_s, of_set)
+        """Run a data call or an fsync: as :meth:`call`, with the time limit for data. Raises Busy if too many wait."""
+        job = _Job(work, None, tuple(releases))
+        waiting = self._waiting_for_data
+        if waiting.total() >= self._data_calls or (of_set and waiting[of_set] >= self._data_calls_per_set):
+            self._give_up(job)
+            raise Busy("too many data calls wait for the store")
+        waiting[of_set] += 1
+        try:
+            return await self._run(job, self._data, self.io_timeout_s, of_set)
+        finally:
+            waiting[of_set] -= 1
+            if not waiting[of_set]:
+                del waiting[of_set]
+
+    @contextlib.asynccontextmanager
+    async def alone(self, of_set: int) -> AsyncIterator[None]:
+        """Within the block no call of the set *of_set* is under way, and new ones wait.
+
+        StoreDown if those that are do not end soon: others must not have to wait for long.
+        """
+        held: list[tuple[trio.CapacityLimiter, object]] = []
+        try:
+            with trio.move_on_after(self.op_timeout_s / 4) as limit:
+                for kind in (self._metadata, self._data):
+                    limiter = self._limiter(of_set, kind)
+                    for _ in range(_THREADS_PER_SET):
+                        borrower = object()
+                        await limiter.acquire_on_behalf_of(borrower)
+                        held.append((limiter, borrower))
+                await trio.lowlevel.checkpoint()  # those whose calls have just ended take up what they found
+            if limit.cancelled_caught:
+                raise StoreDown("calls of the set are still under way")
+            yield
+        finally:
+            for limiter, borrower in held:
+                limiter.release_on_behalf_of(borrower)
 
     async def clean_up(self, work: Callable[[], None]) -> None:
         """Run *work* even while the store is down, for as long as it takes up to the limit; its errors are logged."""
@@ -159,16 +204,20 @@ class Gate:
         return job.result.unwrap()
 
     async def _acquire(self, job: _Job[T], kind: trio.CapacityLimiter, of_set: int) -> None:
-        key = (of_set, id(kind))  # slow data calls of a set leave its metadata calls alone
-        limiter = self._sets.get(key)
-        if limiter is None:
-            limiter = self._sets[key] = trio.CapacityLimiter(_THREADS_PER_SET if of_set else math.inf)
+        limiter = self._limiter(of_set, kind)
         await limiter.acquire_on_behalf_of(job)
         job.limiters.append(limiter)
         await kind.acquire_on_behalf_of(job)
         job.limiters.append(kind)
         if len(self._sets) > 1024:
             self._sets = {key: used for key, used in self._sets.items() if used.borrowed_tokens}
+
+    def _limiter(self, of_set: int, kind: trio.CapacityLimiter) -> trio.CapacityLimiter:
+        key = (of_set, id(kind))  # slow data calls of a set leave its metadata calls alone
+        limiter = self._sets.get(key)
+        if limiter is None:
+            limiter = self._sets[key] = trio.CapacityLimiter(_THREADS_PER_SET if of_set else math.inf)
+        return limiter
 
     def _start(self, job: _Job[T]) -> None:
         token = trio.lowlevel.current_trio_token()
@@ -177,7 +226,10 @@ class Gate:
             with contextlib.suppress(trio.RunFinishedError):  # the daemon ended meanwhile
                 token.run_sync_soon(self._finish, job, result)
 
-        trio.lowlevel.start_thread_soon(job.work, deliver)
+        try:
+            trio.lowlevel.start_thread_soon(job.work, deliver)
+        except RuntimeError as error:
+            raise Busy(f"no thread to be had: {error}") from error
         job.started = True  # only now: without a thread nothing would ever give back what the job holds
 
     def _finish(self, job: _Job[T], result: outcome.Outcome[T]) -> None:
@@ -251,7 +303,10 @@ class Gate:
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(answer.set)
 
-        trio.lowlevel.start_thread_soon(self._probe, deliver)
+        try:
+            trio.lowlevel.start_thread_soon(self._probe, deliver)
+        except RuntimeError:  # no thread to be had: this says nothing of the store, which is asked again
+            return False
         await answer.wait()  # one probe at a time: a hung one must not be followed by a thousand others
         return isinstance(results[0], outcome.Value)
 

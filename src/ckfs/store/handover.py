@@ -14,15 +14,19 @@ import contextlib
 import dataclasses
 import errno
 import logging
+import os
+import secrets
+import threading
+from collections.abc import Generator
 
-from ckfs.errors import Stale
+from ckfs.errors import FsError, Stale
 from ckfs.model import Owner
 from ckfs.names import Inode, SetName, shown
-from ckfs.store.copying import Contents, contents, copy_tree
+from ckfs.store.copying import Contents, contents, copy_tree, everything, writers
 from ckfs.store.door import Found, Spot
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
-from ckfs.store.setnames import USERS, SetEntry, place_beside
+from ckfs.store.setnames import SetEntry, decode, encode, place_beside, place_of_copy
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +69,14 @@ def _settled(store: Store, name: SetName, entry: SetEntry) -> SetEntry:
     """Bring an earlier hand-over to its end, as far as that needs no copy: an entry can say of one other owner only that
     files may be his, or lie with his, already."""
     stored = store.service if entry.owner is None or entry.owner.uid == ROOT.uid else entry.owner
-    return (
-        entry if entry.stored.uid == stored.uid else bring_files(store, name, entry, stored, may_copy=False)
-    )
+    if entry.stored.uid == stored.uid:
+        return entry
+    try:
+        return bring_files(store, name, entry, stored) or entry
+    except OSError as error:
+        if error.errno != errno.EMLINK:
+            raise
+        return entry
 
 
 def said_of(store: Store, name: SetName, ino: Inode) -> SetEntry:
@@ -98,10 +107,10 @@ def _found(store: Store, entry: SetEntry) -> Found:
         return store.door.examine(Spot(ROOT, entry.spot.components))
 
 
-def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner, *, may_copy: bool) -> SetEntry:
+def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry | None:
     """Let the files of the set *name* belong to *stored*. Returns the entry that says so.
 
-    Where root may not chown, they are copied if *may_copy*; else the entry comes back as it was, to try again later.
+    None where root may not chown: then they have to be copied.
     """
     if stored == entry.stored:
         return entry
@@ -113,7 +122,9 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner, *, 
     try:
         store.door.change_owner(Spot(ROOT, entry.spot.components), stored)
     except PermissionError:
-        return _copy(store, name, entry, stored) if may_copy and not links else entry
+        if links:
+            raise OSError(errno.EMLINK, "it has links that are other sets, and root is squashed") from None
+        return None
     for other in links:
         _move_place(store, other, store.names.read(other), stored)
     return _move_place(store, name, entry, stored)
@@ -140,31 +151,178 @@ def _finish_move(store: Store, name: SetName, entry: SetEntry, stored: Owner) ->
     raise Stale("the set is not where its entry says")
 
 
-def _copy(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry:
-    # The same name each time, so that one that died is found and replaced instead of staying for ever.
-    place = place_beside(name, entry.ino)
-    target = Spot(stored, (USERS, b"%d" % stored.uid, place))
-    before = contents(store.door, entry.spot)
-    copy_tree(store.door, entry.spot, target)
-    if contents(store.door, entry.spot) != before:
-        raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
-    moved = _switch(store, name, entry, dataclasses.replace(entry, stored=stored, place=place))
-    _remove_old(store, name, entry, before)
-    return moved
+class Copying:
+    """One attempt to copy a set to its new owner. Synchronous; each method may be called by another thread.
+
+    A lock in the store, which ends with its process, keeps other mounts from copying the same set. A copy that was begun
+    by one that died is found under the same name, and replaced. Whatever happens, :meth:`close` is called last.
+    """
+
+    def __init__(self, store: Store, name: SetName, entry: SetEntry, stored: Owner) -> None:
+        self._store = store
+        self._name = name
+        self._entry = entry
+        self._copied = dataclasses.replace(entry, stored=stored, place=place_of_copy(name, entry.ino))
+        self._before: Contents = {}
+        self._lock: int | None = None
+        self._unfinished = False
+        self._steps = self._copy()
+        # A call that hangs holds up close(), so that no other mount begins before it is over.
+        self._busy = threading.Lock()
+
+    def begin(self) -> Contents:
+        """Lock the set, and look at what is to be copied. BlockingIOError if another mount copies it."""
+        with self._busy:
+            self._take_lock()
+            if self._store.names.read(self._name) != self._entry:
+                raise Stale("the set has changed meanwhile")
+            self._before = contents(self._store.door, self._entry.spot)
+            return self._before
+
+    def _take_lock(self) -> None:
+        try:
+            self._lock = self._store.names.lock_copy(self._entry.ino)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            # A store without locks (Lustre without -o flock): of several copies that come to their end one is the set.
+            place = b"%s~%s" % (self._copied.place, secrets.token_hex(8).encode())
+            self._copied = dataclasses.replace(self._copied, place=place)
+
+    def writers(self) -> dict[bytes, set[bytes]]:
+        """The images that are being written as their records say, by node."""
+        with self._busy:
+            return writers(self._store.door, self._entry.spot)
+
+    def step(self) -> bool:
+        """Copy a piece; False when all is copied."""
+        with self._busy:
+            return next(self._steps, self) is not self
+
+    def _copy(self) -> Generator[None, None, None]:
+        self._unfinished = True
+        with contextlib.suppress(FileNotFoundError):
+            self._store.door.remove_tree(self._copied.spot)
+        yield
+        yield from copy_tree(self._store.door, self._entry.spot, self._copied.spot)
+
+    def finish(self) -> SetEntry:
+        """Let the copy be the set, in one step. OSError (EAGAIN) if the set changed since :meth:`begin`."""
+        with self._busy:
+            if contents(self._store.door, self._entry.spot) != self._before:
+                raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
+            self._note()
+            moved = _switch(self._store, self._name, self._entry, self._copied)
+            self._unfinished = False
+            return moved
+
+    def _note(self) -> None:
+        """Say in the lock what is to be removed, for :func:`remove_left` should this process die before it has done it."""
+        if self._lock is not None:
+            os.pwrite(self._lock, encode(self._entry) + b"\0" + self._name, 0)
+            os.fsync(self._lock)
+
+    def put_old_aside(self) -> None:
+        """After :meth:`finish`: take the old files away in one step, so that nobody finds a part of them."""
+        with self._busy:
+            aside = _aside(self._name, self._entry)
+            with contextlib.suppress(FileNotFoundError):
+                self._store.door.remove_tree(aside)
+            self._store.door.rename(self._entry.spot, aside)
+
+    def remove_old(self) -> None:
+        """After :meth:`put_old_aside`."""
+        with self._busy:
+            _remove_old(self._store, self._name, _aside(self._name, self._entry), self._before)
+
+    def close(self) -> None:
+        """Take back a copy that did not come to its end, and let others try."""
+        with self._busy:
+            self._steps.close()
+            try:
+                if self._unfinished and not self._is_the_set():
+                    self._store.door.remove_tree(self._copied.spot)
+            except FileNotFoundError:
+                pass
+            finally:
+                if self._lock is not None:
+                    self._store.names.unlock_copy(self._entry.ino, self._lock)
+
+    def _is_the_set(self) -> bool:
+        """A store may say that it could not switch, and have done it."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._store.names.read(self._name).spot == self._copied.spot
+        return False
 
 
-def _remove_old(store: Store, name: SetName, entry: SetEntry, before: Contents) -> None:
+def remove_left(store: Store) -> None:
+    """Remove the old files of hand-overs that died after the copy had become the set."""
+    for ino in store.names.locked_copies():
+        try:
+            lock = store.names.lock_copy(ino)
+        except OSError:  # being copied
+            continue
+        try:
+            entry, _, name = os.pread(lock, 1 << 16, 0).partition(b"\0")
+            if name:
+                _remove_left(store, SetName(name), decode(entry), os.fstat(lock).st_mtime_ns)
+        except (OSError, FsError) as error:
+            log.warning("a copied set's old files cannot be removed: %s", error)
+        finally:
+            store.names.unlock_copy(ino, lock)
+
+
+def _remove_left(store: Store, name: SetName, old: SetEntry, copied_ns: int) -> None:
+    if _is_used(store, old):
+        return
+    for spot in (old.spot, _aside(name, old)):
+        found = store.door.examine_if_there(spot)
+        if found is not None and found.record.ino == old.ino:
+            _remove_unless_changed(store, name, spot, copied_ns)
+
+
+def _remove_unless_changed(store: Store, name: SetName, spot: Spot, since_ns: int) -> None:
+    place = shown(b"/".join(spot.components))
+    if any(
+        file.record.is_regular and file.stat.st_mtime_ns >= since_ns
+        for _, file in everything(store.door, spot)
+    ):
+        log.warning("set %s was copied to its new owner, and %s has changed since", shown(name), place)
+        return
+    store.door.remove_tree(spot)
+    log.info("removed %s, which was copied to the set's new owner", place)
+
+
+def _is_used(store: Store, old: SetEntry) -> bool:
+    """Whether any set lies there: it may have been renamed since."""
+    for name in store.names.all():
+        with contextlib.suppress(FileNotFoundError):
+            if store.names.read(name).spot == old.spot:
+                return True
+    return False
+
+
+def _aside(name: SetName, old: SetEntry) -> Spot:
+    return dataclasses.replace(old, place=place_beside(name, old.ino) + b"~old").spot
+
+
+def _remove_old(store: Store, name: SetName, aside: Spot, before: Contents) -> None:
     try:
-        if contents(store.door, entry.spot) == before:
-            store.door.remove_tree(entry.spot)
+        # Moving it has changed the top's own ctime.
+        if _without_ctime_of_top(contents(store.door, aside)) == _without_ctime_of_top(before):
+            store.door.remove_tree(aside)
             return
         reason: str | None = "another mount wrote there in that moment"
     except OSError as error:
         reason = error.strerror
-    place = b"/".join(entry.spot.components)
+    place = b"/".join(aside.components)
     log.warning(
         "set %s was copied to its new owner, and stays at %s too: %s", shown(name), shown(place), reason
     )
+
+
+def _without_ctime_of_top(found: Contents) -> Contents:
+    return {**found, b"": (*found[b""][:3], 0)}
 
 
 def _switch(store: Store, name: SetName, entry: SetEntry, moved: SetEntry) -> SetEntry:

@@ -94,11 +94,22 @@ def _make_top(path: str, service: Owner) -> None:
         os.mkdir(path, 0o755)
     except FileExistsError:
         return
+    except PermissionError:
+        raise _squashed_top(path) from None
     except OSError as error:
         raise StoreUnusable(f"{shown(path)}: cannot make the directory: {error.strerror}") from None
-    if service != ROOT:
-        with _unusable(path):
-            os.chown(path, service.uid, service.gid)
+    try:
+        os.chown(path, service.uid, service.gid)
+    except PermissionError:
+        os.rmdir(path)
+        raise _squashed_top(path) from None
+
+
+def _squashed_top(path: str) -> NotPermitted:
+    return NotPermitted(
+        f"{shown(path)}: root may not make it: make the directory on the storage server, let an account own it,"
+        " and name that with --service-user"
+    )
 
 
 def _initialise_at(root_fd: int, path: str, service: Owner) -> bool:
@@ -112,6 +123,7 @@ def _initialise_at(root_fd: int, path: str, service: Owner) -> bool:
             f"{shown(path)}: not a ckfs store, and not empty (there is {shown(foreign[0])}): give an empty directory"
         )
     with acting_as(service):
+        _check_keeper(root_fd, path, service)
         for name, mode in _DIRECTORIES.items():
             _make_directory(root_fd, name, mode)
         _check_attributes(root_fd, path)
@@ -121,6 +133,25 @@ def _initialise_at(root_fd: int, path: str, service: Owner) -> bool:
         text = f'# A ckfs store. What lies here is described in docs/store.md.\nformat = {FORMAT}\nid = "{uuid.uuid4()}"\n'
         _write_file(root_fd, _FORMAT_FILE, text + f'made_by = "ckfs {__version__}"\n')
     return True
+
+
+def _check_keeper(root_fd: int, path: str, service: Owner) -> None:
+    """Refuse, before anything is made, to keep a store as somebody who may not write there, or is taken for another."""
+    probe = b"%s%s" % (_UNFINISHED[0], secrets.token_hex(8).encode())
+    try:
+        fd = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600, dir_fd=root_fd)
+    except PermissionError:
+        reason = f"uid {service.uid} may not write there"
+    else:
+        made_by = os.fstat(fd).st_uid
+        os.close(fd)
+        os.unlink(probe, dir_fd=root_fd)
+        if made_by == service.uid:
+            return
+        reason = f"what uid {service.uid} makes there belongs to uid {made_by}"
+    raise NotPermitted(
+        f"{shown(path)}: {reason}: let an account own the directory on the storage server, and name that with --service-user"
+    )
 
 
 def _make_directory(root_fd: int, name: bytes, mode: int) -> None:
@@ -157,12 +188,26 @@ def open_store(path: str, service: Owner = ROOT, *, read_only: bool = False) -> 
         root_fd = _open_root(path)
         try:
             identifier = _read_format(root_fd, path)
+            if not read_only:
+                _check_keeper_again(root_fd, path, service)
             door = Door(root_fd, read_only=read_only)
             names = SetNames(door, root_fd, service, read_only=read_only)
         except BaseException:
             os.close(root_fd)
             raise
     return Store(path, identifier, door, names, service, read_only)
+
+
+def _check_keeper_again(root_fd: int, path: str, service: Owner) -> None:
+    """Refuse to mount as somebody who may make no set: root where he is squashed, or another than the store's keeper."""
+    with acting_as(service):
+        if os.access(NAMES, os.W_OK | os.X_OK, dir_fd=root_fd, effective_ids=True):
+            return
+    keeper = os.stat(NAMES, dir_fd=root_fd, follow_symlinks=False).st_uid
+    raise NotPermitted(
+        f"{shown(path)}: uid {service.uid} may not write there: mount with service_user= and the account of uid {keeper},"
+        " which keeps the store"
+    )
 
 
 def _open_root(path: str) -> int:
@@ -246,6 +291,6 @@ def _unusable(path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise NotPermitted(
-                f"{shown(path)}: {error.strerror}: run as root, or name an account that may with service_user="
+                f"{shown(path)}: {error.strerror}: run as root; where root is squashed, the store's directory needs mode 0755"
             ) from None
         raise StoreUnusable(f"{shown(path)}: the store cannot be used: {error.strerror}") from None

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Check = Callable[[Found], None]
-"""Raises unless the caller may take away what is at a name now (the kernel checked what was there a moment ago)."""
+"""Raises unless the caller may take away, or move, what is at a name now (the kernel checked what was there a moment ago)."""
 
 _TRIES = 20
 
@@ -52,31 +52,35 @@ def _rename_set(
     names: SetNames, door: Door, old: SetName, new: SetName, flags: int, check: Check
 ) -> tuple[SetEntry, Found | None]:
     entry, found = names.examine(old)
+    check(found)
     if flags & RENAME_EXCHANGE:
-        names.examine(new)
+        check(names.examine(new)[1])
         names.exchange(old, new)
         return entry, None
     if flags & RENAME_NOREPLACE:
         names.check_free(new)
         names.move_if_free(old, new)
-        return _readable_place(names, door, new, entry), None
+        return _readable_place(names, door, new, entry, found), None
     replaced = _replaceable(names, door, new, found, check)
     if replaced is not None and replaced[0].ino == entry.ino:
         if not names.finish_rename(old, new):
             return entry, None  # two names of one file: POSIX says to do nothing
-        return _readable_place(names, door, new, entry), None
+        return _readable_place(names, door, new, entry, found), None
     if replaced is None or found.record.is_directory:
         _only_if_free(names, new, replaced)
         names.move_if_free(old, new)
     else:
         names.move_over(old, new, replaced[0])
         _unlink_replaced(door, replaced[0])
-    return _readable_place(names, door, new, entry), None if replaced is None else replaced[1]
+    return _readable_place(names, door, new, entry, found), None if replaced is None else replaced[1]
 
 
-def set_into_directory(names: SetNames, door: Door, old: SetName, target: Spot, flags: int) -> Found:
+def set_into_directory(
+    names: SetNames, door: Door, old: SetName, target: Spot, flags: int, check: Check
+) -> Found:
     """Move the set *old* to *target*, a name inside another set of the same owner."""
     entry, found = names.examine(old)
+    check(found)
     _check_single(found)
     door.rename(entry.spot, target, flags)
     names.clear(old, entry)
@@ -184,11 +188,11 @@ def _replaceable(
     return entry, found
 
 
-def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry) -> SetEntry:
+def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry, found: Found) -> SetEntry:
     """Let the set's files lie under its new name too; if that is not possible, the old one stays."""
     moved = SetEntry(entry.ino, entry.owner, entry.stored, _free_place(door, entry, name, entry.ino))
     try:
-        door.rename(entry.spot, moved.spot)
+        _rename_if_free(door, entry.spot, moved.spot, found)
         try:
             return _said_to_lie(names, name, entry, moved)
         except Stale:
@@ -199,6 +203,22 @@ def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry)
         with contextlib.suppress(OSError, Stale):
             return names.examine(name)[0]
         return entry
+
+
+def _rename_if_free(door: Door, old: Spot, new: Spot, found: Found) -> None:
+    """Two mounts may want the same place for two sets in the same moment: neither may lose its files."""
+    try:
+        door.rename(old, new, RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # The store knows no such flag, but making a directory, or a link, is as exclusive.
+        if found.record.is_directory:
+            door.make_directory(new, lambda _: found.record)
+            door.rename(old, new)
+        else:
+            door.link(old, new)
+            door.unlink(old)
 
 
 def _move_back(door: Door, moved: SetEntry, entry: SetEntry) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 import secrets
@@ -38,6 +39,7 @@ USERS = b"users"
 STAGING = b"staging"
 
 _VERSION = b"1"
+_LOCK = b"copying-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +420,49 @@ class SetNames:
         with acting_as(self._service):
             yield
 
+    # One mount at a time
+
+    def lock_copy(self, ino: Inode) -> int:
+        """Lock the set *ino* against copying by others. Returns what :meth:`unlock_copy` takes.
+
+        BlockingIOError if another has it; OSError where the store keeps no locks. The lock ends with its process.
+        """
+        name = _lock_name(ino)
+        with acting_as(self._service):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, 0o600, dir_fd=self._staging_fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # NFS wants it open for writing
+                if not os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=self._staging_fd)):
+                    raise FileNotFoundError(errno.ENOENT, "unlocked in that moment")
+            except FileNotFoundError:
+                os.close(fd)
+                raise BlockingIOError(errno.EAGAIN, "another mount has just copied it") from None
+            except BlockingIOError:
+                os.close(fd)
+                raise BlockingIOError(errno.EAGAIN, "another mount is copying it") from None
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+
+    def locked_copies(self) -> list[Inode]:
+        """Sets that are being copied, or were by one that died."""
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._staging_fd)
+        try:
+            return [
+                Inode(int(name[len(_LOCK) :], 16)) for name in syscalls.names_in(fd) if name.startswith(_LOCK)
+            ]
+        finally:
+            os.close(fd)
+
+    def unlock_copy(self, ino: Inode, lock: int) -> None:
+        with acting_as(self._service):
+            try:
+                os.unlink(_lock_name(ino), dir_fd=self._staging_fd)
+            finally:
+                os.close(lock)
+
     def sync(self) -> None:
         os.fsync(self._names_fd)
 
@@ -426,6 +471,15 @@ def _unused_name(purpose: bytes) -> bytes:
     return b"%s-%s" % (purpose, secrets.token_hex(8).encode())
 
 
+def _lock_name(ino: Inode) -> bytes:
+    return _LOCK + b"%x" % ino
+
+
 def place_beside(name: bytes, ino: Inode) -> bytes:
     """Another name below ``users/<uid>/`` for the set *name*: nothing else has it, and it still says whose it is."""
     return b"%s~%x" % (name[:230], ino)
+
+
+def place_of_copy(name: bytes, ino: Inode) -> bytes:
+    """Where the set *name* is copied to: never taken for the set itself before its entry says so."""
+    return place_beside(name, ino) + b"~copy"

@@ -47,6 +47,7 @@ def replies(
     @functools.wraps(handler)
     async def replying(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
         self.in_flight += 1
+        self.begun += 1
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:
@@ -78,6 +79,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._fs = fs
         self.in_flight = 0
+        self.begun = 0
         self._idle = trio.Event()
 
     def became_idle(self) -> None:
@@ -88,6 +90,13 @@ class Operations(pyfuse3.Operations):
         """Wait until no request is being answered."""
         while self.in_flight:
             await self._idle.wait()
+
+    async def quiet(self, for_s: float) -> bool:
+        """Whether no request comes for *for_s* seconds; False as soon as one that came meanwhile is answered."""
+        before = self.begun
+        with trio.move_on_after(for_s):
+            await self._idle.wait()
+        return self.begun == before
 
     # Names
 
@@ -259,7 +268,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        return await self._fs.extended.get(Inode(inode), name)
+        return await self._fs.extended.get(Inode(inode), name, caller_of(ctx))
 
     @replies
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
