@@ -7,7 +7,7 @@ import enum
 import stat
 from dataclasses import dataclass
 
-from ckfs.names import Gid, Inode, Uid
+from ckfs.names import Gid, Inode, SetName, Uid
 
 
 class Role(enum.Enum):
@@ -85,3 +85,33 @@ class Record:
     @property
     def is_regular(self) -> bool:
         return stat.S_ISREG(self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A regular file of a set. *path* is the one below the set, empty if the set is the file."""
+
+    path: bytes
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A direct entry *name* of the batch set *set_name*, or the set itself if that is a file (*name* empty).
+
+    *keep* is what somebody said of it, or of the set as a whole.
+    """
+
+    set_name: SetName
+    name: bytes
+    keep: Keep
+    images: tuple[Image, ...]
+
+    @property
+    def key(self) -> tuple[SetName, bytes]:
+        return self.set_name, self.name
+
+    @property
+    def order(self) -> int:
+        """When its last image became complete."""
+        return max((image.record.completed for image in self.images), default=0)

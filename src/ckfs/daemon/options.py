@@ -22,10 +22,12 @@ class MountOptions:
     op_timeout_s: float = 10.0
     io_timeout_s: float = 600.0
     read_only: bool = False
+    reads_partial: bool = False
     log_file: str | None = None
 
 
-KNOWN = ("role", "node", "service_user", "op_timeout", "io_timeout", "ro", "rw", "log")
+KNOWN = ("role", "node", "service_user", "op_timeout", "io_timeout", "ro", "rw", "partial", "log")
+_FLAGS = ("ro", "rw", "partial")
 
 
 def parse(given: list[str]) -> MountOptions:
@@ -35,7 +37,7 @@ def parse(given: list[str]) -> MountOptions:
         key, equals, value = item.partition("=")
         if key not in KNOWN:
             raise UsageError(f"unknown mount option {shown(key)}; known are {', '.join(KNOWN)}")
-        if bool(equals) == (key in ("ro", "rw")):
+        if bool(equals) == (key in _FLAGS):
             raise UsageError(
                 f"mount option {key} takes no value"
                 if equals
@@ -51,6 +53,7 @@ def parse(given: list[str]) -> MountOptions:
         op_timeout_s=_seconds("op_timeout", values.get("op_timeout", "10")),
         io_timeout_s=_seconds("io_timeout", values.get("io_timeout", "600")),
         read_only="ro" in values,
+        reads_partial="partial" in values,
         log_file=values.get("log"),
     )
 

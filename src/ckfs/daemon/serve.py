@@ -86,7 +86,16 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             io_timeout_s=options.io_timeout_s,
             local=store.door.is_local,
         )
-        core = Core(store, gate, policy, users, options.role, options.node.encode(), options.op_timeout_s)
+        core = Core(
+            store,
+            gate,
+            policy,
+            users,
+            options.role,
+            options.node.encode(),
+            options.op_timeout_s,
+            options.reads_partial,
+        )
         told_early = _noted_signals()
         own = mounting.mount(store.path, path, read_only=options.read_only)
         trio.run(_Mount(core, users, own, ready, told_early).run)

@@ -16,13 +16,15 @@ import trio
 
 from ckfs.errors import FsError, Stale
 from ckfs.fs.core import Core
-from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.guard import Guard
+from ckfs.fs.inodes import Handle, Node, Place
 from ckfs.fs.sets import Sets
+from ckfs.fs.states import States, place_of
 from ckfs.model import Caller, Record, State
-from ckfs.names import FileHandle, Gid, Inode, Uid, shown
-from ckfs.policy import presented
-from ckfs.store.door import Found, OpenFile, Target
-from ckfs.store.gate import Release
+from ckfs.names import FileHandle, Inode
+from ckfs.owners.processes import process_of
+from ckfs.policy.lifecycle import Event
+from ckfs.store.door import OpenFile, Target
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC
 class Content:
     core: Core
     sets: Sets
+    guard: Guard
+    states: States
 
     # Opening and closing
 
@@ -44,10 +48,13 @@ class Content:
         truncate = bool(flags & os.O_TRUNC)
         await self.sets.check_change(node, caller, writing=truncate or bool(flags & os.O_ACCMODE))
         self.core.check_handles(caller)
-        change = self._begun_by(caller.uid, caller.gid)
-        door = self.core.store.door
+        door, place = self.core.store.door, place_of(node)
+
+        def change(record: Record) -> Record:
+            return self.states.begun(record, caller, Event.REPLACED)
 
         def work() -> OpenFile:
+            self._check_open(held or node.spot, ino, place, flags, caller)
             file = door.open_again(held, access) if held is not None else door.open(node.spot, access, ino)
             try:
                 if truncate:
@@ -69,13 +76,28 @@ class Content:
         finally:
             node.truncating -= truncate
         if truncate:
-            node.failed = False
+            node.failed = node.killed = False
         return self.opened(node, file, caller, flags, wrote=truncate)
+
+    def _check_open(
+        self, target: Target, ino: Inode, place: Place | None, flags: int, caller: Caller
+    ) -> None:
+        """Refuse to write what is protected, and to read what is torn."""
+        writes, reads = flags & os.O_ACCMODE or flags & os.O_TRUNC, flags & os.O_ACCMODE != os.O_WRONLY
+        if place is None or not (reads or self.core.policy.is_batch(place.set_name)):
+            return
+        found = self.core.store.door.examine(target, ino)
+        if writes:
+            self.guard.check(place, found, caller)
+        elif found.record.state is State.PARTIAL and not self.core.reads_partial:
+            log.warning("image %s is partial: not opened for uid %d", place, caller.uid)
+            raise OSError(errno.EIO, "a partial image")
 
     def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
         handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
         handle.direct = self._goes_past_the_cache(node, flags)
         handle.wrote = handle.marked = wrote
+        handle.process = process_of(caller.pid) if handle.writable else None
         node.with_handle(handle)
         return self.core.handles.add(handle)
 
@@ -132,7 +154,7 @@ class Content:
         handle.wrote = True  # before the mark: who settles meanwhile must see that somebody writes
         with self._failing(handle):
             if not handle.marked:
-                await self._mark_writing(handle)
+                await self.states.begin(handle)
             return await self._transfer(handle, lambda: os.pwrite(handle.fd, data, offset))
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
@@ -140,39 +162,7 @@ class Content:
         sync = os.fdatasync if data_only else os.fsync
         with self._failing(handle):
             await self._transfer(handle, lambda: sync(handle.fd))
-
-    @contextlib.contextmanager
-    def _failing(self, handle: Handle) -> Iterator[None]:
-        """What was written may be lost if the block fails: its image can only become partial."""
-        try:
-            yield
-        except (OSError, FsError):
-            handle.node.failed = handle.node.failed or handle.wrote
-            raise
-
-    async def _transfer(self, handle: Handle, work: Callable[[], T]) -> T:
-        return await self.core.gate.transfer(
-            work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
-        )
-
-    # States
-
-    def _begun_by(self, uid: Uid, gid: Gid) -> Callable[[Record], Record]:
-        """An image's record from when somebody begins to write it."""
-
-        def change(record: Record) -> Record:
-            return presented.after_write(record, uid, gid).with_(
-                state=State.WRITING, node=self.core.node_name
-            )
-
-        return change
-
-    async def _mark_writing(self, handle: Handle) -> None:
-        change = self._begun_by(handle.opener.uid, handle.opener.gid)
-        found = await self._update(handle.node, handle, change)
-        if found.stat.st_nlink == 0 and await self.sets.was_copied(handle.node):
-            await self._update(handle.node, handle, change)
-        handle.marked = True
+        await self.states.synced(handle)
 
     async def flush(self, number: FileHandle) -> None:
         """A descriptor of the file is closed: let the store say now what it has against the data, and settle the state.
@@ -188,77 +178,24 @@ class Content:
         finally:
             handle.wrote = handle.marked = False
             try:
-                await self._settle(handle.node, handle)
+                await self.states.settle(handle.node, handle)
             except (OSError, FsError):
                 handle.wrote = True  # the release tries again
                 raise
 
-    async def _settle(self, node: Node, handle: Handle | None) -> None:
-        """Mark an image complete, or partial, once nobody here is writing it under a final name."""
-        if self._is_being_written(node) or not self.core.policy.is_final(node.name):
-            return
-        failed = node.failed
-
-        def change(record: Record) -> Record:
-            if record.state is not State.WRITING:
-                return record
-            return record.with_(state=State.PARTIAL if failed else State.COMPLETE)
-
-        release = await self.core.locks.acquire(node.ino)
-        if self._is_being_written(node):  # since this call waited for its turn
-            release()
-            return
-        found = await self._update(node, handle, change, release)
-        if found.stat.st_nlink == 0 and await self.sets.was_copied(node):
-            node.failed = True  # in the copy, where the next attempt marks it
-            raise OSError(errno.EIO, "the set was copied while the image was written")
-        if failed:
-            log.warning("image %s of set %s is partial: a write failed", shown(node.name), _set_of(node))
-        elif found.record.state is State.COMPLETE:
-            log.debug("image %s of set %s is complete", shown(node.name), _set_of(node))
-
-    @staticmethod
-    def _is_being_written(node: Node) -> bool:
-        return node.truncating > 0 or any(handle.wrote for handle in node.handles)
-
-    async def renamed(self, node: Node, old_name: bytes) -> None:
-        """A closed image that moves from a temporary to a final name is complete."""
-        if not self.core.policy.is_final(old_name) and not node.is_root:
-            await self._settle(node, None)
-
-    async def _update(
-        self,
-        node: Node,
-        handle: Handle | None,
-        change: Callable[[Record], Record],
-        release: Release | None = None,
-    ) -> Found:
-        """Amend the record of *node*, whose lock *release* gives back if the caller has it already."""
-        door = self.core.store.door
-        releases = [release or await self.core.locks.acquire(node.ino)]
-        target: Target
+    @contextlib.contextmanager
+    def _failing(self, handle: Handle) -> Iterator[None]:
+        """What was written may be lost if the block fails: its image can only become partial."""
         try:
-            if handle is None:
-                target = self.core.target(node, releases)
-            else:
-                target = handle.file
-                releases.append(handle.pin())
-        except BaseException:
-            for held in releases:
-                held()
+            yield
+        except (OSError, FsError):
+            handle.node.failed = handle.node.failed or handle.wrote
             raise
-        return await self.core.gate.call(
-            lambda: door.amend(target, node.ino, change),
-            releases=releases,
-            of_set=self.core.set_key(node),
+
+    async def _transfer(self, handle: Handle, work: Callable[[], T]) -> T:
+        return await self.core.gate.transfer(
+            work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
         )
-
-
-def _set_of(node: Node) -> str:
-    try:
-        return shown(node.top.name)
-    except Stale:
-        return "(removed)"
 
 
 def _close(file: OpenFile) -> None:

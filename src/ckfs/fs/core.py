@@ -79,6 +79,8 @@ class Core:
     role: Role
     node_name: bytes
     op_timeout_s: float
+    reads_partial: bool = False
+    """Partial images may be opened for reading."""
     inodes: Inodes = field(default_factory=Inodes)
     handles: Handles = field(default_factory=Handles)
     locks: InodeLocks = field(init=False)

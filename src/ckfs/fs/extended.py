@@ -5,23 +5,29 @@ ckfs's own are read by name and never listed, so that ``cp -a`` and ``rsync -X``
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from ckfs import __version__
 from ckfs.errors import Invalid, NoAttribute, NotOwner, Unsupported
 from ckfs.fs.core import Core
+from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node
 from ckfs.fs.metadata import Changes, Metadata
 from ckfs.fs.sets import Sets
-from ckfs.model import Caller, State
+from ckfs.model import Caller, Keep, State
 from ckfs.names import Inode
 from ckfs.owners.jobs import job_of
+from ckfs.policy import ownership
 from ckfs.store import record
+
+log = logging.getLogger(__name__)
 
 _USER = b"user."
 _OWN = b"user.ckfs"
 _OWNER = b"user.ckfs.owner"
+_KEEP = b"user.ckfs.keep"
 _PATH = b"trusted.ckfs.path"
 _UNCLAIMED = b"-"
 
@@ -33,6 +39,7 @@ class Extended:
     core: Core
     metadata: Metadata
     sets: Sets
+    guard: Guard
     _of_root: Mapping[bytes, Value] = field(init=False)
     _of_files: Mapping[bytes, Value] = field(init=False)
 
@@ -48,6 +55,8 @@ class Extended:
             b"user.ckfs.state": self._state,
             b"user.ckfs.written_by": self._written_by,
             b"user.ckfs.job": self._job,
+            b"user.ckfs.protected": self._protected,
+            _KEEP: self._keep,
             _PATH: self._path,
         }
 
@@ -67,6 +76,9 @@ class Extended:
         node = self.core.inodes.get(ino)
         if name == _OWNER and node.entry is not None and caller.is_root:
             await self._give(node, value, caller)
+            return
+        if name == _KEEP and node.entry is not None:
+            await self._set_keep(node, value, caller)
             return
         _check_changeable(name)
         await self.sets.check_change(node, caller)
@@ -99,6 +111,28 @@ class Extended:
         if owner is None:
             raise Invalid("user.ckfs.owner takes the name or number of a user")
         await self.metadata.setattr(top.ino, Changes(uid=owner.uid, gid=owner.gid), None, caller)
+
+    async def _set_keep(self, top: Node, value: bytes, caller: Caller) -> None:
+        """``pinned``, ``released`` or nothing, of the whole set, or with ``/NAME`` of the checkpoint NAME in it.
+
+        On the set rather than on the image, which its owner may not be allowed to write.
+        """
+        text, _, name = value.partition(b"/")
+        try:
+            keep = Keep(text.decode())
+        except ValueError:
+            raise Invalid("user.ckfs.keep takes pinned, released or nothing") from None
+        ownership.check_keep(keep, top.set_entry.owner, caller)
+        place, door = top.place.inside(name) if name else top.place, self.core.store.door
+
+        def work() -> None:
+            spot = top.inside(name) if name else top.spot
+            found = door.examine(spot)
+            door.amend(spot, found.record.ino, lambda found: found.record.with_(keep=keep))
+            self.guard.recount(place.set_name)
+
+        await self.core.change((top,), work)
+        log.info("%s is %s, says uid %d", place, keep.value or "kept by the rule again", caller.uid)
 
     # What ckfs knows
 
@@ -149,6 +183,17 @@ class Extended:
         if job is None:
             raise NoAttribute("the set's name is not a job's")
         return job.encode()
+
+    async def _protected(self, node: Node) -> bytes:
+        place = node.place
+        reason = await self.core.gate.transfer(lambda: self.guard.reason(place))
+        return b"no" if reason is None else reason.encode()
+
+    async def _keep(self, node: Node) -> bytes:
+        keep = (await self.core.examine(node)).record.keep
+        if keep is Keep.BY_RULE:
+            raise NoAttribute("nobody has said anything")
+        return str(keep.value).encode()
 
     async def _path(self, node: Node) -> bytes:
         return b"/".join((self.core.store.path.encode("utf-8", "surrogateescape"), *node.spot.components))

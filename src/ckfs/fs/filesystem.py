@@ -8,10 +8,12 @@ from ckfs.fs.content import Content
 from ckfs.fs.core import Core
 from ckfs.fs.extended import Extended
 from ckfs.fs.following import Following
+from ckfs.fs.guard import Guard
 from ckfs.fs.listing import Listing
 from ckfs.fs.metadata import Metadata
 from ckfs.fs.naming import Naming
 from ckfs.fs.sets import Sets
+from ckfs.fs.states import States
 from ckfs.names import Inode
 
 
@@ -33,15 +35,16 @@ class Filesystem:
 
 
 def filesystem(core: Core) -> Filesystem:
-    sets = Sets(core, Following(core))
-    content = Content(core, sets)
-    metadata = Metadata(core, sets)
+    guard = Guard(core)
+    sets = Sets(core, Following(core), guard)
+    content = Content(core, sets, guard, States(core, sets, guard))
+    metadata = Metadata(core, sets, guard)
     return Filesystem(
         core=core,
         sets=sets,
-        naming=Naming(core, sets, content),
+        naming=Naming(core, sets, content, guard),
         content=content,
         metadata=metadata,
-        extended=Extended(core, metadata, sets),
+        extended=Extended(core, metadata, sets, guard),
         listing=Listing(core),
     )

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import trio
 
 from ckfs.errors import Stale
 from ckfs.fs.streams import Stream
 from ckfs.model import Caller
-from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
+from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName, shown
+from ckfs.owners.processes import Process
 from ckfs.store.door import Found, OpenFile, Spot
 from ckfs.store.gate import Release
 from ckfs.store.setnames import SetEntry
@@ -34,7 +35,9 @@ class Handle:
         "marked",
         "node",
         "opener",
+        "process",
         "reading",
+        "settled",
         "stream",
         "writable",
         "wrote",
@@ -48,6 +51,10 @@ class Handle:
         self.direct = False
         """The kernel keeps no pages for it."""
         self.reading = trio.Lock()
+        self.process: Process | None = None
+        """Who writes through it, if that is known."""
+        self.settled = False
+        """Closing a descriptor of it made its image complete; others may go on to write through it."""
         self.stream = Stream()
         self.wrote = False
         """Something was written through it since its image was last settled."""
@@ -80,6 +87,20 @@ class Handle:
             close()
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A name in a set: the names that lead to it from the set's top, none for the top itself."""
+
+    set_name: SetName
+    below: tuple[bytes, ...]
+
+    def inside(self, name: bytes) -> Place:
+        return Place(self.set_name, (*self.below, name))
+
+    def __str__(self) -> str:
+        return shown(b"/".join((self.set_name, *self.below)))
+
+
 class Node:
     """An inode that the kernel knows. *entry* is a set's, for its top; None below it and for the mount's root."""
 
@@ -88,6 +109,7 @@ class Node:
         "failed",
         "handles",
         "ino",
+        "killed",
         "lookups",
         "name",
         "parent",
@@ -107,6 +129,8 @@ class Node:
         self.handles: tuple[Handle, ...] = ()
         self.failed = False
         """Something that was written on this mount may be lost: the image is partial until it is truncated."""
+        self.killed = False
+        """A writer was killed since the image was last truncated."""
         self.truncating = 0
         """How many are opening it to overwrite it."""
         self.removed: Found | None = None
@@ -124,6 +148,12 @@ class Node:
     @property
     def set_name(self) -> SetName:
         return SetName(self.top.name)
+
+    @property
+    def place(self) -> Place:
+        """The set that this is in, and the way below it. Stale as for :attr:`top`."""
+        top, below = self._climb()
+        return Place(SetName(top.name), tuple(reversed(below)))
 
     @property
     def set_entry(self) -> SetEntry:

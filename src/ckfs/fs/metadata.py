@@ -9,12 +9,15 @@ from dataclasses import dataclass
 
 from ckfs.errors import NotOwner
 from ckfs.fs.core import Core
-from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.guard import Guard
+from ckfs.fs.inodes import Handle, Node, Place
 from ckfs.fs.sets import Sets
+from ckfs.fs.states import place_of
 from ckfs.fs.streams import ANSWER_HOLDS_S
-from ckfs.model import Caller, Owner, Record, State
+from ckfs.model import Caller, Owner, Record
 from ckfs.names import FileHandle, Gid, Inode, Uid
-from ckfs.policy import ownership, presented
+from ckfs.policy import lifecycle, ownership, presented
+from ckfs.policy.lifecycle import Event
 from ckfs.store.door import Found, Target, Times
 from ckfs.store.gate import Release
 
@@ -35,6 +38,7 @@ class Changes:
 class Metadata:
     core: Core
     sets: Sets
+    guard: Guard
 
     async def getattr(self, ino: Inode) -> Found:
         node = self.core.inodes.get(ino)
@@ -98,7 +102,11 @@ class Metadata:
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             times = Times(changes.atime_ns, changes.mtime_ns)
 
+        place = place_of(node)
+
         def work(target: Target) -> Found:
+            if place is not None and not (handle is not None and handle.settled):
+                self._check(place, node, target, changes, caller)
             return self.core.store.door.update(target, node.ino, change, size=changes.size, times=times)
 
         if handle is not None and changes.size is not None:
@@ -115,12 +123,23 @@ class Metadata:
             return await self.core.on(node, work, locked=True, by_name=by_name)
         return found
 
+    def _check(self, place: Place, node: Node, target: Target, changes: Changes, caller: Caller) -> None:
+        """Refuse to cut a protected image short, or to give it to anybody but the set's owner."""
+        if not self.core.policy.is_batch(place.set_name) or (changes.size is None and changes.uid is None):
+            return
+        found = self.core.store.door.examine(target, node.ino)
+        owner = node.set_entry.owner
+        own = (None, found.record.uid, None if owner is None else owner.uid)
+        if changes.size is not None or (changes.uid not in own and not found.record.is_directory):
+            self.guard.check(place, found, caller)
+
     def _change(self, changes: Changes, handle: Handle | None, caller: Caller) -> Callable[[Record], Record]:
         def change(record: Record) -> Record:
             if changes.size is not None:
                 record = presented.after_write(record, caller.uid, caller.gid)
                 if handle is not None:
-                    record = record.with_(state=State.WRITING, node=self.core.node_name)
+                    event = Event.WRITTEN if changes.size else Event.REPLACED
+                    record = lifecycle.after(record, event).with_(node=self.core.node_name)
             if changes.uid is not None or changes.gid is not None:
                 record = presented.with_owner(record, changes.uid, changes.gid)
             if changes.mode is not None:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from ckfs.errors import Exists, Invalid, NotFound, OtherOwner, Stale
 from ckfs.fs.content import KEPT_FLAGS, Content
 from ckfs.fs.core import Core
-from ckfs.fs.inodes import Node
+from ckfs.fs.guard import Guard
+from ckfs.fs.inodes import Node, Place
 from ckfs.fs.sets import Sets, taking
 from ckfs.model import Caller, Record, State
 from ckfs.names import FileHandle, Inode, SetName
-from ckfs.policy import presented
+from ckfs.policy import lifecycle, presented
 from ckfs.store.door import Build, Found, OpenFile, Spot
 from ckfs.store.record import new_inode
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -29,6 +30,7 @@ class Naming:
     core: Core
     sets: Sets
     content: Content
+    guard: Guard
 
     async def lookup(self, parent: Inode, name: bytes) -> Found:
         directory = self.core.inodes.get(parent)
@@ -143,20 +145,31 @@ class Naming:
         directory, door = self.core.inodes.get(parent), self.core.store.door
         await self.sets.check_change(directory, caller)
 
-        def work() -> Found:
-            spot = directory.inside(name)
+        def inside() -> Found:
+            spot, place = directory.inside(name), directory.place.inside(name)
             found = door.examine(spot)
+            check(place, found)
             remove(spot)
+            if lifecycle.is_complete(found.record):
+                self.guard.recount(place.set_name)
             return found
+
+        def check(place: Place, found: Found) -> None:
+            if not found.record.is_directory:  # a directory that holds anything is ENOTEMPTY
+                self.guard.check(place, found, caller)
+
+        def at_top(found: Found) -> None:
+            taking(caller)(found)
+            check(Place(SetName(name), ()), found)
 
         if directory.is_root:
             found = await self.core.change(
                 (),
-                lambda: self.core.store.names.remove(SetName(name), remove, taking(caller)),
+                lambda: self.core.store.names.remove(SetName(name), remove, at_top),
                 top=(SetName(name),),
             )
         else:
-            found = await self.core.change((directory,), work)
+            found = await self.core.change((directory,), inside)
         self.core.inodes.lost_name(found)
 
     # Moving
@@ -178,7 +191,7 @@ class Naming:
         else:
             moved = await self._rename_inside(source, old_name, target, new_name, flags, caller)
         if moved is not None:
-            await self.content.renamed(moved, old_name)
+            await self.content.states.renamed(moved, old_name)
 
     async def _rename_inside(
         self, source: Node, old_name: bytes, target: Node, new_name: bytes, flags: int, caller: Caller
@@ -192,6 +205,9 @@ class Naming:
         def work() -> tuple[Found, Found | None]:
             old, new = source.inside(old_name), target.inside(new_name)
             moved, other = door.examine(old), door.examine_if_there(new)
+            self.guard.check(source.place.inside(old_name), moved, caller)
+            if other is not None:
+                self.guard.check(target.place.inside(new_name), other, caller)
             door.rename(old, new, flags)
             return moved, other
 
@@ -226,6 +242,7 @@ class Naming:
 
             def work() -> Found:
                 new = target.inside(new_name)
+                self.guard.check_link(target.place, door.examine(source, ino))
                 door.link(source, new, ino)
                 return door.examine(new)
 

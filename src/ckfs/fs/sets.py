@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from ckfs.errors import Invalid, OtherOwner, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.following import Following
-from ckfs.fs.inodes import Node
+from ckfs.fs.guard import Guard
+from ckfs.fs.inodes import Node, Place
 from ckfs.model import Caller, Owner
 from ckfs.names import ROOT_INODE, Inode, SetName, shown
 from ckfs.policy import ownership
 from ckfs.store.door import Found, Spot
 from ckfs.store.handover import name_owner
-from ckfs.store.moving import file_to_set, link_set, rename_set, set_into_directory
+from ckfs.store.moving import Check, file_to_set, link_set, rename_set, set_into_directory
 from ckfs.store.setnames import USERS, SetEntry
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
@@ -35,6 +36,20 @@ def taking(caller: Caller) -> Callable[[Found], None]:
 class Sets:
     core: Core
     following: Following
+    guard: Guard
+
+    def _leaving(self, caller: Caller, moves: dict[SetName, SetName]) -> Check:
+        """Checks each set that goes from its name: moved as *moves* say, or replaced."""
+
+        def check(name: SetName, found: Found) -> None:
+            ownership.check_take_away(found.record, caller)
+            place = Place(name, ())
+            if name in moves:
+                self.guard.check_move(place, Place(moves[name], ()), found, caller)
+            else:
+                self.guard.check(place, found, caller)
+
+        return check
 
     # Making and claiming
 
@@ -168,7 +183,8 @@ class Sets:
         names, door = self.core.store.names, self.core.store.door
 
         def work() -> tuple[SetEntry, Found | None, SetEntry | None]:
-            entry, replaced = rename_set(names, door, old, new, flags, taking(caller))
+            moves = {old: new, new: old} if flags & RENAME_EXCHANGE else {old: new}
+            entry, replaced = rename_set(names, door, old, new, flags, self._leaving(caller, moves))
             return entry, replaced, names.read(old) if flags & RENAME_EXCHANGE else None
 
         entry, replaced, other = await self.core.change((), work, top=(old, new))
@@ -194,7 +210,9 @@ class Sets:
         await self.check_create(target, caller)
         found = await self.core.change(
             (target,),
-            lambda: set_into_directory(names, door, old, target.inside(new_name), flags, taking(caller)),
+            lambda: set_into_directory(
+                names, door, old, target.inside(new_name), flags, self._leaving(caller, {})
+            ),
             top=(old,),
         )
         node = self.core.inodes.known(found.record.ino)
@@ -208,9 +226,15 @@ class Sets:
         like = source.set_entry
         await self._check_new_for(like, new, caller)
         names, door = self.core.store.names, self.core.store.door
+
+        def work() -> tuple[SetEntry, Found]:
+            spot = source.inside(old_name)
+            self.guard.check(source.place.inside(old_name), door.examine(spot), caller)
+            return file_to_set(names, door, spot, new, like, flags, self._leaving(caller, {}))
+
         entry, _ = await self.core.change(
             (source,),
-            lambda: file_to_set(names, door, source.inside(old_name), new, like, flags, taking(caller)),
+            work,
             top=(new,),
             stored=like.stored,
         )
@@ -221,9 +245,13 @@ class Sets:
         like = node.set_entry
         await self._check_new_for(like, new, caller)
         names, door = self.core.store.names, self.core.store.door
-        entry, found = await self.core.change(
-            (), lambda: link_set(names, door, source, new, like), top=(new,), stored=like.stored
-        )
+        place = node.place
+
+        def work() -> tuple[SetEntry, Found]:
+            self.guard.check_link(place, door.examine(source, node.ino))
+            return link_set(names, door, source, new, like)
+
+        entry, found = await self.core.change((), work, top=(new,), stored=like.stored)
         self.core.inodes.seen(found.record.ino, self.core.inodes.root, new, entry)
         return found
 

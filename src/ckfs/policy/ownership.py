@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckfs.errors import Denied, NotOwner
-from ckfs.model import Caller, Owner, Record
+from ckfs.model import Caller, Keep, Owner, Record
 from ckfs.names import ROOT_UID, SetName, Uid
 from ckfs.policy.settings import Policy
 
@@ -42,6 +42,16 @@ def check_give(caller: Caller) -> None:
     """Only root gives a set to another user."""
     if not caller.is_root:
         raise NotOwner("only root gives a set to another user")
+
+
+def check_keep(keep: Keep, owner: Owner | None, caller: Caller) -> None:
+    """An owner pins what he wants kept, and ends that; only root releases what the rules protect."""
+    if caller.is_root:
+        return
+    if owner is None or owner.uid != caller.uid:
+        raise NotOwner("only the set's owner, or root, says what is kept")
+    if keep is Keep.RELEASED:
+        raise NotOwner("only root releases what is protected")
 
 
 def is_claim(owner: Owner | None, caller: Caller, job_owner: Owner | None) -> bool:

@@ -7,45 +7,14 @@ remove them right after they made them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ckfs.errors import Denied
-from ckfs.model import Caller, Keep, Record, Role, State
+from ckfs.model import Caller, Checkpoint, Keep, Record, Role
 from ckfs.names import SetName
 from ckfs.policy import lifecycle
 from ckfs.policy.settings import Policy
 
 _OLD = b".old"
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A direct entry *name* of the batch set *set_name*, or the set itself if that is a file (*name* empty).
-
-    *top* is the entry's own record, *images* those of every regular file in it.
-    """
-
-    set_name: SetName
-    name: bytes
-    top: Record
-    images: tuple[Record, ...]
-
-    @property
-    def key(self) -> tuple[bytes, bytes]:
-        return self.set_name, self.name
-
-    @property
-    def order(self) -> int:
-        return max((image.completed for image in self.images), default=0)
-
-    def is_complete(self, policy: Policy) -> bool:
-        """All its images are, and it has its final name."""
-        return (
-            bool(self.images) and policy.is_final(self.name) and all(map(lifecycle.is_complete, self.images))
-        )
-
-    def is_outlived(self) -> bool:
-        return all(image.state is State.SUPERSEDED for image in self.images)
 
 
 def family(name: SetName) -> tuple[SetName, SetName]:
@@ -54,40 +23,65 @@ def family(name: SetName) -> tuple[SetName, SetName]:
     return base, SetName(base + _OLD)
 
 
+def is_complete(policy: Policy, checkpoint: Checkpoint) -> bool:
+    """All its images are, and it has its final name."""
+    return (
+        bool(checkpoint.images)
+        and policy.is_final(checkpoint.name)
+        and all(lifecycle.is_complete(image.record) for image in checkpoint.images)
+    )
+
+
 def newest(policy: Policy, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """The newest complete checkpoints of a family, as many as the policy keeps, newest first; order of completion."""
-    complete = [checkpoint for checkpoint in checkpoints if checkpoint.is_complete(policy)]
+    """The newest complete checkpoints of a family, as many as the policy keeps, the newest first. In the order in which
+    they were completed: anybody may set times."""
+    complete = [checkpoint for checkpoint in checkpoints if is_complete(policy, checkpoint)]
     return sorted(complete, key=lambda one: (one.order, one.key), reverse=True)[: policy.keep]
 
 
-def protected(policy: Policy, checkpoints: Iterable[Checkpoint]) -> set[tuple[bytes, bytes]]:
-    """The keys of the checkpoints of a family that only a remover may take away or change."""
-    all_of_them = list(checkpoints)
-    kept = {checkpoint.key for checkpoint in newest(policy, all_of_them)}
-    for checkpoint in all_of_them:
-        pinned = checkpoint.top.keep is Keep.PINNED and checkpoint.is_complete(policy)
-        if checkpoint.top.keep is Keep.RELEASED:
-            kept.discard(checkpoint.key)
-        elif pinned or any(image.synced is not None for image in checkpoint.images):
-            kept.add(checkpoint.key)
-    return kept
+def protected(policy: Policy, checkpoints: Iterable[Checkpoint]) -> dict[tuple[SetName, bytes], str]:
+    """The keys of a family's checkpoints that only a remover may take away or change, and why."""
+    of_family = list(checkpoints)
+    reasons = {
+        one.key: f"one of the {policy.keep} newest complete checkpoints" for one in newest(policy, of_family)
+    }
+    for one in of_family:
+        if one.keep is Keep.RELEASED:
+            reasons.pop(one.key, None)
+        elif one.keep is Keep.PINNED and is_complete(policy, one):
+            reasons[one.key] = "pinned"
+        elif any(image.record.synced is not None for image in one.images):
+            reasons.setdefault(one.key, "synced to the store")
+    return reasons
+
+
+def concerns(record: Record) -> bool:
+    """Whether an image, or what may hold some, can be protected at all."""
+    return record.is_directory or (
+        record.is_regular and (lifecycle.is_complete(record) or record.synced is not None)
+    )
 
 
 def may_remove(role: Role, caller: Caller, *, is_remover: bool) -> bool:
-    """*caller* ends a job's life: root where the batch system's server runs, and not where its moms run too unless it
-    is one of the server's own programs."""
+    """*caller* ends a job's life: root where the batch system's server runs; where its moms run too, one of the
+    server's own programs as root."""
     return caller.is_root and (role is Role.SERVER or (role is Role.BOTH and is_remover))
 
 
-def may_remove_old(name: SetName, caller: Caller, checkpoints: Iterable[Checkpoint], policy: Policy) -> bool:
+def may_remove_old(policy: Policy, name: SetName, caller: Caller, checkpoints: Iterable[Checkpoint]) -> bool:
     """OpenPBS's mom removes ``X.CK.old`` once ``X.CK`` holds a complete checkpoint."""
     base, old = family(name)
     return (
         caller.is_root
         and name == old
-        and any(one.set_name == base and one.is_complete(policy) for one in checkpoints)
+        and any(one.set_name == base and is_complete(policy, one) for one in checkpoints)
     )
 
 
-def refuse() -> Denied:
-    return Denied("one of the newest complete checkpoints of a batch set")
+def may_set_aside(old: SetName, new: SetName, caller: Caller) -> bool:
+    """OpenPBS's mom renames ``X.CK`` to ``X.CK.old``, and back if the new checkpoint fails."""
+    return caller.is_root and old != new and family(old) == family(new)
+
+
+def refusal(reason: str) -> Denied:
+    return Denied(f"protected: {reason}")

@@ -191,6 +191,12 @@ class Door:
         with _as_owner_of(directory.fd):
             return self.examine_in(directory.fd, name)
 
+    def entries(self, spot: Spot) -> list[tuple[bytes, Found]]:
+        """What is right in the directory *spot*."""
+        with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            looked = ((name, _or_none(self.examine_in, fd, name)) for name in syscalls.names_in(fd))
+            return [(name, found) for name, found in looked if found is not None]
+
     def files_below(self, spot: Spot) -> Iterator[tuple[bytes, Found]]:
         """Every regular file under the directory *spot*, with its path below it."""
         for path, found in self.all_below(spot):
@@ -376,13 +382,13 @@ class Door:
                 syscalls.set_times(fd, times.atime_ns, times.mtime_ns)
             return Found(os.fstat(fd), after)
 
-    def amend(self, target: Target, expected: Inode, change: Callable[[Record], Record]) -> Found:
+    def amend(self, target: Target, expected: Inode, change: Callable[[Found], Record]) -> Found:
         """Rewrite the record if *change* changes it, and touch nothing otherwise."""
         self._check_writable()
         with self._opened(target, os.O_RDONLY) as fd:
             before = self._found(os.fstat(fd), fd)
             _check_same(before, expected)
-            after = change(before.record)
+            after = change(before)
             if after == before.record:
                 return before
             attributes.put(fd, record.ATTRIBUTE, record.encode(after))

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Check = Callable[[Found], None]
+Check = Callable[[SetName, Found], None]
 """Raises unless the caller may take away, or move, what is at a name now (the kernel checked what was there a moment ago)."""
 
 _TRIES = 20
@@ -52,9 +52,9 @@ def _rename_set(
     names: SetNames, door: Door, old: SetName, new: SetName, flags: int, check: Check
 ) -> tuple[SetEntry, Found | None]:
     entry, found = names.examine(old)
-    check(found)
+    check(old, found)
     if flags & RENAME_EXCHANGE:
-        check(names.examine(new)[1])
+        check(new, names.examine(new)[1])
         names.exchange(old, new)
         return entry, None
     if flags & RENAME_NOREPLACE:
@@ -80,7 +80,7 @@ def set_into_directory(
 ) -> Found:
     """Move the set *old* to *target*, a name inside another set of the same owner."""
     entry, found = names.examine(old)
-    check(found)
+    check(old, found)
     _check_single(found)
     door.rename(entry.spot, target, flags)
     names.clear(old, entry)
@@ -178,7 +178,7 @@ def _replaceable(
         return None
     if entry.ino == moved.record.ino:
         return entry, found
-    check(found)
+    check(new, found)
     if moved.record.is_directory and not found.record.is_directory:
         raise NotADirectoryError(errno.ENOTDIR, "a directory cannot take a file's place")
     if found.record.is_directory and not moved.record.is_directory:

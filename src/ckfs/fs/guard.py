@@ -1,0 +1,111 @@
+"""Refusing what would cost somebody a checkpoint. The rules are in :mod:`ckfs.policy.protection`.
+
+Everything here looks at the store, and so runs in its threads; nothing in it awaits.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from ckfs.fs.core import Core
+from ckfs.fs.inodes import Place
+from ckfs.model import Caller, Checkpoint, Role, State
+from ckfs.names import SetName, shown
+from ckfs.owners.processes import is_one_of, program_of
+from ckfs.policy import lifecycle, protection
+from ckfs.policy.lifecycle import Event
+from ckfs.store.checkpoints import checkpoints
+from ckfs.store.door import Found, Spot
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    core: Core
+
+    def check(self, place: Place, found: Found, caller: Caller) -> None:
+        """Refuse (EACCES) to take away, move or change *found*, at *place*, if a protected checkpoint needs it."""
+        policy = self.core.policy
+        if not policy.is_batch(place.set_name) or not protection.concerns(found.record):
+            return
+        if self._may_remove(caller):
+            return
+        of_family = self._family(place.set_name)
+        reason = self._reason(place, of_family)
+        if reason is None or protection.may_remove_old(policy, place.set_name, caller, of_family):
+            return
+        # What a mom does as a matter of course is no news.
+        level = logging.DEBUG if caller.is_root else logging.INFO
+        log.log(level, "kept %s from uid %d: %s", place, caller.uid, reason)
+        raise protection.refusal(reason)
+
+    def check_move(self, place: Place, target: Place, found: Found, caller: Caller) -> None:
+        """As :meth:`check`, for moving *found* to *target*."""
+        whole_sets = not place.below and not target.below
+        if whole_sets and protection.may_set_aside(place.set_name, target.set_name, caller):
+            return
+        self.check(place, found, caller)
+
+    def check_link(self, place: Place, found: Found) -> None:
+        """Refuse (EACCES) a second name for a complete image of a batch set: checkpointers refuse images that have two."""
+        if (
+            self.core.policy.is_batch(place.set_name)
+            and not found.record.is_directory
+            and protection.concerns(found.record)
+        ):
+            raise protection.refusal("an image of a batch set has one name")
+
+    def _may_remove(self, caller: Caller) -> bool:
+        asked = self.core.role is Role.BOTH and caller.is_root
+        is_remover = asked and is_one_of(program_of(caller.pid), self.core.policy.removers)
+        return protection.may_remove(self.core.role, caller, is_remover=is_remover)
+
+    def _family(self, name: SetName) -> list[Checkpoint]:
+        return checkpoints(self.core.store.names, self.core.store.door, protection.family(name))
+
+    def _reason(self, place: Place, of_family: list[Checkpoint]) -> str | None:
+        """Why *place*, or for a whole set anything in it, is protected; None if it is not."""
+        reasons = protection.protected(self.core.policy, of_family)
+        if place.below:
+            return reasons.get((place.set_name, place.below[0])) or reasons.get((place.set_name, b""))
+        return next((reason for (name, _), reason in reasons.items() if name == place.set_name), None)
+
+    def reason(self, place: Place) -> str | None:
+        """Why *place* is protected, for those who ask."""
+        if not self.core.policy.is_batch(place.set_name):
+            return None
+        return self._reason(place, self._family(place.set_name))
+
+    # The order of checkpoints
+
+    def next_number(self, name: SetName, now_ns: int) -> int:
+        """A completion number for an image of the set *name*: later than all in its family, whatever clocks say."""
+        if not self.core.policy.is_batch(name):
+            return now_ns
+        return max(now_ns, *(one.order + 1 for one in self._family(name)), 0)
+
+    def recount(self, name: SetName) -> None:
+        """Say of each complete image of a family whether newer checkpoints have outlived it."""
+        if not self.core.policy.is_batch(name):
+            return
+        of_family = self._family(name)
+        newest = {one.key for one in protection.newest(self.core.policy, of_family)}
+        for one in of_family:
+            if protection.is_complete(self.core.policy, one):
+                self._say(one, Event.NEEDED if one.key in newest else Event.OUTLIVED)
+
+    def _say(self, checkpoint: Checkpoint, event: Event) -> None:
+        store, said = self.core.store, False
+        for image in checkpoint.images:
+            if lifecycle.after(image.record, event) == image.record:
+                continue
+            entry = store.names.read(checkpoint.set_name)
+            spot = Spot(entry.stored, (*entry.spot.components, *filter(None, image.path.split(b"/"))))
+            store.door.amend(spot, image.record.ino, lambda found: lifecycle.after(found.record, event))
+            said = True
+        if said:
+            state = State.COMPLETE if event is Event.NEEDED else State.SUPERSEDED
+            name = b"/".join(filter(None, checkpoint.key))
+            log.info("checkpoint %s is %s: %s", shown(name), state.value, event.value)

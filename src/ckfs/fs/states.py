@@ -1,0 +1,168 @@
+"""What is said of images in the store while they are written: begun, synced, complete or partial."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ckfs.errors import Stale
+from ckfs.fs.core import Core
+from ckfs.fs.guard import Guard
+from ckfs.fs.inodes import Handle, Node, Place
+from ckfs.fs.sets import Sets
+from ckfs.model import Caller, Record, State
+from ckfs.names import SetName
+from ckfs.owners.processes import was_killed
+from ckfs.policy import lifecycle, presented
+from ckfs.policy.lifecycle import Event
+from ckfs.store.door import Found, Target
+from ckfs.store.gate import Release
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    core: Core
+    sets: Sets
+    guard: Guard
+
+    def begun(self, record: Record, caller: Caller, event: Event) -> Record:
+        """An image's record from when *caller* begins to write it."""
+        written = presented.after_write(record, caller.uid, caller.gid)
+        return lifecycle.after(written, event).with_(node=self.core.node_name)
+
+    async def begin(self, handle: Handle) -> None:
+        """Somebody writes through *handle*, for the first time since the image was settled."""
+        found = await self._update(handle.node, handle, self._beginning(handle))
+        if found.stat.st_nlink == 0 and await self.sets.was_copied(handle.node):
+            await self._update(handle.node, handle, self._beginning(handle))
+        handle.marked = True
+
+    def _beginning(self, handle: Handle) -> Callable[[Target], Found]:
+        door, node = self.core.store.door, handle.node
+        place = place_of(node)
+
+        def work(target: Target) -> Found:
+            if (
+                place is not None and not handle.settled
+            ):  # somebody else completed it since this one opened it
+                found = door.examine(target, node.ino)
+                if lifecycle.is_complete(found.record):
+                    self.guard.check(place, found, handle.opener)
+            return door.amend(
+                target, node.ino, lambda found: self.begun(found.record, handle.opener, Event.WRITTEN)
+            )
+
+        return work
+
+    async def synced(self, handle: Handle) -> None:
+        """What was written is safe in the store: from now on the image counts, even should its writer not live to close it."""
+        node = handle.node
+        if not handle.wrote or node.failed or not self.core.policy.is_final(node.name):
+            return
+        door = self.core.store.door
+
+        def mark(found: Found) -> Record:
+            if found.record.state is not State.WRITING:
+                return found.record
+            return found.record.with_(synced=(found.stat.st_size, found.stat.st_mtime_ns))
+
+        await self._update(node, handle, lambda target: door.amend(target, node.ino, mark))
+
+    async def settle(self, node: Node, handle: Handle | None) -> None:
+        """Say what an image is worth, once nobody here is writing it: complete under a final name, or partial."""
+        if handle is not None and handle.process is not None and was_killed(handle.process):
+            node.killed = True
+        if self._is_being_written(node) or not (self._is_final(node) or node.failed or node.killed):
+            return
+        release = await self.core.locks.acquire(node.ino)
+        if self._is_being_written(node):  # since this call waited for its turn
+            release()
+            return
+        found = await self._update(node, handle, self._settling(node), release)
+        if found.stat.st_nlink == 0 and await self.sets.was_copied(node):
+            node.failed = True  # in the copy, where the next attempt marks it
+            raise OSError(errno.EIO, "the set was copied while the image was written")
+        self._log(node, found)
+        if handle is not None:
+            handle.settled = True
+
+    def _is_final(self, node: Node) -> bool:
+        return self.core.policy.is_final(node.name)
+
+    def _settling(self, node: Node) -> Callable[[Target], Found]:
+        door, place = self.core.store.door, place_of(node)
+        killed, failed = node.killed, node.failed
+
+        def work(target: Target) -> Found:
+            name = place.set_name if place is not None else SetName(b"")
+            number = self.guard.next_number(name, time.time_ns())
+            found = door.amend(target, node.ino, lambda found: settled(found, number))
+            if found.record.completed == number:
+                self.guard.recount(name)
+            return found
+
+        def settled(found: Found, number: int) -> Record:
+            status = found.stat
+            event = lifecycle.writer_ended(
+                found.record, killed=killed, failed=failed, size=status.st_size, mtime_ns=status.st_mtime_ns
+            )
+            after = lifecycle.after(found.record, event)
+            newly = found.record.state is State.WRITING and after.state is State.COMPLETE
+            return after.with_(completed=number) if newly else after
+
+        return work
+
+    @staticmethod
+    def _log(node: Node, found: Found) -> None:
+        place = place_of(node)
+        if found.record.state is State.PARTIAL:
+            why = "its writer was killed" if node.killed and not node.failed else "a write failed"
+            log.warning("image %s is partial: %s", place or "(removed)", why)
+        elif found.record.state is State.COMPLETE:
+            log.debug("image %s is complete", place or "(removed)")
+
+    @staticmethod
+    def _is_being_written(node: Node) -> bool:
+        return node.truncating > 0 or any(handle.wrote for handle in node.handles)
+
+    async def renamed(self, node: Node, old_name: bytes) -> None:
+        """A closed image that moves from a temporary to a final name is complete."""
+        if not self.core.policy.is_final(old_name) and not node.is_root:
+            await self.settle(node, None)
+
+    async def _update(
+        self,
+        node: Node,
+        handle: Handle | None,
+        work: Callable[[Target], Found],
+        release: Release | None = None,
+    ) -> Found:
+        """Change the record of *node*, whose lock *release* gives back if the caller has it already."""
+        releases = [release or await self.core.locks.acquire(node.ino)]
+        target: Target
+        try:
+            if handle is None:
+                target = self.core.target(node, releases)
+            else:
+                target = handle.file
+                releases.append(handle.pin())
+        except BaseException:
+            for held in releases:
+                held()
+            raise
+        return await self.core.gate.call(
+            lambda: work(target), releases=releases, of_set=self.core.set_key(node)
+        )
+
+
+def place_of(node: Node) -> Place | None:
+    """Where *node* is; None if it has no name any more."""
+    with contextlib.suppress(Stale):
+        return None if node.is_root else node.place
+    return None
