@@ -751,7 +751,7 @@ def test_a_set_that_cannot_be_looked_at_hides_no_other(cluster: Cluster) -> None
     done = run_ckfs("ls", cluster.store)
     os.chmod(cluster.faults.backing / f"store/users/{ALICE}", 0o700)
     assert [line.split()[-1] for line in done.stdout.splitlines()[1:]] == ["his", "his/image"]
-    assert done.stderr == "ckfs: set hers cannot be listed: Permission denied\n"
+    assert done.stderr == "ckfs: hers: cannot be read: Permission denied\n"
 
 
 def test_a_store_that_root_cannot_walk_to_is_refused_in_one_line(

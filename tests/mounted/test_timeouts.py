@@ -32,8 +32,8 @@ RECOVERY = 20.0
 CALLERS = 50
 
 OPTIONS = (f"op_timeout={OP_TIMEOUT:g}", f"io_timeout={IO_TIMEOUT:g}")
-MAY_LOG = (r"\b[Ss]tore\b", r"\btoo late\b")
-"""That the store is down and up again is worth a warning; a traceback never is."""
+MAY_LOG = (r"\b[Ss]tore\b", r"\btoo late\b", r"\bis partial\b")
+"""That the store is down and up again is worth a warning, and what was lost by that; a traceback never is."""
 
 Timed = tuple[int, float]
 """An errno, 0 for success, and the seconds that it took."""

@@ -12,7 +12,7 @@ import logging
 import resource
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -24,7 +24,7 @@ from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.model import Caller, Owner, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
 from ckfs.policy.settings import Policy
-from ckfs.store.door import Found, Target
+from ckfs.store.door import Found, Spot, Target
 from ckfs.store.gate import Gate, Release
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
@@ -39,6 +39,8 @@ T = TypeVar("T")
 _NOT_THERE = (Stale, PermissionError)
 _GONE = (*_NOT_THERE, FileNotFoundError)
 """What a file that was known to be there answers when its set has just moved."""
+_TRIES = 2
+"""How often a set may move, or change hands, under one call."""
 _SHORT_LOOK = 0.1
 """The part of op_timeout that a look may take where a change of the same directory hangs."""
 _LONGEST_SEARCH = 0.25
@@ -131,7 +133,9 @@ class Core:
                 release()
             raise
         run = self.gate.call if locked else self.gate.look
-        return await run(lambda: work(target), releases=releases, of_set=self.set_key(node))
+        return await run(
+            lambda: _as_owner_or_root(work, target), releases=releases, of_set=self.set_key(node)
+        )
 
     def target(self, node: Node, releases: list[Release]) -> Target:
         """How to reach *node*: an open descriptor, pinned in *releases*, or its name."""
@@ -236,16 +240,17 @@ class Core:
         run: Callable[[], Awaitable[T]],
         failures: tuple[type[Exception], ...] = _NOT_THERE,
     ) -> T:
-        tried = [_entry_of(node) for node in nodes]
-        try:
-            return await run()
-        except failures:
-            found = [
-                await self._reachable_again(node, entry) for node, entry in zip(nodes, tried, strict=True)
-            ]
-            if not any(found):
-                raise
-            return await run()
+        for _ in range(_TRIES):
+            tried = [_entry_of(node) for node in nodes]
+            try:
+                return await run()
+            except failures:
+                found = [
+                    await self._reachable_again(node, entry) for node, entry in zip(nodes, tried, strict=True)
+                ]
+                if not any(found):
+                    raise
+        return await run()
 
     async def _reachable_again(self, node: Node, tried: SetEntry | None) -> bool:
         """Whether trying once more may help: the set has moved, or has changed hands, since *tried* was known of it.
@@ -335,6 +340,16 @@ class Core:
         if not self.policy.is_batch(name):
             return None
         return await self.aside.ask(lambda: self.lookup.owner_of_set(name), caller.uid)
+
+
+def _as_owner_or_root(work: Callable[[Target], T], target: Target) -> T:
+    """A set whose files are just being chowned, on another mount too, may belong to its next owner already."""
+    try:
+        return work(target)
+    except PermissionError:
+        if not isinstance(target, Spot):
+            raise
+        return work(replace(target, identity=ROOT))
 
 
 def _entry_of(node: Node) -> SetEntry | None:

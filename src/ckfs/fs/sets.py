@@ -76,7 +76,7 @@ class Sets:
 
         taken = await self.core.change((), work, top=(name,), stored=stored, undo=undo)
         if owner is None:
-            log.info("set %s made unclaimed by root", shown(name))
+            log.info("set %s made unclaimed by root", shown(name), extra={"always": True})
         return taken
 
     async def _owner_for(self, name: SetName, caller: Caller) -> Owner | None:

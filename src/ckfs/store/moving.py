@@ -171,10 +171,13 @@ def _replaceable(
 ) -> tuple[SetEntry, Found] | None:
     """The set *new*, if it exists and *moved* may take its place. An empty directory is gone afterwards."""
     try:
+        seen = names.read(new)
+    except FileNotFoundError:
+        return None
+    try:
         entry, found = names.examine(new)
     except FileNotFoundError:
-        with contextlib.suppress(FileNotFoundError):
-            names.clear(new, names.read(new))
+        names.clear(new, seen)  # what a dead remover left; never what somebody has made since
         return None
     if entry.ino == moved.record.ino:
         return entry, found
