@@ -8,6 +8,7 @@ import datetime as dt
 import json
 import os
 import pwd
+import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +23,8 @@ from ckfs.store.layout import Store, open_store
 from ckfs.store.removed import Damaged, Item
 from ckfs.store.restoring import Failure
 
-_FORMAT_FILE = "ckfs.toml"
+_DEEPEST_CALLS = 3_000
+"""Users make trees of any depth; one that is deeper is left alone, and said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
         "purge": _purge,
     }
     prepare_process()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree
+    sys.setrecursionlimit(_DEEPEST_CALLS)
     path = _store_path(arguments.store)
     read_only = arguments.action in ("ls", "show")
     with contextlib.closing(open_store(path, _service_of(path), read_only=read_only)) as store:
@@ -66,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise CkfsError(str(error)) from None
         except OSError as error:
             raise StoreUnusable(f"{shown(path)}: {error.strerror or error}") from None
+        except RecursionError:
+            raise CkfsError(f"{shown(path)}: a tree in its trash is deeper than ckfs walks") from None
 
 
 # Which store
@@ -78,12 +85,11 @@ def _store_path(path: str | None) -> str:
     }
     if path is None:
         return _only_one(list(dict.fromkeys(mounted.values())))
+    # A mount comes first: what users put on it may look like a store.
     above = os.path.realpath(path)
     while above not in mounted:
         if above == "/":
-            return path  # whatever is wrong with it, opening it tells
-        if os.path.lexists(os.path.join(above, _FORMAT_FILE)) and above == os.path.realpath(path):
-            return above
+            return path
         above = os.path.dirname(above)
     return mounted[above]
 
@@ -164,7 +170,7 @@ def _row(store: Store, entry: Item | Damaged) -> Row:
 
 def _size_of(store: Store, entry: Item | Damaged) -> int:
     """Bytes of content; 0 where that cannot be looked at, or has just gone."""
-    with contextlib.suppress(OSError, FsError):
+    with contextlib.suppress(OSError, FsError, RecursionError):
         if isinstance(entry, Damaged):
             return store.trash.bytes_of(entry)
         if not entry.found.record.is_directory:
@@ -232,8 +238,8 @@ def _restore_group(store: Store, group: Sequence[Item | Damaged], to: SetName | 
     if latest:
         try:
             failures = store.trash.restore_together(latest, to)
-        except (FsError, OSError) as error:
-            failures = [(item, error) for item in latest]
+        except (FsError, OSError) as refused:
+            failures = [(item, refused) for item in latest]
     for item, error in failures:
         _complain(item.token, _reason(error))
     failed = {item.token for item, _ in failures}

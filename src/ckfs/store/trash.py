@@ -200,7 +200,7 @@ class Trash:
     def purge(self, entry: Item | Damaged) -> int:
         """Remove *entry* for good. Returns how many bytes that freed."""
         freed = 0
-        with contextlib.suppress(OSError, Stale):
+        with contextlib.suppress(OSError, Stale, RecursionError):
             freed = self.bytes_of(entry)
         self._door.remove_tree(self._begun(entry))
         log.info("trash: removed for good, %d bytes: %s", freed, described(entry))
@@ -238,7 +238,7 @@ class Trash:
             return self.purge(entry)
         except (FileNotFoundError, Stale):  # another mount was first, or it has been restored
             return 0
-        except (OSError, FsError) as error:
+        except (OSError, FsError, RecursionError) as error:
             log.warning("trash: cannot remove %s: %s", described(entry), error)
             return 0
 
