@@ -130,6 +130,7 @@ def test_init_makes_the_layout_and_a_commented_policy(store: Path) -> None:
         "names": 0o755,
         "users": 0o1777,
         "staging": 0o1777,
+        "trash": 0o1777,
     }
     assert tomllib.loads((store / "ckfs.toml").read_text())["format"] == 1
     policy = (store / "policy.toml").read_text()
