@@ -8,13 +8,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from ckfs.errors import Exists, Invalid, OtherOwner, ReadOnly, Stale
+from ckfs.errors import Exists, Invalid, NotFound, OtherOwner, ReadOnly, Stale
 from ckfs.fs.metadata import Changes
 from ckfs.model import Owner, Record, State
 from ckfs.names import Gid, Inode, SetName, Uid
@@ -23,6 +24,7 @@ from ckfs.store.door import Found, Spot
 from ckfs.store.layout import Store, initialise, open_store
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Damaged, Item, Note
+from ckfs.store.setnames import SetEntry, SetNames
 from tests.fs.cores import mounted, new_store
 from tests.fs.failing import Failing, Killed, install
 
@@ -101,6 +103,10 @@ def listed(store: Store) -> list[Item]:
     items = list(store.trash.items())
     assert all(isinstance(item, Item) for item in items), items
     return [item for item in items if isinstance(item, Item)]
+
+
+def tokens(items: list[Item]) -> set[str]:
+    return {item.token for item in items}
 
 
 async def tree(path: Path) -> dict[str, bytes]:
@@ -303,6 +309,38 @@ async def test_an_image_whose_directory_is_a_file_by_now_stays(path: Path, store
         store.trash.restore(item)
 
 
+@pytest.mark.trio
+async def test_a_set_whose_name_is_taken_in_that_moment_goes_back_to_the_trash(
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = put(store, b"")
+    real = SetNames.enter
+
+    def enter(names: SetNames, name: SetName, entry: SetEntry) -> None:
+        os.symlink("1:77:2102.2102:2102.2102:dump", path / "names/dump")
+        real(names, name, entry)
+
+    monkeypatch.setattr(SetNames, "enter", enter)
+    with pytest.raises(Exists, match="--to NAME"):
+        store.trash.restore(item)
+    monkeypatch.undo()
+    assert tokens(listed(store)) == {item.token}
+    assert not (path / "users/2101/dump").exists()
+
+
+def test_of_two_who_restore_one_item_one_does(store: Store) -> None:
+    for inner in (b"image", b""):
+        item = put(store, inner)
+        with ThreadPoolExecutor(2) as threads:
+            results = [threads.submit(store.trash.restore, item, name) for name in (NEW, SetName(b"other"))]
+        failed = [error for error in (result.exception() for result in results) if error is not None]
+        assert [type(error) for error in failed] == [NotFound]
+        assert listed(store) == []
+        for name in (NEW, SetName(b"other")):
+            with contextlib.suppress(FileNotFoundError):
+                store.trash.purge(put(store, b"", name))
+
+
 # Links
 
 
@@ -368,10 +406,6 @@ def five(path: Path, store: Store) -> list[Item]:
     trio.run(_fill_more, path)
     bobs = put(store, b"image", SetName(b"bobs"), when_ns=NOW - 1)
     return [bobs, *(put(store, b"image.%d" % number, when_ns=NOW + number) for number in range(4))]
-
-
-def tokens(items: list[Item]) -> set[str]:
-    return {item.token for item in items}
 
 
 def test_room_is_made_from_the_owners_oldest(
@@ -677,7 +711,9 @@ def _restore_by_hand(store: Store) -> None:
     named = {store.names.read(name).place for name in store.names.all()}
     users = Path(store.path, "users/2101")
     for place in set(os.listdir(os.fsencode(users))) - named:
-        removed.decode(os.getxattr(os.fsencode(users) + b"/" + place, b"user.ckfs.trash"))
+        note = removed.decode(os.getxattr(os.fsencode(users) + b"/" + place, b"user.ckfs.trash"))
+        assert note is not None
+        assert note.set_name in (SET, NEW)
         os.rename(os.fsencode(users) + b"/" + place, Path(store.path, "trash/2101/by-hand"))
         (item,) = (item for item in listed(store) if item.token == "by-hand")
         store.trash.restore(item)

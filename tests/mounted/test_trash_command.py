@@ -209,12 +209,27 @@ def test_of_two_of_one_name_the_later_one_comes_back(mount: Mount, dump: Path) -
 
 def test_items_are_removed_for_good(mount: Mount, dump: Path) -> None:
     image, rest = remove(mount, b"core-1.img"), remove(mount, b"")
-    assert trash(mount, "purge", image).startswith("1 items removed for good, ")
+    done = trash(mount, "purge", image).splitlines()
+    assert done[0].startswith(f"removed for good: dump/core-1.img (item {image}, removed ")
+    assert done[1].startswith("items removed for good: 1; bytes freed: ")
     assert [row["item"] for row in listed(mount)] == [rest]
-    assert trash(mount, "purge", "--older-than", "1d").startswith("0 items")
-    assert trash(mount, "purge", "--set", "dump").startswith("1 items")
-    assert trash(mount, "purge", "--all").startswith("0 items")
+    assert trash(mount, "purge", "--older-than", "1d").startswith("items removed for good: 0;")
+    assert "items removed for good: 1;" in trash(mount, "purge", "--set", "dump")
+    assert trash(mount, "purge", "--all").startswith("items removed for good: 0;")
     assert listed(mount) == []
+
+
+def test_what_ckfs_cannot_tell_is_shown_and_removed_but_not_restored(mount: Mount, dump: Path) -> None:
+    remove(mount, b"core-1.img")
+    stray = mount.store / f"trash/{ALICE}/stray"
+    stray.write_bytes(b"content")
+    os.chown(stray, ALICE, ALICE)
+    row = next(row for row in listed(mount) if row["item"] == "stray")
+    assert (row["damaged"], row["set"], row["uid"]) == ("nothing says what it was", "", None)
+    assert "(nothing says what it was)" in trash(mount, "ls")
+    assert "by hand" in trash(mount, "restore", "stray", status=FAILED)
+    trash(mount, "purge", "stray")
+    assert len(listed(mount)) == 1
 
 
 # What is wrong

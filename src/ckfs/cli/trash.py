@@ -22,6 +22,7 @@ from ckfs.store.identity import prepare_process
 from ckfs.store.layout import Store, open_store
 from ckfs.store.removed import Damaged, Item
 from ckfs.store.restoring import Failure
+from ckfs.store.trash import described
 
 _DEEPEST_CALLS = 3_000
 """Users make trees of any depth; one that is deeper is left alone, and said so."""
@@ -282,16 +283,17 @@ def _purge(store: Store, arguments: argparse.Namespace) -> int:
     chosen_by = arguments.items or not choice_of(arguments).is_any
     if bool(chosen_by) == arguments.all:
         raise UsageError("say what to remove for good: items, --set, --owner or times; or --all")
-    status = 0
-    freed, count = 0, 0
+    status = freed = count = 0
     for entry in _chosen(store, arguments):
         try:
             freed += store.trash.purge(entry)
-            count += 1
         except FileNotFoundError:  # another was first
             continue
         except (FsError, OSError) as error:
             _complain(entry.token, _reason(error))
             status = 1
-    print(f"{count} items removed for good, {freed} bytes freed")
+        else:
+            count += 1
+            print(f"removed for good: {described(entry)}")
+    print(f"items removed for good: {count}; bytes freed: {freed}")
     return status

@@ -25,6 +25,7 @@ Failure = tuple[Item, OSError | FsError]
 NewSpot = Callable[[Owner], Spot]
 
 _PRIVATE_DIRECTORY = stat.S_IFDIR | 0o700
+_GONE = "it is not in the trash any more"
 _WAY_OUT = "restore it to another set with --to NAME"
 
 
@@ -86,13 +87,14 @@ def _check_free(names: SetNames, name: SetName) -> None:
 
 def _to_place(door: Door, item: Item, entry: SetEntry) -> SetEntry:
     """Move the set to where its entry will say that it lies: under its name, or where that is in use beside it."""
-    with contextlib.suppress(FileExistsError):
-        try:
-            door.rename(item.spot, entry.spot, RENAME_NOREPLACE)
-            return entry
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # NFS and GlusterFS know no such flag
-                raise
+    try:
+        door.rename(item.spot, entry.spot, RENAME_NOREPLACE)
+        return entry
+    except FileNotFoundError:
+        raise NotFound(_GONE) from None
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.EINVAL):  # NFS and GlusterFS know no such flag
+            raise
     beside = dataclasses.replace(entry, place=place_beside(entry.place, entry.ino))
     door.rename(item.spot, beside.spot)  # nothing else has that name
     return beside
@@ -169,7 +171,7 @@ def _move_if_free(door: Door, item: Item, target: Spot) -> None:
     except FileExistsError:
         raise Exists(f"there is {shown(item.note.path)} again: {_WAY_OUT}") from None
     except FileNotFoundError:
-        raise NotFound("it is not in the trash any more") from None
+        raise NotFound(_GONE) from None
 
 
 def _move_without_flag(door: Door, item: Item, target: Spot) -> None:
