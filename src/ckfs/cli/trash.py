@@ -216,41 +216,43 @@ def _restore(store: Store, arguments: argparse.Namespace) -> int:
     chosen = _chosen(store, arguments)
     if not chosen:
         raise UsageError("there is nothing of that in the trash: see 'ckfs trash ls'")
-    if to is not None:
-        groups = [chosen]
-    else:
-        by_set: dict[bytes, list[Item | Damaged]] = {}
-        for entry in chosen:
-            by_set.setdefault(b"" if isinstance(entry, Damaged) else entry.note.set_name, []).append(entry)
-        groups = list(by_set.values())
+    groups = [chosen] if to is not None else _by_set(chosen)
     return max([_restore_group(store, group, to) for group in groups])
 
 
+def _by_set(entries: Sequence[Item | Damaged]) -> list[list[Item | Damaged]]:
+    by_set: dict[bytes, list[Item | Damaged]] = {}
+    for entry in entries:
+        by_set.setdefault(b"" if isinstance(entry, Damaged) else entry.note.set_name, []).append(entry)
+    return list(by_set.values())
+
+
 def _restore_group(store: Store, group: Sequence[Item | Damaged], to: SetName | None) -> int:
-    """Restore what was in one set. Returns the exit status."""
-    items = [entry for entry in group if isinstance(entry, Item)]
+    """Restore together what goes into one set, and say what became of each. Returns the exit status."""
     for entry in group:
         if isinstance(entry, Damaged):
-            _complain(entry.token, f"{entry.reason}: copy it out of the store by hand (ckfs trash show)")
-    latest, older = _latest(items)
+            _complain(entry.token, f"{entry.reason}: copy it out of the store by hand (see ckfs trash show)")
+    latest, older = _latest([entry for entry in group if isinstance(entry, Item)])
     for item in older:
         _complain(item.token, "an older one of the same name stays in the trash: restore it with --to SET")
-    failures: list[Failure] = []
-    if latest:
-        try:
-            failures = store.trash.restore_together(latest, to)
-        except (FsError, OSError) as refused:
-            failures = [(item, refused) for item in latest]
-    for item, error in failures:
-        _complain(item.token, _reason(error))
-    failed = {item.token for item, _ in failures}
+    failed = {item.token: error for item, error in _attempt(store, latest, to)}
     for item in latest:
-        if item.token not in failed:
-            name = item.note.set_name if to is None else to
-            print(
-                f"{shown(item.token)}: restored as {shown(b'/'.join(filter(None, (name, item.note.path))))}"
-            )
-    return 1 if len(latest) - len(failed) < len(group) else 0
+        if item.token in failed:
+            _complain(item.token, _reason(failed[item.token]))
+            continue
+        names = (item.note.set_name if to is None else to, item.note.path)
+        print(f"{shown(item.token)}: restored as {shown(b'/'.join(filter(None, names)))}")
+    return 0 if len(latest) - len(failed) == len(group) else 1
+
+
+def _attempt(store: Store, items: Sequence[Item], to: SetName | None) -> list[Failure]:
+    """Those that could not be restored; all of them if not even their set could be."""
+    if not items:
+        return []
+    try:
+        return store.trash.restore_together(items, to)
+    except (FsError, OSError) as error:
+        return [(item, error) for item in items]
 
 
 def _latest(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:

@@ -36,17 +36,23 @@ def restore(
     name = _one_set(items) if to is None else to
     # A directory comes before what was removed from it earlier, and the whole set before all.
     first, *rest = sorted(items, key=lambda item: item.note.path)
-    if not first.note.path:
-        _set_back(door, names, first, name)
-    else:
-        rest = [first, *rest]
-    if not rest:
-        return []
+    if first.note.path:
+        return _parts_back(door, names, [first, *rest], name, new_spot)
+    _set_back(door, names, first, name)
+    try:
+        return _parts_back(door, names, rest, name, new_spot) if rest else []
+    except (OSError, FsError) as error:  # the set itself is back all the same
+        return [(item, error) for item in rest]
+
+
+def _parts_back(
+    door: Door, names: SetNames, items: Sequence[Item], name: SetName, new_spot: NewSpot
+) -> list[Failure]:
     try:
         entry, found = names.examine(name)
     except FileNotFoundError:
-        return _as_new_set(door, names, rest, name, new_spot)
-    return _each_into(door, entry, entry.spot, found, rest, name)
+        return _as_new_set(door, names, items, name, new_spot)
+    return _each_into(door, entry, entry.spot, found, items, name)
 
 
 def _one_set(items: Sequence[Item]) -> SetName:
