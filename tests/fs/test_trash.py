@@ -599,16 +599,17 @@ def test_where_nothing_gives_way_the_file_stays(store: Store, monkeypatch: pytes
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("call", ["make_directory", "set_attribute"])
 async def test_a_full_store_keeps_what_cannot_be_restored(
-    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     item = put(store, b"image")
     store.trash.purge(put(store, b""))
 
-    def make_directory(*_: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(store.door, "make_directory", make_directory)
+    monkeypatch.setattr(store.door, call, full)
     with pytest.raises(OSError, match="full"):
         store.trash.restore(item)
     monkeypatch.undo()

@@ -225,5 +225,9 @@ def _empty_set(door: Door, like: Item, name: SetName, spot: Spot) -> Item:
     """A set in the trash, into which others are put before it comes back."""
     found = door.make_directory(spot, lambda _: _directory_of(like))
     note = dataclasses.replace(like.note, set_name=name, path=b"", ino=found.record.ino)
-    door.set_attribute(spot, found.record.ino, ATTRIBUTE, encode(note))
+    try:
+        door.set_attribute(spot, found.record.ino, ATTRIBUTE, encode(note))
+    except OSError:  # no room: better nothing in the trash than what nobody can tell
+        door.rmdir(spot)
+        raise
     return Item(spot, found, note)
