@@ -130,10 +130,11 @@ def test_init_makes_the_layout_and_a_commented_policy(store: Path) -> None:
         "names": 0o755,
         "users": 0o1777,
         "staging": 0o1777,
+        "trash": 0o1777,
     }
     assert tomllib.loads((store / "ckfs.toml").read_text())["format"] == 1
     policy = (store / "policy.toml").read_text()
-    assert set(tomllib.loads(policy)) == {"sets", "images", "resolvers"}
+    assert set(tomllib.loads(policy)) == {"sets", "images", "protection", "trash", "resolvers"}
     lines = policy.splitlines()
     for before, line in itertools.pairwise(lines):
         if " = " in line and not line.startswith("#"):

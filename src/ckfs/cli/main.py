@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_mount(commands)
     _add_ls(commands)
     _add_give(commands)
+    _add_trash(commands)
     _add_prepare(commands)
     _add_demo(commands)
     return parser
@@ -144,6 +145,53 @@ def _give(arguments: argparse.Namespace) -> int:
 
     print(give(arguments.set, arguments.user))
     return 0
+
+
+def _add_trash(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "trash", help="what was removed: list, restore, remove for good (root)", allow_abbrev=False
+    )
+    actions = command.add_subparsers(metavar="ACTION", required=True, parser_class=_Parser)
+    listing = _trash_action(actions, "ls", "list what was removed")
+    _add_choice(listing)
+    listing.add_argument("--json", action="store_true", help="one JSON document")
+    showing = _trash_action(actions, "show", "all that is known of one item")
+    showing.add_argument("item", metavar="ITEM")
+    restoring = _trash_action(actions, "restore", "put items back")
+    _add_choice(restoring)
+    restoring.add_argument("items", metavar="ITEM", nargs="*")
+    where = restoring.add_mutually_exclusive_group()
+    where.add_argument("--to", metavar="SET", help="as, or into, the set of this name")
+    where.add_argument("--put-back", action="store_true", help="where they were; the default")
+    purging = _trash_action(actions, "purge", "remove items for good")
+    _add_choice(purging)
+    purging.add_argument("items", metavar="ITEM", nargs="*")
+    purging.add_argument("--all", action="store_true", help="all that there is")
+
+
+def _trash_action(actions: Commands[_Parser], name: str, meaning: str) -> _Parser:
+    action = actions.add_parser(name, help=meaning, allow_abbrev=False)
+    action.add_argument(
+        "--store", metavar="PATH", help="a store, or something on a mount; by default what is mounted here"
+    )
+    action.set_defaults(run=_trash, action=name)
+    return action
+
+
+def _add_choice(action: _Parser) -> None:
+    action.add_argument("--set", metavar="SET", help="what was in this set, or was it")
+    action.add_argument("--owner", metavar="USER", help="what was in this user's sets (name or uid)")
+    action.add_argument(
+        "--older-than", metavar="AGE", help="what was removed longer ago: 90s, 30m, 12h, 3d, 2w"
+    )
+    action.add_argument("--since", metavar="TIME", help="what was removed then or later: ISO 8601, or an age")
+    action.add_argument("--before", metavar="TIME", help="what was removed earlier: ISO 8601, or an age")
+
+
+def _trash(arguments: argparse.Namespace) -> int:
+    from ckfs.cli import trash
+
+    return trash.run(arguments)
 
 
 def _add_prepare(commands: Commands[_Parser]) -> None:

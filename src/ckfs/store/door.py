@@ -28,6 +28,7 @@ from ckfs.store.quick import QuickReader
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE_FILE = 0o600
 _PRIVATE_DIRECTORY = 0o700
+_SHARED_DIRECTORY = 0o1777
 _MOST_STATES = 10_000
 _TMPFS = 0x01021994
 _LOCAL_FILE_SYSTEMS = {
@@ -220,6 +221,16 @@ class Door:
                     yield from self._all_below(inner, prefix + name + b"/")
                 finally:
                     os.close(inner)
+
+    def names_at(self, spot: Spot) -> list[bytes]:
+        """The names in the directory *spot*."""
+        with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
+            return list(syscalls.names_in(fd))
+
+    def status(self, spot: Spot) -> os.stat_result:
+        """The stat alone, also of what no record fits."""
+        with self._parent(spot) as (dir_fd, name):
+            return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
 
     def find_below(self, spot: Spot, wanted: Inode, deadline: float) -> list[tuple[bytes, Inode]]:
         """The names and inodes that lead from the directory *spot* to the inode *wanted*; empty if it is not among the
@@ -479,6 +490,15 @@ class Door:
                 self._check_writable()
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, _PRIVATE_DIRECTORY, dir_fd=dir_fd)
+
+    def ensure_shared_directory(self, spot: Spot) -> None:
+        """As :meth:`ensure_directory`, for all users: mode 1777, also if one that died had made it without."""
+        self.ensure_directory(spot)
+        with self._parent(spot) as (dir_fd, name):
+            status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+            if stat.S_IMODE(status.st_mode) != _SHARED_DIRECTORY:
+                self._check_writable()
+                os.chmod(name, _SHARED_DIRECTORY, dir_fd=dir_fd)
 
     @contextmanager
     def _changed_parent(self, spot: Spot) -> Iterator[tuple[int, bytes]]:

@@ -8,6 +8,7 @@
       names/        one symbolic link per set (see setnames)
       users/<uid>/  the sets of each user, real files under readable names
       staging/      what is being made, and is linked into place when complete
+      trash/<uid>/  what was removed (see trash); made on first use in stores that have none
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from ckfs.store import attributes, record
 from ckfs.store.door import Door
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.setnames import NAMES, STAGING, USERS, SetNames
+from ckfs.store.trash import TRASH, Trash
 
 FORMAT = 1
 _FORMAT_FILE = b"ckfs.toml"
 _POLICY_FILE = b"policy.toml"
-_DIRECTORIES = {NAMES: 0o755, USERS: 0o1777, STAGING: 0o1777}
+_DIRECTORIES = {NAMES: 0o755, USERS: 0o1777, STAGING: 0o1777, TRASH: 0o1777}
 _HARMLESS = {*_DIRECTORIES, _POLICY_FILE, b"lost+found"}
 _UNFINISHED = (b"." + _FORMAT_FILE + b"-", b"." + _POLICY_FILE + b"-")
 """What an init that died may have left."""
@@ -54,6 +56,7 @@ class Store:
     id: str
     door: Door
     names: SetNames
+    trash: Trash
     service: Owner
     read_only: bool
 
@@ -192,10 +195,11 @@ def open_store(path: str, service: Owner = ROOT, *, read_only: bool = False) -> 
                 _check_keeper_again(root_fd, path, service)
             door = Door(root_fd, read_only=read_only)
             names = SetNames(door, root_fd, service, read_only=read_only)
+            trash = Trash(door, names, service)
         except BaseException:
             os.close(root_fd)
             raise
-    return Store(path, identifier, door, names, service, read_only)
+    return Store(path, identifier, door, names, trash, service, read_only)
 
 
 def _check_keeper_again(root_fd: int, path: str, service: Owner) -> None:

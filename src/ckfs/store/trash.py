@@ -1,0 +1,253 @@
+"""The trash: what was removed lies in ``trash/<stored uid>/<token>``, the file or directory itself, until its time is over.
+
+Putting something there is a rename, so that it costs nothing and needs no room; what is known of the removal is on it
+before (:mod:`ckfs.store.removed`). One that dies in between leaves a note on a file that is where it was, which nobody
+reads there. Record and state are as they were, so that what comes back is what was removed.
+
+All calls are synchronous, for worker threads; they raise as the door does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from ckfs.errors import FsError, Stale
+from ckfs.model import Owner
+from ckfs.names import Gid, SetName, Uid, shown
+from ckfs.store import restoring
+from ckfs.store.door import Door, Spot
+from ckfs.store.removed import ATTRIBUTE, Damaged, Item, Note, decode, encode, fitted
+from ckfs.store.restoring import Failure
+from ckfs.store.setnames import SetNames
+from ckfs.store.syscalls import RENAME_NOREPLACE
+
+log = logging.getLogger(__name__)
+
+TRASH = b"trash"
+_PURGED = b".purged"
+"""Follows the token of a directory that is being removed for good: it is not whole any more."""
+_NOTE_BYTES = 1 << 20
+"""Room that is made where not even a note fits; more than one, for those that come next."""
+
+
+class Trash:
+    """*service* is the account that keeps ``trash/`` itself; what is in it belongs to whose set it was in."""
+
+    def __init__(self, door: Door, names: SetNames, service: Owner) -> None:
+        self._door = door
+        self._names = names
+        self._service = service
+
+    # Putting in
+
+    def put(self, spot: Spot, note: Note) -> Item:
+        """Move the file or directory *spot* into the trash. Stale if it is not the inode of *note*."""
+        return self._with_room(spot.identity, lambda: self._put(spot, fitted(note)))
+
+    def _put(self, spot: Spot, note: Note) -> Item:
+        target = self._new_spot(spot.identity)
+        self._door.set_attribute(spot, note.ino, ATTRIBUTE, encode(note))
+        self._door.rename(spot, target)
+        item = Item(target, self._door.examine(target), note)
+        if (
+            item.found.record.ino != note.ino
+        ):  # another mount has given the name to another file in that moment
+            self._door.rename(target, spot, RENAME_NOREPLACE)
+            raise Stale("the name leads to another file by now")
+        if item.has_other_name:
+            self._drop_others(item)
+            item = Item(target, self._door.examine(target), note)
+        return item
+
+    def link(self, spot: Spot, note: Note) -> Item:
+        """Have a hard link of the file *spot* in the trash, before a rename takes its name. Stale as in :meth:`put`."""
+        return self._with_room(spot.identity, lambda: self._link(spot, fitted(note)))
+
+    def _link(self, spot: Spot, note: Note) -> Item:
+        target = self._new_spot(spot.identity)
+        self._door.set_attribute(spot, note.ino, ATTRIBUTE, encode(note))
+        self._door.link(spot, target, note.ino)
+        item = Item(target, self._door.examine(target), note)
+        if item.found.stat.st_nlink > 2:
+            self._drop_others(item)
+        return item
+
+    def drop(self, item: Item) -> None:
+        """Take back what :meth:`link` made, since the rename failed; unless the file has no other name by now."""
+        with contextlib.suppress(FileNotFoundError, Stale):
+            if self._door.status(item.spot).st_nlink > 1:
+                self._door.unlink(item.spot)
+
+    def _drop_others(self, item: Item) -> None:
+        """Unlink what a rename that died left of the same file: a file is in the trash once."""
+        for other in self._entries(item.spot.identity.uid):
+            if isinstance(other, Damaged) or other.token == item.token:
+                continue
+            if other.found.record.ino == item.found.record.ino:
+                self.drop(other)
+
+    def _new_spot(self, stored: Owner) -> Spot:
+        """A name of its own in the trash of *stored*, which is there afterwards."""
+        self._door.ensure_shared_directory(Spot(self._service, (TRASH,)))
+        user = (TRASH, b"%d" % stored.uid)
+        self._door.ensure_directory(Spot(stored, user))
+        return Spot(stored, (*user, secrets.token_hex(8).encode()))
+
+    def _with_room(self, stored: Owner, work: Callable[[], Item]) -> Item:
+        """Where a note does not fit any more, what is in the trash already gives way to it."""
+        try:
+            return work()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            freed = self.make_room(stored, _NOTE_BYTES)
+            if not freed and error.errno == errno.ENOSPC:
+                freed = self.make_room(None, _NOTE_BYTES)
+            if not freed:
+                raise
+        return work()
+
+    # Looking
+
+    def items(self, uid: Uid | None = None) -> Iterator[Item | Damaged]:
+        """What is in the trash of the sets that are stored as *uid*, or of all; no file that has another name too."""
+        for entry in self._entries(uid):
+            if isinstance(entry, Damaged) or not entry.has_other_name:
+                yield entry
+
+    def _entries(self, uid: Uid | None) -> Iterator[Item | Damaged]:
+        for directory in self._directories(uid):
+            for token in sorted(self._names_at(directory)):
+                entry = self._entry(Spot(directory.identity, (*directory.components, token)))
+                if entry is not None:
+                    yield entry
+
+    def _directories(self, uid: Uid | None) -> Iterator[Spot]:
+        users = self._names_at(Spot(self._service, (TRASH,))) if uid is None else [b"%d" % uid]
+        for user in users:
+            try:
+                status = self._door.status(Spot(self._service, (TRASH, user)))
+            except (FileNotFoundError, Stale):
+                continue
+            if b"%d" % status.st_uid == user and stat.S_ISDIR(status.st_mode):
+                yield Spot(Owner(Uid(status.st_uid), Gid(status.st_gid)), (TRASH, user))
+            else:
+                log.warning("passed over %s/%s: nothing that ckfs made", shown(TRASH), shown(user))
+
+    def _names_at(self, spot: Spot) -> list[bytes]:
+        with contextlib.suppress(FileNotFoundError, Stale):
+            return self._door.names_at(spot)
+        return []
+
+    def _entry(self, spot: Spot) -> Item | Damaged | None:
+        """What *spot* is; None if it has just gone."""
+        try:
+            status = self._door.status(spot)
+        except (FileNotFoundError, Stale):
+            return None
+        if status.st_uid != spot.identity.uid:
+            return Damaged(spot, status.st_ctime_ns, f"belongs to uid {status.st_uid}")
+        spot = Spot(Owner(Uid(status.st_uid), Gid(status.st_gid)), spot.components)
+        if spot.components[-1].endswith(_PURGED):
+            return Damaged(spot, 0, "was being removed for good")
+        try:
+            return self._noted(spot) or Damaged(spot, status.st_ctime_ns, "nothing says what it was")
+        except (FileNotFoundError, Stale):
+            return None
+        except OSError as error:
+            return Damaged(spot, status.st_ctime_ns, error.strerror or str(error))
+
+    def _noted(self, spot: Spot) -> Item | None:
+        found = self._door.examine(spot)
+        try:
+            note = decode(self._door.get_attribute(spot, found.record.ino, ATTRIBUTE))
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
+            return None
+        return Item(spot, found, note) if note is not None else None
+
+    def bytes_of(self, entry: Item | Damaged) -> int:
+        """How much room *entry* takes in the store."""
+        status = self._door.status(entry.spot)
+        if not stat.S_ISDIR(status.st_mode):
+            return status.st_blocks * 512 if status.st_nlink == 1 else 0
+        below = (found.stat for _, found in self._door.files_below(entry.spot))
+        return 512 * sum({inner.st_ino: inner.st_blocks for inner in below}.values())
+
+    # Taking out
+
+    def restore(self, item: Item, to: SetName | None = None) -> SetName:
+        """Put *item* back where it was, or to the set *to*; returns the set that it is (in) now.
+
+        Exists if something is there, OtherOwner if the set is somebody else's by now, each with the way out.
+        """
+        for _, error in self.restore_together([item], to):
+            raise error
+        return item.note.set_name if to is None else to
+
+    def restore_together(self, items: Sequence[Item], to: SetName | None = None) -> list[Failure]:
+        """Put *items*, of one set, back into it, or into the set *to*; if that is not there, it appears with all of them
+        at once. Returns those that could not be put back, and why."""
+        return restoring.restore(self._door, self._names, items, to, self._new_spot)
+
+    def purge(self, entry: Item | Damaged) -> int:
+        """Remove *entry* for good. Returns how many bytes that freed."""
+        freed = 0
+        with contextlib.suppress(OSError, Stale, RecursionError):
+            freed = self.bytes_of(entry)
+        self._door.remove_tree(self._begun(entry))
+        log.info("trash: removed for good, %d bytes: %s", freed, described(entry))
+        return freed
+
+    def _begun(self, entry: Item | Damaged) -> Spot:
+        """Where *entry* lies while it is removed: half a directory must not come back as a whole one."""
+        spot = entry.spot
+        is_directory = stat.S_ISDIR(self._door.status(spot).st_mode)
+        if not is_directory or spot.components[-1].endswith(_PURGED):
+            return spot
+        begun = Spot(spot.identity, (*spot.components[:-1], spot.components[-1] + _PURGED))
+        self._door.rename(spot, begun)
+        return begun
+
+    def purge_older(self, before_ns: int) -> int:
+        """Remove for good what was removed before *before_ns* (since the epoch). Returns how many bytes that freed."""
+        return sum(self._purge_if_able(entry) for entry in self._entries(None) if entry.when_ns < before_ns)
+
+    def make_room(self, stored: Owner | None, wanted_bytes: int) -> int:
+        """Remove for good, the oldest first, from the trash of *stored* or of all, until *wanted_bytes* are freed.
+
+        Returns how many were; fewer if there is nothing left.
+        """
+        uid = None if stored is None else stored.uid
+        freed = 0
+        for entry in sorted(self._entries(uid), key=lambda entry: entry.when_ns):
+            if freed >= wanted_bytes:
+                break
+            freed += self._purge_if_able(entry)
+        return freed
+
+    def _purge_if_able(self, entry: Item | Damaged) -> int:
+        try:
+            return self.purge(entry)
+        except (FileNotFoundError, Stale):  # another mount was first, or it has been restored
+            return 0
+        except (OSError, FsError, RecursionError) as error:
+            log.warning("trash: cannot remove %s: %s", described(entry), error)
+            return 0
+
+
+def described(entry: Item | Damaged) -> str:
+    """*entry* in a line of a log."""
+    if isinstance(entry, Damaged):
+        return f"{shown(b'/'.join(entry.spot.components))} ({entry.reason})"
+    note = entry.note
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(note.when_ns // 1_000_000_000))
+    name = note.set_name + b"/" + note.path if note.path else note.set_name
+    return f"{shown(name)} (item {shown(entry.token)}, removed {when} by uid {note.uid})"
