@@ -273,7 +273,7 @@ async def test_a_rename_without_flags_in_the_store_leaves_one_name(
     path: Path, made: SetEntry, lacks_flags: bool
 ) -> None:
     with opened(path) as store:
-        rename_set(store.names, store.door, OLD, NEW, 0, lambda *_: None)
+        rename_set(store.names, store.door, OLD, NEW, 0, lambda *_: None, lambda *_: None)
     assert list(entries(path)) == ["new"]
     assert not list((path / "staging").iterdir())
 

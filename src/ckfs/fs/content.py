@@ -155,7 +155,19 @@ class Content:
         with self._failing(handle):
             if not handle.marked:
                 await self.states.begin(handle)
-            return await self._transfer(handle, lambda: os.pwrite(handle.fd, data, offset))
+            return await self._with_room(handle, lambda: os.pwrite(handle.fd, data, offset))
+
+    async def _with_room(self, handle: Handle, work: Callable[[], T]) -> T:
+        """Where there is no room, what is in the trash gives way."""
+        try:
+            return await self._transfer(handle, work)
+        except OSError as error:
+            owner = handle.node.set_entry.stored if place_of(handle.node) is not None else None
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not await self.sets.keeping.make_room(
+                owner
+            ):
+                raise
+        return await self._transfer(handle, work)
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import resource
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
@@ -83,6 +84,8 @@ class Core:
     op_timeout_s: float
     reads_partial: bool = False
     """Partial images may be opened for reading."""
+    trash_gives_nothing_until: float = -math.inf
+    """In the event loop's time: nothing was found there that could give way."""
     inodes: Inodes = field(default_factory=Inodes)
     handles: Handles = field(default_factory=Handles)
     locks: InodeLocks = field(init=False)

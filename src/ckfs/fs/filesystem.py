@@ -9,6 +9,7 @@ from ckfs.fs.core import Core
 from ckfs.fs.extended import Extended
 from ckfs.fs.following import Following
 from ckfs.fs.guard import Guard
+from ckfs.fs.keeping import Keeping
 from ckfs.fs.listing import Listing
 from ckfs.fs.metadata import Metadata
 from ckfs.fs.naming import Naming
@@ -36,13 +37,13 @@ class Filesystem:
 
 def filesystem(core: Core) -> Filesystem:
     guard = Guard(core)
-    sets = Sets(core, Following(core), guard)
+    sets = Sets(core, Following(core), guard, Keeping(core))
     content = Content(core, sets, guard, States(core, sets, guard))
     metadata = Metadata(core, sets, guard)
     return Filesystem(
         core=core,
         sets=sets,
-        naming=Naming(core, sets, content, guard),
+        naming=Naming(core, sets, content, guard, sets.keeping),
         content=content,
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard),

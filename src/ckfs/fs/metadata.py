@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckfs.errors import NotOwner
 from ckfs.fs.core import Core
@@ -45,7 +45,11 @@ class Metadata:
         if node.removed is not None and not node.handles:
             return node.removed
         found = await self.core.examine(node)
-        return await self.core.examine(node) if await self._was_copied(node, found) else found
+        if await self._was_copied(node, found):
+            found = await self.core.examine(node)
+        return (
+            found if node.removed is None else replace(found, removed=True)
+        )  # the trash may have a name for it
 
     async def _was_copied(self, node: Node, found: Found) -> bool:
         """By a descriptor that was open before another mount copied the set, a file is met that is gone."""

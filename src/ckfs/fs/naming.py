@@ -12,12 +12,14 @@ from ckfs.fs.content import KEPT_FLAGS, Content
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place
+from ckfs.fs.keeping import Keeping
 from ckfs.fs.sets import Sets, taking
 from ckfs.model import Caller, Record, State
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.policy import lifecycle, presented
 from ckfs.store.door import Build, Found, OpenFile, Spot
 from ckfs.store.record import new_inode
+from ckfs.store.setnames import SetEntry
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 _PATH_MAX = 4096
@@ -31,6 +33,7 @@ class Naming:
     sets: Sets
     content: Content
     guard: Guard
+    keeping: Keeping
 
     async def lookup(self, parent: Inode, name: bytes) -> Found:
         directory = self.core.inodes.get(parent)
@@ -149,7 +152,7 @@ class Naming:
             spot, place = directory.inside(name), directory.place.inside(name)
             found = door.examine(spot)
             check(place, found)
-            remove(spot)
+            self.keeping.remove(spot, place, directory.set_entry.owner, found, caller, remove)
             if lifecycle.is_complete(found.record):
                 self.guard.recount(place.set_name)
             return found
@@ -162,10 +165,14 @@ class Naming:
             taking(caller)(found)
             check(Place(SetName(name), ()), found)
 
+        def remove_set(entry: SetEntry, found: Found) -> None:
+            place = Place(SetName(name), ())
+            self.keeping.remove(entry.spot, place, entry.owner, found, caller, remove)
+
         if directory.is_root:
             found = await self.core.change(
                 (),
-                lambda: self.core.store.names.remove(SetName(name), remove, at_top),
+                lambda: self.core.store.names.remove(SetName(name), remove_set, at_top),
                 top=(SetName(name),),
             )
         else:
@@ -208,7 +215,12 @@ class Naming:
             self.guard.check(source.place.inside(old_name), moved, caller)
             if other is not None:
                 self.guard.check(target.place.inside(new_name), other, caller)
-            door.rename(old, new, flags)
+            if flags or (other is not None and other.record.ino == moved.record.ino):
+                door.rename(old, new, flags)
+            else:
+                place, owner = target.place.inside(new_name), target.set_entry.owner
+                with self.keeping.replacing(new, place, owner, other, caller):
+                    door.rename(old, new)
             return moved, other
 
         moved, other = await self.core.change((source, target), work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from ckfs.fs.core import Core
 from ckfs.fs.following import Following
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place
+from ckfs.fs.keeping import Keeping
 from ckfs.model import Caller, Owner
 from ckfs.names import ROOT_INODE, Inode, SetName, shown
 from ckfs.policy import ownership
 from ckfs.store.door import Found, Spot
 from ckfs.store.handover import name_owner
-from ckfs.store.moving import Check, file_to_set, link_set, rename_set, set_into_directory
+from ckfs.store.moving import Check, Discard, file_to_set, link_set, rename_set, set_into_directory
 from ckfs.store.setnames import USERS, SetEntry
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
@@ -37,6 +39,7 @@ class Sets:
     core: Core
     following: Following
     guard: Guard
+    keeping: Keeping
 
     def _leaving(self, caller: Caller, moves: dict[SetName, SetName]) -> Check:
         """Checks each set that goes from its name: moved as *moves* say, or replaced."""
@@ -50,6 +53,15 @@ class Sets:
                 self.guard.check(place, found, caller)
 
         return check
+
+    def _discarding(self, caller: Caller) -> Discard:
+        def discard(name: SetName, entry: SetEntry, found: Found) -> None:
+            with contextlib.suppress(FileNotFoundError):  # another mount has just removed it
+                self.keeping.remove(
+                    entry.spot, Place(name, ()), entry.owner, found, caller, self.core.store.door.unlink
+                )
+
+        return discard
 
     # Making and claiming
 
@@ -184,7 +196,9 @@ class Sets:
 
         def work() -> tuple[SetEntry, Found | None, SetEntry | None]:
             moves = {old: new, new: old} if flags & RENAME_EXCHANGE else {old: new}
-            entry, replaced = rename_set(names, door, old, new, flags, self._leaving(caller, moves))
+            entry, replaced = rename_set(
+                names, door, old, new, flags, self._leaving(caller, moves), self._discarding(caller)
+            )
             return entry, replaced, names.read(old) if flags & RENAME_EXCHANGE else None
 
         entry, replaced, other = await self.core.change((), work, top=(old, new))
@@ -230,7 +244,9 @@ class Sets:
         def work() -> tuple[SetEntry, Found]:
             spot = source.inside(old_name)
             self.guard.check(source.place.inside(old_name), door.examine(spot), caller)
-            return file_to_set(names, door, spot, new, like, flags, self._leaving(caller, {}))
+            return file_to_set(
+                names, door, spot, new, like, flags, self._leaving(caller, {}), self._discarding(caller)
+            )
 
         entry, _ = await self.core.change(
             (source,),

@@ -27,17 +27,20 @@ T = TypeVar("T")
 Check = Callable[[SetName, Found], None]
 """Raises unless the caller may take away, or move, what is at a name now (the kernel checked what was there a moment ago)."""
 
+Discard = Callable[[SetName, SetEntry, Found], None]
+"""Takes a file away whose name has just been taken by another."""
+
 _TRIES = 20
 
 
 def rename_set(
-    names: SetNames, door: Door, old: SetName, new: SetName, flags: int, check: Check
+    names: SetNames, door: Door, old: SetName, new: SetName, flags: int, check: Check, discard: Discard
 ) -> tuple[SetEntry, Found | None]:
     """Rename the set *old* to *new*, over an existing one unless *flags* say otherwise.
 
     Returns what *new* says now, and the top of the set that it replaced.
     """
-    return _replacing(flags, lambda: _rename_set(names, door, old, new, flags, check))
+    return _replacing(flags, lambda: _rename_set(names, door, old, new, flags, check, discard))
 
 
 def _replacing(flags: int, move: Callable[[], T]) -> T:
@@ -49,7 +52,7 @@ def _replacing(flags: int, move: Callable[[], T]) -> T:
 
 
 def _rename_set(
-    names: SetNames, door: Door, old: SetName, new: SetName, flags: int, check: Check
+    names: SetNames, door: Door, old: SetName, new: SetName, flags: int, check: Check, discard: Discard
 ) -> tuple[SetEntry, Found | None]:
     entry, found = names.examine(old)
     check(old, found)
@@ -71,7 +74,7 @@ def _rename_set(
         names.move_if_free(old, new)
     else:
         names.move_over(old, new, replaced[0])
-        _unlink_replaced(door, replaced[0])
+        discard(new, *replaced)
     return _readable_place(names, door, new, entry, found), None if replaced is None else replaced[1]
 
 
@@ -88,14 +91,28 @@ def set_into_directory(
 
 
 def file_to_set(
-    names: SetNames, door: Door, source: Spot, new: SetName, like: SetEntry, flags: int, check: Check
+    names: SetNames,
+    door: Door,
+    source: Spot,
+    new: SetName,
+    like: SetEntry,
+    flags: int,
+    check: Check,
+    discard: Discard,
 ) -> tuple[SetEntry, Found]:
     """Move *source*, from inside the set whose entry is *like*, to the top as *new*."""
-    return _replacing(flags, lambda: _file_to_set(names, door, source, new, like, flags, check))
+    return _replacing(flags, lambda: _file_to_set(names, door, source, new, like, flags, check, discard))
 
 
 def _file_to_set(
-    names: SetNames, door: Door, source: Spot, new: SetName, like: SetEntry, flags: int, check: Check
+    names: SetNames,
+    door: Door,
+    source: Spot,
+    new: SetName,
+    like: SetEntry,
+    flags: int,
+    check: Check,
+    discard: Discard,
 ) -> tuple[SetEntry, Found]:
     found = door.examine(source)
     _check_single(found)
@@ -127,7 +144,7 @@ def _file_to_set(
     else:
         door.unlink(source)
         if replaced is not None:
-            _unlink_replaced(door, replaced[0])
+            discard(new, *replaced)
     return entry, door.examine(entry.spot)
 
 
@@ -159,11 +176,6 @@ def _check_single(found: Found) -> None:
     """A file has all its links in one set, so that each set can change hands."""
     if not found.record.is_directory and found.stat.st_nlink > 1:
         raise OtherOwner("other links of the file would stay behind")
-
-
-def _unlink_replaced(door: Door, entry: SetEntry) -> None:
-    with contextlib.suppress(FileNotFoundError):  # another mount has just removed it
-        door.unlink(entry.spot)
 
 
 def _replaceable(

@@ -359,7 +359,9 @@ class SetNames:
         with self._changing():
             syscalls.rename(self._names_fd, one, self._names_fd, other, syscalls.RENAME_EXCHANGE)
 
-    def remove(self, name: SetName, remove: Callable[[Spot], None], check: Callable[[Found], None]) -> Found:
+    def remove(
+        self, name: SetName, remove: Callable[[SetEntry, Found], None], check: Callable[[Found], None]
+    ) -> Found:
         """Take the set away: its place by *remove* (unlink or rmdir), then its name. Returns what its top was.
 
         *check* raises unless the caller may remove that.
@@ -370,7 +372,7 @@ class SetNames:
         if self.twins(name):  # the files stay with the other name
             self.clear(name, said)
             return found
-        remove(entry.spot)
+        remove(entry, found)
         self.clear(name, said if said.ino == entry.ino else entry)
         return found
 
