@@ -17,9 +17,9 @@ import trio
 from ckfs.errors import FsError, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Handle, Node, Place
+from ckfs.fs.inodes import Handle, Node, Place, place_of
 from ckfs.fs.sets import Sets
-from ckfs.fs.states import States, place_of
+from ckfs.fs.states import States
 from ckfs.model import Caller, Record, State
 from ckfs.names import FileHandle, Inode
 from ckfs.owners.processes import process_of
@@ -64,6 +64,8 @@ class Content:
                 raise
             return file
 
+        if truncate:
+            await self.sets.keeping.renew(node, caller)
         access, held = flags & KEPT_FLAGS, None
         node.truncating += truncate
         try:
@@ -155,19 +157,30 @@ class Content:
         with self._failing(handle):
             if not handle.marked:
                 await self.states.begin(handle)
-            return await self._with_room(handle, lambda: os.pwrite(handle.fd, data, offset))
+            return await self._write(handle, offset, data)
 
-    async def _with_room(self, handle: Handle, work: Callable[[], T]) -> T:
+    async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what is in the trash gives way."""
+
+        async def write(begin: int) -> int:
+            return await self._transfer(
+                handle, lambda: os.pwrite(handle.fd, data[begin:] if begin else data, offset + begin)
+            )
+
         try:
-            return await self._transfer(handle, work)
+            written = await write(0)
         except OSError as error:
-            owner = handle.node.set_entry.stored if place_of(handle.node) is not None else None
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not await self.sets.keeping.make_room(
-                owner
-            ):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not await self._make_room(handle):
                 raise
-        return await self._transfer(handle, work)
+            written = await write(0)
+        if written < len(data) and await self._make_room(handle):
+            with contextlib.suppress(OSError):
+                written += await write(written)
+        return written
+
+    async def _make_room(self, handle: Handle) -> bool:
+        owner = handle.node.set_entry.stored if place_of(handle.node) is not None else None
+        return await self.sets.keeping.make_room(owner)
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)

@@ -37,7 +37,7 @@ class Filesystem:
 
 def filesystem(core: Core) -> Filesystem:
     guard = Guard(core)
-    sets = Sets(core, Following(core), guard, Keeping(core))
+    sets = Sets(core, Following(core), guard, Keeping(core, guard))
     content = Content(core, sets, guard, States(core, sets, guard))
     metadata = Metadata(core, sets, guard)
     return Filesystem(

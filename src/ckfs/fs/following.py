@@ -7,9 +7,7 @@ What cannot be copied now is tried again: somebody writes, another mount is copy
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,8 +17,7 @@ from ckfs.errors import FsError, StoreDown
 from ckfs.fs.core import Core, Quiet
 from ckfs.fs.inodes import Node
 from ckfs.model import Owner
-from ckfs.names import Inode, SetName, shown
-from ckfs.store.door import Door, Spot
+from ckfs.names import SetName, shown
 from ckfs.store.handover import Copying, bring_files, remove_left, said_of
 from ckfs.store.setnames import SetEntry
 
@@ -203,19 +200,10 @@ class Following:
         for handle in list(self.core.handles.all()):
             if self.core.set_key(handle.node) == top.ino:
                 reopen = partial(
-                    _open_instead, self.core.store.door, handle.node.spot, handle.node.ino, handle.fd
+                    self.core.store.door.open_instead, handle.node.spot, handle.node.ino, handle.fd
                 )
                 try:
                     await self.core.gate.transfer(reopen, releases=(handle.pin(),))
                 except _LATER as error:
                     log.debug("an open file of set %s stays what it was: %s", shown(top.name), error)
                 handle.reopened()
-
-
-def _open_instead(door: Door, spot: Spot, ino: Inode, fd: int) -> None:
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DIRECTORY)
-    opened = door.open(spot, flags, ino)
-    try:
-        os.dup2(opened.fd, fd, inheritable=False)
-    finally:
-        os.close(opened.fd)

@@ -6,6 +6,7 @@ that it is still that file (another mount may have moved it).
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -194,6 +195,13 @@ class Node:
 
     def without_handle(self, handle: Handle) -> None:
         self.handles = tuple(other for other in self.handles if other is not handle)
+
+
+def place_of(node: Node) -> Place | None:
+    """Where *node* is; None for the mount's root, and for what has no name any more."""
+    with contextlib.suppress(Stale):
+        return None if node.is_root else node.place
+    return None
 
 
 class Inodes:

@@ -14,11 +14,15 @@ import trio
 
 from ckfs.errors import FsError
 from ckfs.fs.core import Core
-from ckfs.fs.inodes import Place
+from ckfs.fs.guard import Guard
+from ckfs.fs.inodes import Node, Place, place_of
 from ckfs.model import Caller, Owner, Role
 from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
+from ckfs.store import record
 from ckfs.store.door import Found, Spot
+from ckfs.store.gate import Release
+from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,7 @@ _ROOM_BYTES = 64 << 20
 @dataclass(frozen=True, slots=True)
 class Keeping:
     core: Core
+    guard: Guard
 
     def keeps(self, found: Found) -> bool:
         """Whether removing *found* would lose anything: a complete image, with content, that has no other name."""
@@ -79,6 +84,63 @@ class Keeping:
             if item is not None:
                 self.core.store.trash.drop(item)
             raise
+
+    async def renew(self, node: Node, caller: Caller) -> None:
+        """Before *node* is emptied: let it be a new file of the same number, and what it was go to the trash.
+
+        What is open of it on this mount leads to the new file from then on.
+        """
+        place = place_of(node)
+        if place is None or not self.keeps(await self.core.examine(node)):
+            return
+        owner, door, spot = node.set_entry.owner, self.core.store.door, node.spot
+        open_here = [handle.fd for handle in node.handles]
+        releases = [handle.pin() for handle in node.handles]
+
+        def work() -> None:
+            found = door.examine(spot, node.ino)
+            self.guard.check(place, found, caller)
+            if self.keeps(found):
+                self._renew(spot, self._note(place, owner, found, caller), found)
+                for fd in open_here:
+                    door.open_instead(spot, node.ino, fd)
+
+        try:
+            releases.append(await self._lock(node, releases))
+            await self.core.gate.call(work, releases=releases, of_set=self.core.set_key(node))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning("image %s is emptied for good: the trash has no room for it", place)
+
+    async def _lock(self, node: Node, releases: list[Release]) -> Release:
+        try:
+            return await self.core.locks.acquire(node.ino)
+        except BaseException:
+            for release in releases:
+                release()
+            raise
+
+    def _renew(self, spot: Spot, note: Note, found: Found) -> None:
+        door, ino = self.core.store.door, found.record.ino
+        new = self.core.store.names.staging_spot(spot.identity)
+        door.make_hidden(new, found.record, b"")
+        try:
+            for name in door.list_attributes(spot, ino):
+                if name.startswith(b"user.") and not name.startswith(record.ATTRIBUTE):
+                    door.set_attribute(new, ino, name, door.get_attribute(spot, ino, name))
+            item = self.core.store.trash.link(spot, note)
+            try:
+                door.rename(new, spot)
+            except BaseException:
+                self.core.store.trash.drop(item)
+                raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                door.unlink(new)
+            raise
+        # The number stays with the name; what comes back from the trash is another file.
+        door.amend(item.spot, ino, lambda old: old.record.with_(ino=new_inode()))
 
     def _note(self, place: Place, owner: Owner | None, found: Found, caller: Caller) -> Note:
         return Note(

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from ckfs.errors import NotOwner
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Handle, Node, Place
+from ckfs.fs.inodes import Handle, Node, Place, place_of
 from ckfs.fs.sets import Sets
-from ckfs.fs.states import place_of
 from ckfs.fs.streams import ANSWER_HOLDS_S
 from ckfs.model import Caller, Owner, Record
 from ckfs.names import FileHandle, Gid, Inode, Uid
@@ -70,6 +69,8 @@ class Metadata:
         await self.sets.check_change(node, caller)
         if node.is_root and (changes.uid or changes.gid):
             raise NotOwner("the mount's root belongs to root")
+        if changes.size == 0:
+            await self.sets.keeping.renew(node, caller)
         has_owner = changes.uid is not None and node.entry is not None
         if changes.uid is not None and has_owner:
             await self._name_owner(node, changes.uid, changes.gid, caller)

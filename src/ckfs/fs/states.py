@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ckfs.errors import Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Handle, Node, Place
+from ckfs.fs.inodes import Handle, Node, place_of
 from ckfs.fs.sets import Sets
 from ckfs.model import Caller, Record, State
 from ckfs.names import SetName
@@ -159,10 +157,3 @@ class States:
         return await self.core.gate.call(
             lambda: work(target), releases=releases, of_set=self.core.set_key(node)
         )
-
-
-def place_of(node: Node) -> Place | None:
-    """Where *node* is; None if it has no name any more."""
-    with contextlib.suppress(Stale):
-        return None if node.is_root else node.place
-    return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import stat
@@ -26,6 +27,7 @@ from ckfs.store.identity import acting_as
 from ckfs.store.quick import QuickReader
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_KEPT_BY_DESCRIPTORS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DIRECTORY
 _PRIVATE_FILE = 0o600
 _PRIVATE_DIRECTORY = 0o700
 _SHARED_DIRECTORY = 0o1777
@@ -355,6 +357,15 @@ class Door:
         """A descriptor of its own for an open file, which may have no name any more."""
         with _as_owner_of(file.fd):
             return OpenFile(os.open(b"/proc/self/fd/%d" % file.fd, flags | os.O_CLOEXEC))
+
+    def open_instead(self, spot: Spot, expected: Inode, fd: int) -> None:
+        """Let the descriptor *fd* lead to what is at *spot* now, opened as before; nobody needs to know."""
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL) & _KEPT_BY_DESCRIPTORS
+        opened = self.open(spot, flags, expected)
+        try:
+            os.dup2(opened.fd, fd, inheritable=False)
+        finally:
+            os.close(opened.fd)
 
     def read_content(self, target: Target, limit: int, expected: Inode) -> bytes:
         with self._opened(target, os.O_RDONLY, expected) as fd:
