@@ -29,9 +29,7 @@ def record(
     synced: tuple[int, int] | None = None,
     kind: int = stat.S_IFREG,
 ) -> Record:
-    return Record(
-        Inode(2), Uid(1), Gid(1), kind | 0o400, state=state, completed=completed, synced=synced
-    )
+    return Record(Inode(2), Uid(1), Gid(1), kind | 0o400, state=state, completed=completed, synced=synced)
 
 
 def image(name: str, number: int = 0, state: State = COMPLETE, **more: object) -> Checkpoint:
@@ -57,7 +55,9 @@ def kept(*checkpoints: Checkpoint, keep: int = 2) -> list[str]:
     return sorted(name.decode() for _, name in protection.protected(policy(keep), checkpoints))
 
 
-@pytest.mark.parametrize(("keep", "expected"), [(1, ["c"]), (2, ["b", "c"]), (3, ["a", "b", "c"]), (9, ["a", "b", "c"])])
+@pytest.mark.parametrize(
+    ("keep", "expected"), [(1, ["c"]), (2, ["b", "c"]), (3, ["a", "b", "c"]), (9, ["a", "b", "c"])]
+)
 def test_the_newest_are_kept(keep: int, expected: list[str]) -> None:
     assert kept(image("b", 2), image("a", 1), image("c", 3), keep=keep) == expected
 
@@ -108,7 +108,9 @@ def test_a_family_shares_its_number_of_checkpoints() -> None:
 
 
 def test_a_set_that_is_a_file_is_a_checkpoint() -> None:
-    assert protection.protected(policy(), [image("", 1)]) == {(SET, b""): "one of the 2 newest complete checkpoints"}
+    assert protection.protected(policy(), [image("", 1)]) == {
+        (SET, b""): "one of the 2 newest complete checkpoints"
+    }
 
 
 def test_pinned_ones_are_kept_besides() -> None:
@@ -132,7 +134,9 @@ def test_what_was_synced_is_kept_but_counts_only_when_complete() -> None:
 def test_as_many_as_the_policy_says_are_kept_unless_released(
     facts: list[tuple[int, State, Keep]], keep: int
 ) -> None:
-    given_ = [image(f"c{place}", number, state, keep=said) for place, (number, state, said) in enumerate(facts)]
+    given_ = [
+        image(f"c{place}", number, state, keep=said) for place, (number, state, said) in enumerate(facts)
+    ]
     complete = [one for one in given_ if one.images[0].record.state in (COMPLETE, SUPERSEDED)]
     chosen = protection.newest(policy(keep), given_)
     assert len(chosen) == min(keep, len(complete))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ckfs.errors import NotOwner
+from ckfs.errors import Denied, NotOwner
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place
@@ -110,11 +110,15 @@ class Metadata:
             return self.core.store.door.update(target, node.ino, change, size=changes.size, times=times)
 
         if handle is not None and changes.size is not None:
-            handle.wrote = True
+            had_written, handle.wrote = handle.wrote, True
             releases: list[Release] = [await self.core.locks.acquire(node.ino), handle.pin()]
-            found = await self.core.gate.call(
-                lambda: work(handle.file), releases=releases, of_set=self.core.set_key(node)
-            )
+            try:
+                found = await self.core.gate.call(
+                    lambda: work(handle.file), releases=releases, of_set=self.core.set_key(node)
+                )
+            except Denied:  # nothing was cut
+                handle.wrote = had_written
+                raise
             handle.marked = True
             return found
         by_name = changes.size is not None

@@ -122,7 +122,13 @@ class States:
     def _log(node: Node, found: Found) -> None:
         place = place_of(node)
         if found.record.state is State.PARTIAL:
-            why = "its writer was killed" if node.killed and not node.failed else "a write failed"
+            why = (
+                "a write failed"
+                if node.failed
+                else "its writer was killed"
+                if node.killed
+                else "it was before"
+            )
             log.warning("image %s is partial: %s", place or "(removed)", why)
         elif found.record.state is State.COMPLETE:
             log.debug("image %s is complete", place or "(removed)")
