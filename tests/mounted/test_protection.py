@@ -125,6 +125,22 @@ def rename_over(image: str) -> None:
     os.rename(spare, image)
 
 
+def rename_over_from_the_top(image: str) -> None:
+    """A set that is a file, of the same owner."""
+    spare = f"{os.path.dirname(image)}.mine"
+    save(spare, b"spare")
+    os.chown(spare, ALICE, ALICE)
+    os.rename(spare, image)
+
+
+def rename_over_from_another_set(image: str) -> None:
+    spare = f"{os.path.dirname(image)}.mine"
+    os.mkdir(spare)
+    os.chown(spare, ALICE, ALICE)
+    save(f"{spare}/file", b"spare")
+    os.rename(f"{spare}/file", image)
+
+
 def exchange(image: str) -> None:
     spare = f"{os.path.dirname(image)}/.spare"
     save(spare, b"spare")
@@ -165,6 +181,8 @@ def to_another_set(image: str) -> None:
 DOORS: dict[str, Callable[[str], object]] = {
     "unlink": os.unlink,
     "rename over": rename_over,
+    "rename over, from the top": rename_over_from_the_top,
+    "rename over, from another set": rename_over_from_another_set,
     "rename away": lambda image: os.rename(image, f"{image}.gone"),
     "rename to a temporary name": lambda image: os.rename(image, f"{image}.tmp"),
     "rename to the top": lambda image: os.rename(image, f"{os.path.dirname(image)}.mine"),
@@ -469,6 +487,44 @@ def test_a_link_is_refused_to_an_image_alone(place: Place, name: str) -> None:
         assert errno_as(uid, os.link, image, f"{path}/second") == EACCES
         assert errno_as(uid, os.link, image, f"{place.node.path}/{name}.mine") in (EACCES, EEXIST, 18)
     check_untouched(place, name)
+
+
+def test_an_image_has_one_name_from_the_start(place: Place, name: str) -> None:
+    """BLCR refuses one that has two, and one made in time would stay for ever."""
+    path = make_set(place.node.path, name)
+    with Agent(ALICE) as writer:
+        fd = writer.do(os.open, f"{path}/.image.tmp", os.O_WRONLY | os.O_CREAT, 0o600)
+        for uid in (ALICE, ROOT):
+            assert errno_as(uid, os.link, f"{path}/.image.tmp", f"{path}/second") == EACCES
+        writer.do(os.close, fd)
+
+
+def test_a_directory_that_gets_its_final_name_supersedes_others(place: Place, name: str) -> None:
+    path = make_set(place.node.path, name)
+    for dump_name in ("a", "b", "c"):
+        as_user(ALICE, dump_directory, f"{path}/{dump_name}.tmp", 2)
+        assert not is_protected(f"{path}/{dump_name}.tmp")
+        as_user(ALICE, os.rename, f"{path}/{dump_name}.tmp", f"{path}/{dump_name}")
+        assert is_protected(f"{path}/{dump_name}")
+    assert [state_of(f"{path}/{dump_name}") for dump_name in "abc"] == ["superseded", "complete", "complete"]
+
+
+def test_a_refused_write_leaves_no_trace(place: Place, name: str) -> None:
+    """Once released, the image can be written on as any other."""
+    path = make_set(place.node.path, name)
+    with Agent(ALICE) as writer, Agent(ALICE) as other:
+        fd = writer.do(os.open, f"{path}/image", os.O_WRONLY | os.O_CREAT, 0o600)
+        old = other.do(os.open, f"{path}/image", os.O_RDWR)
+        writer.do(os.write, fd, CONTENT)
+        writer.do(os.close, fd)
+        for door in HANDLE_DOORS.values():
+            with raises_errno(EACCES):
+                door(other, old)
+        os.setxattr(path, "user.ckfs.keep", b"released/image")
+        other.do(write_at, old, b"x")
+        other.do(os.close, old)
+    assert state_of(f"{path}/image") == "complete"
+    assert Path(path, "image").read_bytes() == b"x" + CONTENT[1:]
 
 
 # Who may

@@ -171,6 +171,17 @@ def test_a_sync_in_the_middle_protects_and_blocks_nobody(batch: str) -> None:
     assert read(image) == 2 * HALF
 
 
+def test_a_writer_cuts_its_own_image_after_a_sync(batch: str) -> None:
+    with Agent(ALICE) as writer:
+        fd = writer.do(os.open, f"{batch}/image", NEW, 0o600)
+        writer.do(os.write, fd, HALF)
+        writer.do(os.fsync, fd)
+        writer.do(os.ftruncate, fd, 4)
+        writer.do(os.close, fd)
+    assert read(f"{batch}/image") == HALF[:4]
+    assert state_of(f"{batch}/image") == "complete"
+
+
 # Those that are killed
 
 
@@ -209,14 +220,16 @@ def test_one_that_is_killed_between_its_rename_and_its_close_leaves_it_partial(t
     assert state_of(f"{torn}/image") == "partial"
 
 
-@pytest.mark.parametrize("more", [False, True])
-def test_one_that_is_killed_after_a_sync(torn: str, *, more: bool) -> None:
+@pytest.mark.parametrize("more", [b"", b"more", HALF])
+def test_one_that_is_killed_after_a_sync(torn: str, more: bytes) -> None:
+    """A second of the same size, at once, is something else too."""
+
     def begin(path: str) -> int:
         fd = os.open(path, NEW, 0o600)
         os.write(fd, HALF)
         os.fsync(fd)
         if more:
-            os.write(fd, b"more")
+            os.pwrite(fd, more, 0)
         return fd
 
     run_and_kill(ALICE, begin, f"{torn}/image")

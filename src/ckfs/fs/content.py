@@ -162,11 +162,13 @@ class Content:
                 except Denied:  # nothing was written, so nothing is amiss
                     handle.wrote = had_written
                     raise
+            handle.node.unsynced = True
             return await self._transfer(handle, lambda: os.pwrite(handle.fd, data, offset))
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
         sync = os.fdatasync if data_only else os.fsync
+        handle.node.unsynced = False  # before: what is written meanwhile may not be in it
         with self._failing(handle):
             await self._transfer(handle, lambda: sync(handle.fd))
         await self.states.synced(handle)

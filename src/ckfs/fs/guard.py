@@ -49,12 +49,9 @@ class Guard:
         self.check(place, found, caller)
 
     def check_link(self, place: Place, found: Found) -> None:
-        """Refuse (EACCES) a second name for a complete image of a batch set: checkpointers refuse images that have two."""
-        if (
-            self.core.policy.is_batch(place.set_name)
-            and not found.record.is_directory
-            and protection.concerns(found.record)
-        ):
+        """Refuse (EACCES) a second name for an image of a batch set: checkpointers refuse images that have two, and one
+        made before the image is complete would be kept with it."""
+        if self.core.policy.is_batch(place.set_name) and found.record.is_regular:
             raise protection.refusal("an image of a batch set has one name")
 
     def _may_remove(self, caller: Caller) -> bool:

@@ -106,7 +106,7 @@ class Metadata:
 
         def work(target: Target) -> Found:
             if place is not None and not (handle is not None and handle.settled):
-                self._check(place, node, target, changes, caller)
+                self._check(place, node, target, changes, handle, caller)
             return self.core.store.door.update(target, node.ino, change, size=changes.size, times=times)
 
         if handle is not None and changes.size is not None:
@@ -127,12 +127,23 @@ class Metadata:
             return await self.core.on(node, work, locked=True, by_name=by_name)
         return found
 
-    def _check(self, place: Place, node: Node, target: Target, changes: Changes, caller: Caller) -> None:
-        """Refuse to cut a protected image short, or to give it to anybody but the set's owner."""
+    def _check(
+        self,
+        place: Place,
+        node: Node,
+        target: Target,
+        changes: Changes,
+        handle: Handle | None,
+        caller: Caller,
+    ) -> None:
+        """Refuse to cut a protected image short, or to give it to anybody but the set's owner. What is synced, but not
+        complete, is its writers' to cut."""
         if not self.core.policy.is_batch(place.set_name) or (changes.size is None and changes.uid is None):
             return
         found = self.core.store.door.examine(target, node.ino)
         owner = node.set_entry.owner
+        if handle is not None and changes.uid is None and not lifecycle.is_complete(found.record):
+            return
         own = (None, found.record.uid, None if owner is None else owner.uid)
         if changes.size is not None or (changes.uid not in own and not found.record.is_directory):
             self.guard.check(place, found, caller)

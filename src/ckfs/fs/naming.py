@@ -209,6 +209,8 @@ class Naming:
             if other is not None:
                 self.guard.check(target.place.inside(new_name), other, caller)
             door.rename(old, new, flags)
+            if moved.record.is_directory or source.top is not target.top:  # checkpoints as a whole
+                self.guard.recount(target.place.set_name)
             return moved, other
 
         moved, other = await self.core.change((source, target), work)

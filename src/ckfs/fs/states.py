@@ -97,7 +97,7 @@ class States:
 
     def _settling(self, node: Node) -> Callable[[Target], Found]:
         door, place = self.core.store.door, place_of(node)
-        killed, failed = node.killed, node.failed
+        killed, failed = node.killed, node.failed or (node.killed and node.unsynced)
 
         def work(target: Target) -> Found:
             name = place.set_name if place is not None else SetName(b"")
