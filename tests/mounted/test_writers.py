@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from errno import EACCES, EIO, ENOSPC
 from pathlib import Path
@@ -198,6 +199,25 @@ def test_one_that_is_killed_leaves_no_complete_image(torn: str, name: str, numbe
     assert as_user(ALICE, os.unlink, f"{torn}/{name}") is None
 
 
+def test_one_with_threads_that_is_killed_leaves_it_partial(torn: str) -> None:
+    def begin(path: str) -> int:
+        opened: list[int] = []
+
+        def write() -> None:
+            opened.append(os.open(path, NEW, 0o600))
+            os.write(opened[0], HALF)
+            written.set()
+            threading.Event().wait()
+
+        written = threading.Event()
+        threading.Thread(target=write, daemon=True).start()
+        written.wait()
+        return opened[0]
+
+    run_and_kill(ALICE, begin, f"{torn}/image")
+    assert state_of(f"{torn}/image") == "partial"
+
+
 def test_a_torn_image_stays_torn_under_its_final_name(torn: str) -> None:
     def begin(path: str) -> int:
         fd = os.open(path, NEW, 0o600)
@@ -293,6 +313,21 @@ def test_a_rewrite_heals_and_an_append_does_not(torn: str) -> None:
     assert as_user(ALICE, read, image) == HALF
 
 
+def cut_and_write(path: str) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, HALF)
+    finally:
+        os.close(fd)
+
+
+def test_cutting_it_to_nothing_first_is_a_rewrite_too(torn: str) -> None:
+    tear(f"{torn}/image")
+    as_user(ALICE, cut_and_write, f"{torn}/image")
+    assert state_of(f"{torn}/image") == "complete"
+
+
 def test_a_torn_image_is_neither_kept_nor_counted(torn: str) -> None:
     for name in ("one", "two"):
         as_user(ALICE, save, f"{torn}/{name}", HALF)
@@ -346,6 +381,7 @@ def test_after_a_failed_write_the_image_is_partial_whatever_happens(full: str) -
         with raises_errno(ENOSPC):
             writer.do(fill, fd)
         writer.do(os.ftruncate, fd, 4096)
+        writer.do(os.ftruncate, fd, 0)
         writer.do(os.pwrite, fd, b"now it fits", 0)
         writer.do(os.fsync, fd)
         writer.do(os.close, fd)

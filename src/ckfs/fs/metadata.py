@@ -97,7 +97,9 @@ class Metadata:
         return Owner(uid, known.gid if known is not None else Gid(uid))
 
     async def _apply(self, node: Node, changes: Changes, handle: Handle | None, caller: Caller) -> Found:
-        change = self._change(changes, handle, caller)
+        # Whoever has written through a handle before, and perhaps failed, begins nothing anew by cutting it to nothing.
+        anew = handle is not None and changes.size == 0 and not handle.wrote
+        change = self._change(changes, handle, caller, Event.REPLACED if anew else Event.WRITTEN)
         times = None
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             times = Times(changes.atime_ns, changes.mtime_ns)
@@ -110,7 +112,7 @@ class Metadata:
             return self.core.store.door.update(target, node.ino, change, size=changes.size, times=times)
 
         if handle is not None and changes.size is not None:
-            had_written, handle.wrote = handle.wrote, True
+            had_written, handle.wrote, node.unsynced = handle.wrote, True, True
             releases: list[Release] = [await self.core.locks.acquire(node.ino), handle.pin()]
             try:
                 found = await self.core.gate.call(
@@ -120,6 +122,8 @@ class Metadata:
                 handle.wrote = had_written
                 raise
             handle.marked = True
+            if anew:
+                node.failed = node.killed = False
             return found
         by_name = changes.size is not None
         found = await self.core.on(node, work, locked=True, by_name=by_name)
@@ -148,12 +152,13 @@ class Metadata:
         if changes.size is not None or (changes.uid not in own and not found.record.is_directory):
             self.guard.check(place, found, caller)
 
-    def _change(self, changes: Changes, handle: Handle | None, caller: Caller) -> Callable[[Record], Record]:
+    def _change(
+        self, changes: Changes, handle: Handle | None, caller: Caller, event: Event
+    ) -> Callable[[Record], Record]:
         def change(record: Record) -> Record:
             if changes.size is not None:
                 record = presented.after_write(record, caller.uid, caller.gid)
                 if handle is not None:
-                    event = Event.WRITTEN if changes.size else Event.REPLACED
                     record = lifecycle.after(record, event).with_(node=self.core.node_name)
             if changes.uid is not None or changes.gid is not None:
                 record = presented.with_owner(record, changes.uid, changes.gid)
