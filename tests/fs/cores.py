@@ -268,9 +268,12 @@ async def mounted(
     jobs: KnownJobs | None = None,
     read_only: bool = False,
     timeout_s: float = 10.0,
+    role: Role = Role.NODE,
 ) -> AsyncIterator[Mount]:
     """The store at *path*, as one mount."""
-    with mounted_for_long(path, node=node, jobs=jobs, read_only=read_only, timeout_s=timeout_s) as mount:
+    with mounted_for_long(
+        path, node=node, jobs=jobs, read_only=read_only, timeout_s=timeout_s, role=role
+    ) as mount:
         yield mount
 
 
@@ -282,12 +285,11 @@ def mounted_for_long(
     jobs: KnownJobs | None = None,
     read_only: bool = False,
     timeout_s: float = 10.0,
+    role: Role = Role.NODE,
 ) -> Iterator[Mount]:
     """As :func:`mounted`, from outside of any event loop: each call may have a loop of its own."""
     store = open_store(str(path), read_only=read_only)
     with contextlib.closing(store):
         gate = Gate(store.door.probe, op_timeout_s=timeout_s, io_timeout_s=timeout_s)
-        core = Core(
-            store, gate, store.read_policy(), jobs or KnownJobs(), Role.NODE, node.encode(), timeout_s
-        )
+        core = Core(store, gate, store.read_policy(), jobs or KnownJobs(), role, node.encode(), timeout_s)
         yield Mount(core, filesystem(core))

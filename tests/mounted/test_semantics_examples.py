@@ -57,6 +57,13 @@ def other(module_mount: Mount, module_workdir: Path) -> Iterator[Mount]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def server(module_mount: Mount, module_workdir: Path) -> Iterator[Mount]:
+    """Where root removes what is protected."""
+    with mounted(module_mount.store, module_workdir / "server", role="server", node="server") as running:
+        yield running
+
+
 def output_of(step: Step, here: Path, other: Path) -> list[str]:
     """What the command prints; the path of the other mount reads ``$OTHER``, as on the page."""
     identity = [f"--reuid={step.uid}", f"--regid={step.uid}", "--clear-groups"]
@@ -76,14 +83,14 @@ def output_of(step: Step, here: Path, other: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("steps", [pytest.param(steps, id=f"line-{line}") for line, steps in EXAMPLES])
-def test_an_example(module_mount: Mount, other: Mount, steps: list[Step]) -> None:
+def test_an_example(module_mount: Mount, other: Mount, server: Mount, steps: list[Step]) -> None:
     assert os.listdir(module_mount.path) == []
     try:
         for step in steps:
             printed = output_of(step, module_mount.path, other.path)
             assert printed == step.expected, f"{PAGE.name}:{step.line}: {step.command}"
     finally:
-        clear(module_mount.path)
+        clear(server.path)
 
 
 def clear(directory: Path) -> None:

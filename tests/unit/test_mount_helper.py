@@ -73,6 +73,7 @@ OURS = [
     "io_timeout=60",
     "log=/var/log/ckfs",
     "ro",
+    "partial",
 ]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from ckfs.owners.processes import Process, is_one_of, process_of, program_of, was_killed
+from ckfs.owners.processes import (
+    Process,
+    is_one_of,
+    open_for_writing,
+    process_of,
+    program_of,
+    was_killed,
+)
 
 _SOON_S = 10.0
 
@@ -118,3 +125,22 @@ def test_a_remover_is_named_by_path_or_by_its_last_component() -> None:
     assert not is_one_of("/home/eve/pbs_server", ("/usr/sbin/pbs_server",))
     assert not is_one_of("/usr/sbin/pbs_server2", ("pbs_server",))
     assert not is_one_of(None, ("pbs_server",))
+
+
+def test_descriptors_open_for_writing_are_counted(tmp_path: Path) -> None:
+    file, other = tmp_path / "file", tmp_path / "other"
+    opened = [os.open(path, os.O_CREAT | os.O_WRONLY) for path in (file, file, other)]
+    opened += [os.open(file, os.O_RDWR), os.open(file, os.O_RDONLY)]
+    here, ino = process_of(os.getpid()), file.stat().st_ino
+    assert here is not None
+    try:
+        assert open_for_writing(here, ino) == 3
+        assert open_for_writing(Process(here.pid, here.started + 1), ino) == 0
+    finally:
+        for fd in opened:
+            os.close(fd)
+    assert open_for_writing(here, ino) == 0
+
+
+def test_a_process_that_is_gone_has_nothing_open() -> None:
+    assert open_for_writing(Process(2**22 + 1, 0), 1) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from ckfs import __version__
@@ -55,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_ls(commands)
     _add_give(commands)
     _add_trash(commands)
+    _add_release(commands)
+    _add_protect(commands)
+    _add_pin(commands)
     _add_prepare(commands)
     _add_demo(commands)
     return parser
@@ -192,6 +196,57 @@ def _trash(arguments: argparse.Namespace) -> int:
     from ckfs.cli import trash
 
     return trash.run(arguments)
+
+
+def _add_release(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "release", help="let protected checkpoints be removed (root)", allow_abbrev=False
+    )
+    command.add_argument("paths", metavar="SET|IMAGE", nargs="+")
+    command.set_defaults(run=_release)
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.keep import release
+
+    return _for_each(arguments.paths, release)
+
+
+def _add_protect(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("protect", help="end a release (root)", allow_abbrev=False)
+    command.add_argument("paths", metavar="SET|IMAGE", nargs="+")
+    command.set_defaults(run=_protect)
+
+
+def _protect(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.keep import protect
+
+    return _for_each(arguments.paths, protect)
+
+
+def _add_pin(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("pin", help="keep checkpoints of one's own", allow_abbrev=False)
+    command.add_argument("paths", metavar="SET|IMAGE", nargs="+")
+    command.add_argument("--undo", action="store_true", help="keep them no longer than the rule says")
+    command.set_defaults(run=_pin)
+
+
+def _pin(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.keep import pin
+
+    return _for_each(arguments.paths, lambda path: pin(path, undo=arguments.undo))
+
+
+def _for_each(paths: list[str], act: Callable[[str], str]) -> int:
+    """A line for each; those that fail do not keep the others from being done. The status is the first failure's."""
+    status = 0
+    for path in paths:
+        try:
+            print(act(path))
+        except CkfsError as error:
+            print(f"ckfs: {error}", file=sys.stderr)
+            status = status or error.exit_status
+    return status
 
 
 def _add_prepare(commands: Commands[_Parser]) -> None:

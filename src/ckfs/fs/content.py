@@ -14,7 +14,7 @@ from typing import TypeVar
 import outcome
 import trio
 
-from ckfs.errors import FsError, Stale
+from ckfs.errors import Denied, FsError, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, place_of
@@ -22,7 +22,7 @@ from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
 from ckfs.model import Caller, Record, State
 from ckfs.names import FileHandle, Inode
-from ckfs.owners.processes import process_of
+from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store.door import OpenFile, Target
 
@@ -123,9 +123,11 @@ class Content:
 
     async def release(self, number: FileHandle) -> None:
         handle = self.core.handle(number)
-        if handle.wrote:  # through a mapping that outlived its descriptor
+        if handle.wrote:  # through a mapping that outlived its descriptor, or by a child of its opener
             with contextlib.suppress(OSError, FsError):
-                await self.flush(number)
+                await self._hand_over(handle)
+            with contextlib.suppress(OSError, FsError):
+                await self._settle(handle)
         self.core.handles.remove(number)
         handle.node.without_handle(handle)
         self.core.inodes.drop_unused(handle.node)
@@ -153,10 +155,16 @@ class Content:
     async def write(self, number: FileHandle, offset: int, data: bytes) -> int:
         """Returns how many bytes were written, which may be fewer than given where the store ran out of room."""
         handle = self.core.handle(number)
+        had_written = handle.wrote
         handle.wrote = True  # before the mark: who settles meanwhile must see that somebody writes
         with self._failing(handle):
             if not handle.marked:
-                await self.states.begin(handle)
+                try:
+                    await self.states.begin(handle)
+                except Denied:  # nothing was written, so nothing is amiss
+                    handle.wrote = had_written
+                    raise
+            handle.node.unsynced = True
             return await self._write(handle, offset, data)
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
@@ -185,6 +193,7 @@ class Content:
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
         sync = os.fdatasync if data_only else os.fsync
+        handle.node.unsynced = False  # before: what is written meanwhile may not be in it
         with self._failing(handle):
             await self._transfer(handle, lambda: sync(handle.fd))
         await self.states.synced(handle)
@@ -192,21 +201,38 @@ class Content:
     async def flush(self, number: FileHandle) -> None:
         """A descriptor of the file is closed: let the store say now what it has against the data, and settle the state.
 
-        Other descriptors may live on (fork, dup): what is written afterwards is marked again.
+        While its opener has others of it (fork, dup), nothing is settled but what the store had to say.
         """
         handle = self.core.handle(number)
         if not handle.wrote:
             return
         try:
-            with self._failing(handle):  # closing is when NFS reports a full quota
-                await self._transfer(handle, lambda: os.close(os.dup(handle.fd)))
-        finally:
-            handle.wrote = handle.marked = False
-            try:
-                await self.states.settle(handle.node, handle)
-            except (OSError, FsError):
-                handle.wrote = True  # the release tries again
-                raise
+            goes_on = await self._hand_over(handle)
+        except (OSError, FsError):
+            await self._settle(handle)
+            raise
+        if not goes_on:
+            await self._settle(handle)
+
+    async def _hand_over(self, handle: Handle) -> bool:
+        """Whether whoever opened *handle* has it open for writing still, after one descriptor of it was closed."""
+        node, process = handle.node, handle.process
+        others = sum(other.process == process and other is not handle for other in node.handles)
+
+        def work() -> bool:
+            os.close(os.dup(handle.fd))  # closing is when NFS reports a full quota
+            return process is not None and open_for_writing(process, node.ino) > others
+
+        with self._failing(handle):
+            return await self._transfer(handle, work)
+
+    async def _settle(self, handle: Handle) -> None:
+        handle.wrote = handle.marked = False
+        try:
+            await self.states.settle(handle.node, handle)
+        except (OSError, FsError):
+            handle.wrote = True  # the release tries again
+            raise
 
     @contextlib.contextmanager
     def _failing(self, handle: Handle) -> Iterator[None]:

@@ -122,6 +122,10 @@ class Extended:
             keep = Keep(text.decode())
         except ValueError:
             raise Invalid("user.ckfs.keep takes pinned, released or nothing") from None
+        if b"/" in name or b"\0" in name or name in (b".", b".."):
+            raise Invalid("a checkpoint is named by a direct entry of its set")
+        if not self.core.policy.is_batch(top.name):
+            raise Invalid("only in batch sets are checkpoints kept")
         ownership.check_keep(keep, top.set_entry.owner, caller)
         place, door = top.place.inside(name) if name else top.place, self.core.store.door
 

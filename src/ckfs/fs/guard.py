@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Place
 from ckfs.model import Caller, Checkpoint, Role, State
-from ckfs.names import SetName, shown
+from ckfs.names import Inode, SetName, shown
 from ckfs.owners.processes import is_one_of, program_of
 from ckfs.policy import lifecycle, protection
 from ckfs.policy.lifecycle import Event
@@ -33,7 +33,7 @@ class Guard:
         if self._may_remove(caller):
             return
         of_family = self._family(place.set_name)
-        reason = self._reason(place, of_family)
+        reason = self._reason(place, of_family, found.record.ino)
         if reason is None or protection.may_remove_old(policy, place.set_name, caller, of_family):
             return
         # What a mom does as a matter of course is no news.
@@ -49,12 +49,9 @@ class Guard:
         self.check(place, found, caller)
 
     def check_link(self, place: Place, found: Found) -> None:
-        """Refuse (EACCES) a second name for a complete image of a batch set: checkpointers refuse images that have two."""
-        if (
-            self.core.policy.is_batch(place.set_name)
-            and not found.record.is_directory
-            and protection.concerns(found.record)
-        ):
+        """Refuse (EACCES) a second name for an image of a batch set: checkpointers refuse images that have two, and one
+        made before the image is complete would be kept with it."""
+        if self.core.policy.is_batch(place.set_name) and found.record.is_regular:
             raise protection.refusal("an image of a batch set has one name")
 
     def _may_remove(self, caller: Caller) -> bool:
@@ -65,12 +62,15 @@ class Guard:
     def _family(self, name: SetName) -> list[Checkpoint]:
         return checkpoints(self.core.store.names, self.core.store.door, protection.family(name))
 
-    def _reason(self, place: Place, of_family: list[Checkpoint]) -> str | None:
-        """Why *place*, or for a whole set anything in it, is protected; None if it is not."""
+    def _reason(self, place: Place, of_family: list[Checkpoint], ino: Inode | None = None) -> str | None:
+        """Why *place*, or for a whole set anything in it, is protected; None if it is not. *ino* is the file that was
+        there: other mounts may have given it another name since."""
         reasons = protection.protected(self.core.policy, of_family)
-        if place.below:
-            return reasons.get((place.set_name, place.below[0])) or reasons.get((place.set_name, b""))
-        return next((reason for (name, _), reason in reasons.items() if name == place.set_name), None)
+        if not place.below:
+            return next((reason for (name, _), reason in reasons.items() if name == place.set_name), None)
+        keys = [(place.set_name, place.below[0]), (place.set_name, b"")]
+        keys += (one.key for one in of_family if any(image.record.ino == ino for image in one.images))
+        return next((reasons[key] for key in keys if key in reasons), None)
 
     def reason(self, place: Place) -> str | None:
         """Why *place* is protected, for those who ask."""

@@ -117,6 +117,7 @@ class Node:
         "reached",
         "removed",
         "truncating",
+        "unsynced",
     )
 
     def __init__(self, ino: Inode, parent: Node | None, name: bytes, entry: SetEntry | None = None) -> None:
@@ -132,6 +133,8 @@ class Node:
         """Something that was written on this mount may be lost: the image is partial until it is truncated."""
         self.killed = False
         """A writer was killed since the image was last truncated."""
+        self.unsynced = False
+        """Something was written on this mount since the last fsync began: times alone may not tell."""
         self.truncating = 0
         """How many are opening it to overwrite it."""
         self.removed: Found | None = None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ckfs.errors import NotOwner
+from ckfs.errors import Denied, NotOwner
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, place_of
@@ -102,7 +102,9 @@ class Metadata:
         return Owner(uid, known.gid if known is not None else Gid(uid))
 
     async def _apply(self, node: Node, changes: Changes, handle: Handle | None, caller: Caller) -> Found:
-        change = self._change(changes, handle, caller)
+        # Whoever has written through a handle before, and perhaps failed, begins nothing anew by cutting it to nothing.
+        anew = handle is not None and changes.size == 0 and not handle.wrote
+        change = self._change(changes, handle, caller, Event.REPLACED if anew else Event.WRITTEN)
         times = None
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             times = Times(changes.atime_ns, changes.mtime_ns)
@@ -111,16 +113,22 @@ class Metadata:
 
         def work(target: Target) -> Found:
             if place is not None and not (handle is not None and handle.settled):
-                self._check(place, node, target, changes, caller)
+                self._check(place, node, target, changes, handle, caller)
             return self.core.store.door.update(target, node.ino, change, size=changes.size, times=times)
 
         if handle is not None and changes.size is not None:
-            handle.wrote = True
+            had_written, handle.wrote, node.unsynced = handle.wrote, True, True
             releases: list[Release] = [await self.core.locks.acquire(node.ino), handle.pin()]
-            found = await self.core.gate.call(
-                lambda: work(handle.file), releases=releases, of_set=self.core.set_key(node)
-            )
+            try:
+                found = await self.core.gate.call(
+                    lambda: work(handle.file), releases=releases, of_set=self.core.set_key(node)
+                )
+            except Denied:  # nothing was cut
+                handle.wrote = had_written
+                raise
             handle.marked = True
+            if anew:
+                node.failed = node.killed = False
             return found
         by_name = changes.size is not None
         found = await self.core.on(node, work, locked=True, by_name=by_name)
@@ -128,22 +136,34 @@ class Metadata:
             return await self.core.on(node, work, locked=True, by_name=by_name)
         return found
 
-    def _check(self, place: Place, node: Node, target: Target, changes: Changes, caller: Caller) -> None:
-        """Refuse to cut a protected image short, or to give it to anybody but the set's owner."""
+    def _check(
+        self,
+        place: Place,
+        node: Node,
+        target: Target,
+        changes: Changes,
+        handle: Handle | None,
+        caller: Caller,
+    ) -> None:
+        """Refuse to cut a protected image short, or to give it to anybody but the set's owner. What is synced, but not
+        complete, is its writers' to cut."""
         if not self.core.policy.is_batch(place.set_name) or (changes.size is None and changes.uid is None):
             return
         found = self.core.store.door.examine(target, node.ino)
         owner = node.set_entry.owner
+        if handle is not None and changes.uid is None and not lifecycle.is_complete(found.record):
+            return
         own = (None, found.record.uid, None if owner is None else owner.uid)
         if changes.size is not None or (changes.uid not in own and not found.record.is_directory):
             self.guard.check(place, found, caller)
 
-    def _change(self, changes: Changes, handle: Handle | None, caller: Caller) -> Callable[[Record], Record]:
+    def _change(
+        self, changes: Changes, handle: Handle | None, caller: Caller, event: Event
+    ) -> Callable[[Record], Record]:
         def change(record: Record) -> Record:
             if changes.size is not None:
                 record = presented.after_write(record, caller.uid, caller.gid)
                 if handle is not None:
-                    event = Event.WRITTEN if changes.size else Event.REPLACED
                     record = lifecycle.after(record, event).with_(node=self.core.node_name)
             if changes.uid is not None or changes.gid is not None:
                 record = presented.with_owner(record, changes.uid, changes.gid)

@@ -221,6 +221,8 @@ class Naming:
                 place, owner = target.place.inside(new_name), target.set_entry.owner
                 with self.keeping.replacing(new, place, owner, other, caller):
                     door.rename(old, new)
+            if moved.record.is_directory or source.top is not target.top:  # checkpoints as a whole
+                self.guard.recount(target.place.set_name)
             return moved, other
 
         moved, other = await self.core.change((source, target), work)

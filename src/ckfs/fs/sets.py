@@ -222,13 +222,15 @@ class Sets:
         entry = await self.core.gate.call(lambda: names.read(old))
         self._check_same_owner(entry, target.set_entry)
         await self.check_create(target, caller)
-        found = await self.core.change(
-            (target,),
-            lambda: set_into_directory(
-                names, door, old, target.inside(new_name), flags, self._leaving(caller, {})
-            ),
-            top=(old,),
-        )
+
+        def work() -> Found:
+            new = target.inside(new_name)
+            replaced = door.examine_if_there(new)
+            if replaced is not None:
+                self.guard.check(target.place.inside(new_name), replaced, caller)
+            return set_into_directory(names, door, old, new, flags, self._leaving(caller, {}))
+
+        found = await self.core.change((target,), work, top=(old,))
         node = self.core.inodes.known(found.record.ino)
         if node is not None:
             node.parent, node.name, node.entry = target, new_name, None

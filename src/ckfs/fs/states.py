@@ -95,7 +95,7 @@ class States:
 
     def _settling(self, node: Node) -> Callable[[Target], Found]:
         door, place = self.core.store.door, place_of(node)
-        killed, failed = node.killed, node.failed
+        killed, failed = node.killed, node.failed or (node.killed and node.unsynced)
 
         def work(target: Target) -> Found:
             name = place.set_name if place is not None else SetName(b"")
@@ -120,7 +120,13 @@ class States:
     def _log(node: Node, found: Found) -> None:
         place = place_of(node)
         if found.record.state is State.PARTIAL:
-            why = "its writer was killed" if node.killed and not node.failed else "a write failed"
+            why = (
+                "a write failed"
+                if node.failed
+                else "its writer was killed"
+                if node.killed
+                else "it was before"
+            )
             log.warning("image %s is partial: %s", place or "(removed)", why)
         elif found.record.state is State.COMPLETE:
             log.debug("image %s is complete", place or "(removed)")

@@ -52,6 +52,26 @@ def was_killed(process: Process) -> bool:
     return now.started == process.started and bool(now.flags & _EXITING and now.exit_code & _SIGNAL_BITS)
 
 
+def open_for_writing(process: Process, ino: int) -> int:
+    """How many descriptors of *process* are of a file of inode number *ino*, and open for writing. Numbers are all that is
+    looked at: files of that number on other file systems count too. 0 for what cannot be read."""
+    try:
+        with os.scandir(f"/proc/{process.pid}/fdinfo") as descriptors:
+            count = sum(_is_writing(entry.path, ino) for entry in descriptors)
+        return count if _stat(process.pid).started == process.started else 0
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _is_writing(fdinfo: str, ino: int) -> bool:
+    try:
+        with open(fdinfo, "rb") as file:
+            fields = dict(line.split(b":", 1) for line in file.read(256).splitlines() if b":" in line)
+        return int(fields[b"ino"]) == ino and bool(int(fields[b"flags"], 8) & os.O_ACCMODE)
+    except (OSError, ValueError, KeyError):  # closed meanwhile, or a kernel before 5.14
+        return False
+
+
 def program_of(tid: int) -> str | None:
     """The absolute path of the program that the thread *tid* runs; one that a package update replaced keeps its name."""
     try:

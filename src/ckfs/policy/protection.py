@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ckfs.errors import Denied
-from ckfs.model import Caller, Checkpoint, Keep, Record, Role
+from ckfs.model import Caller, Checkpoint, Keep, Record, Role, State
 from ckfs.names import SetName
 from ckfs.policy import lifecycle
 from ckfs.policy.settings import Policy
@@ -52,7 +52,21 @@ def protected(policy: Policy, checkpoints: Iterable[Checkpoint]) -> dict[tuple[S
             reasons[one.key] = "pinned"
         elif any(image.record.synced is not None for image in one.images):
             reasons.setdefault(one.key, "synced to the store")
+        elif _is_being_written(policy, one):
+            reasons.setdefault(one.key, "part of a checkpoint that is being written")
     return reasons
+
+
+def _is_being_written(policy: Policy, checkpoint: Checkpoint) -> bool:
+    """A directory in which some images are complete already, and none has failed. What is complete there is kept, or
+    adding a file to a checkpoint would lay all of it open."""
+    states = {image.record.state for image in checkpoint.images}
+    return (
+        policy.is_final(checkpoint.name)
+        and State.WRITING in states
+        and not states.isdisjoint({State.COMPLETE, State.SUPERSEDED})
+        and State.PARTIAL not in states
+    )
 
 
 def concerns(record: Record) -> bool:

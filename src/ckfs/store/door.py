@@ -31,6 +31,8 @@ _KEPT_BY_DESCRIPTORS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DIRECTORY
 _PRIVATE_FILE = 0o600
 _PRIVATE_DIRECTORY = 0o700
 _SHARED_DIRECTORY = 0o1777
+_WORST_FIRST = (State.PARTIAL, State.WRITING, State.COMPLETE, State.SUPERSEDED)
+"""All are superseded only where nothing newer is beside them."""
 _MOST_STATES = 10_000
 _TMPFS = 0x01021994
 _LOCAL_FILE_SYSTEMS = {
@@ -270,9 +272,7 @@ class Door:
             if count == _MOST_STATES:
                 raise OSError(errno.EOVERFLOW, "too many files to look at for one answer")
             states.add(found.record.state)
-        return next(
-            (state for state in (State.PARTIAL, State.WRITING, State.COMPLETE) if state in states), None
-        )
+        return next((state for state in _WORST_FIRST if state in states), None)
 
     # Making
 
