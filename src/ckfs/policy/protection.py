@@ -69,13 +69,13 @@ def may_remove(role: Role, caller: Caller, *, is_remover: bool) -> bool:
 
 
 def may_remove_old(policy: Policy, name: SetName, caller: Caller, checkpoints: Iterable[Checkpoint]) -> bool:
-    """OpenPBS's mom removes ``X.CK.old`` once ``X.CK`` holds a complete checkpoint."""
+    """OpenPBS's mom removes ``X.CK.old`` once ``X.CK`` holds a newer complete checkpoint than any in there."""
     base, old = family(name)
-    return (
-        caller.is_root
-        and name == old
-        and any(one.set_name == base and is_complete(policy, one) for one in checkpoints)
-    )
+    if not caller.is_root or name != old:
+        return False
+    complete = [checkpoint for checkpoint in checkpoints if is_complete(policy, checkpoint)]
+    newest = max(complete, key=lambda one: (one.order, one.key), default=None)
+    return newest is not None and newest.set_name == base
 
 
 def may_set_aside(old: SetName, new: SetName, caller: Caller) -> bool:
