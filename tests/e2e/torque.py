@@ -184,7 +184,7 @@ class Torque:
         name, data = self._next_image(size)
         self._daemon(node, self._mom_makes_the_directory)
         done = self._script(node, name, data, failure)
-        self._daemon(SERVER, lambda calls: calls.make(os.mkdir, self.ck(SERVER), 0o1777))
+        self._daemon(SERVER, self._server_makes_the_directory)
         if done:
             self.images[name] = data
             self.newest = name
@@ -198,7 +198,7 @@ class Torque:
 
     def restart(self, node: str, *, staged: bool = True) -> bytes:
         """The job runs again on *node*: after qrls, or after qrerun (not *staged*). The image that it reads; raises Requeued."""
-        self._daemon(SERVER, lambda calls: calls.make(os.mkdir, self.ck(SERVER), 0o1777))
+        self._daemon(SERVER, self._server_makes_the_directory)
         if staged and self.set_up is not SetUp.REMOTE:
             self._stage_in(node)
         image = f"{self.ck(node)}/{self.newest}"
@@ -237,7 +237,7 @@ class Torque:
         os.mkdir(own, 0o755)
         os.chown(own, self.user, self.user)
         assert self._in_child(lambda: write_image(own, name, data, None))
-        self._daemon(SERVER, lambda calls: calls.make(os.mkdir, self.ck(SERVER), 0o1777))
+        self._daemon(SERVER, self._server_makes_the_directory)
         status = as_user(self.user, _copy, f"{own}/{name}", f"{self.ck(node)}/{name}")
         remtree(Calls("private", node), own)
         self.images[name] = data
@@ -262,6 +262,10 @@ class Torque:
         calls.make(os.mkdir, self.ck(calls.host), 0o755)
         if len(calls.refused) == before:
             calls.make(os.chown, self.ck(calls.host), self.user, self.user)
+
+    def _server_makes_the_directory(self, calls: Calls) -> None:
+        os.umask(0)
+        calls.make(os.mkdir, self.ck(SERVER), 0o1777)
 
     def _mom_cleans_up_a_failure(self, calls: Calls) -> None:
         path = self.ck(calls.host)
