@@ -266,11 +266,14 @@ async def mounted(
     *,
     node: str = "a",
     jobs: KnownJobs | None = None,
+    role: Role = Role.NODE,
     read_only: bool = False,
     timeout_s: float = 10.0,
 ) -> AsyncIterator[Mount]:
     """The store at *path*, as one mount."""
-    with mounted_for_long(path, node=node, jobs=jobs, read_only=read_only, timeout_s=timeout_s) as mount:
+    with mounted_for_long(
+        path, node=node, jobs=jobs, role=role, read_only=read_only, timeout_s=timeout_s
+    ) as mount:
         yield mount
 
 
@@ -280,6 +283,7 @@ def mounted_for_long(
     *,
     node: str = "a",
     jobs: KnownJobs | None = None,
+    role: Role = Role.NODE,
     read_only: bool = False,
     timeout_s: float = 10.0,
 ) -> Iterator[Mount]:
@@ -287,7 +291,5 @@ def mounted_for_long(
     store = open_store(str(path), read_only=read_only)
     with contextlib.closing(store):
         gate = Gate(store.door.probe, op_timeout_s=timeout_s, io_timeout_s=timeout_s)
-        core = Core(
-            store, gate, store.read_policy(), jobs or KnownJobs(), Role.NODE, node.encode(), timeout_s
-        )
+        core = Core(store, gate, store.read_policy(), jobs or KnownJobs(), role, node.encode(), timeout_s)
         yield Mount(core, filesystem(core))
