@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -64,12 +65,14 @@ Actor = tuple[Caller, int]
 
 @dataclass(frozen=True)
 class Complete:
-    """A checkpoint that is complete: an entry of a set, or with an empty *name* a set that is a file."""
+    """The complete images of a checkpoint: of an entry of a set, or with an empty *name* of a set that is a file."""
 
     rank: int
     of_set: str
     name: str
     images: tuple[tuple[str, bytes], ...]
+    all_are: bool
+    """It has no others: the checkpoint is complete."""
 
     @property
     def path(self) -> str:
@@ -99,28 +102,30 @@ class Reference:
     def look(self, seen: dict[str, Seen]) -> None:
         self.seen = seen
         for file in seen.values():
-            if file.content and file.state in WHOLE:
+            if stat.S_ISREG(file.mode) and file.state in WHOLE:
                 self.rank.setdefault(file.content, len(self.rank))
 
     def complete(self) -> list[Complete]:
         """The newest first."""
+        return [one for one in self.with_complete_images() if one.all_are]
+
+    def with_complete_images(self) -> list[Complete]:
+        """The newest first. Whoever adds an image to a directory, or fails to, takes away nothing of what is there."""
         found = [one for of_set in FAMILY for one in self._of_set(of_set)]
         return sorted(found, key=lambda one: (one.rank, one.of_set, one.name), reverse=True)
 
     def _of_set(self, of_set: str) -> Iterator[Complete]:
-        entries = {
-            path.split("/")[1] if "/" in path else "" for path in self.seen if self._is_in(path, of_set)
-        }
+        inside = [path for path in self.seen if path.startswith(f"{of_set}/")]
+        entries = {path.split("/")[1] for path in inside} or {""}
         for name in entries:
             path = f"{of_set}/{name}".rstrip("/")
             files = {inner: file for inner, file in self.seen.items() if self._is_in(inner, path)}
-            images = {inner: file for inner, file in files.items() if file.mode & 0o170000 == 0o100000}
-            if not images or name.startswith(".") or (not name and self.seen[of_set].content == b""):
-                continue
-            if all(file.state in WHOLE and file.content in self.rank for file in images.values()):
-                rank = max(self.rank[file.content] for file in images.values())
-                contents = tuple((inner[len(path) :], file.content) for inner, file in images.items())
-                yield Complete(rank, of_set, name, contents)
+            images = {inner: file for inner, file in files.items() if stat.S_ISREG(file.mode)}
+            whole = {inner: file for inner, file in images.items() if file.state in WHOLE}
+            if whole and not name.startswith("."):
+                rank = max(self.rank[file.content] for file in whole.values())
+                contents = tuple((inner[len(path) :], file.content) for inner, file in whole.items())
+                yield Complete(rank, of_set, name, contents, len(whole) == len(images))
 
     @staticmethod
     def _is_in(path: str, directory: str) -> bool:
@@ -135,7 +140,8 @@ class Reference:
         if caller.is_root and which == SERVER:
             return []
         complete = self.complete()
-        required = [one for one in complete[:KEEP] if self.said_of(one) != "released"]
+        newest = {*complete[:KEEP], *self.with_complete_images()[:KEEP]}
+        required = [one for one in newest if self.said_of(one) != "released"]
         required += [one for one in complete[KEEP:] if self.said_of(one) == "pinned"]
         if caller.is_root and complete and complete[0].of_set == BASE:
             return [one for one in required if one.of_set == BASE]  # OpenPBS's mom removes the older set
@@ -181,7 +187,10 @@ class Protection(RuleBasedStateMachine):
         await node.root.mkdir(BASE)
         await node.root.setattr(BASE, Changes(uid=ALICE.uid, gid=ALICE.gid))
         await node.alice.mkdir(OTHER)
-        self.reference.look(await node.root.walk())
+        await node.alice.mkdir(f"{BASE}/d")
+        for path in (f"{BASE}/a", f"{BASE}/d/x", f"{BASE}/b", f"{OTHER}/a"):
+            await node.alice.save(path, self.content())
+            self.reference.look(await node.root.walk())
 
     def teardown(self) -> None:
         with self.end:
@@ -398,7 +407,7 @@ class Protection(RuleBasedStateMachine):
     def link(self, actor: Actor, data: st.DataObject) -> None:
         old, new = self.any_name(data), self.any_name(data)
         one = self.reference.seen.get(old)
-        assume(one is not None and one.mode & 0o170000 == 0o100000)
+        assume(one is not None and stat.S_ISREG(one.mode))
         self.step(actor, lambda process: process.link(old, new))
 
     def any_name(self, data: st.DataObject) -> str:

@@ -6,6 +6,7 @@ remove them right after they made them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from ckfs.errors import Denied
@@ -39,12 +40,20 @@ def newest(policy: Policy, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint
     return sorted(complete, key=lambda one: (one.order, one.key), reverse=True)[: policy.keep]
 
 
+def _as_before(checkpoint: Checkpoint) -> Checkpoint:
+    """*checkpoint* without the images that are not complete: what somebody adds to a directory takes nothing away."""
+    whole = tuple(image for image in checkpoint.images if lifecycle.is_complete(image.record))
+    return dataclasses.replace(checkpoint, images=whole)
+
+
 def protected(policy: Policy, checkpoints: Iterable[Checkpoint]) -> dict[tuple[SetName, bytes], str]:
     """The keys of a family's checkpoints that only a remover may take away or change, and why."""
     of_family = list(checkpoints)
-    reasons = {
-        one.key: f"one of the {policy.keep} newest complete checkpoints" for one in newest(policy, of_family)
-    }
+    reasons = dict.fromkeys(
+        (one.key for one in newest(policy, map(_as_before, of_family))), "what is complete of a checkpoint"
+    )
+    for one in newest(policy, of_family):
+        reasons[one.key] = f"one of the {policy.keep} newest complete checkpoints"
     for one in of_family:
         if one.keep is Keep.RELEASED:
             reasons.pop(one.key, None)
