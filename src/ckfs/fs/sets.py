@@ -105,6 +105,7 @@ class Sets:
     async def check_move(self, source: Node, target: Node, caller: Caller) -> None:
         """Refuse to move or link between sets of different owners: the caller copies, and is charged, instead."""
         self._check_same_owner(source.set_entry, target.set_entry)
+        self.guard.check_way(SetName(source.top.name), SetName(target.top.name))
         await self.check_create(target, caller)
 
     async def give(self, top: Node, owner: Owner, *, unless_owned: bool = False) -> None:
@@ -207,6 +208,7 @@ class Sets:
         names, door = self.core.store.names, self.core.store.door
         entry = await self.core.gate.call(lambda: names.read(old))
         self._check_same_owner(entry, target.set_entry)
+        self.guard.check_way(old, SetName(target.top.name))
         await self.check_create(target, caller)
         found = await self.core.change(
             (target,),
@@ -225,6 +227,7 @@ class Sets:
     ) -> Node | None:
         like = source.set_entry
         await self._check_new_for(like, new, caller)
+        self.guard.check_way(SetName(source.top.name), new)
         names, door = self.core.store.names, self.core.store.door
 
         def work() -> tuple[SetEntry, Found]:
