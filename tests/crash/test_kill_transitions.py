@@ -135,8 +135,8 @@ TRANSITIONS = (
             "oldest": {
                 (SUPERSEDED, OLDEST),
                 (WRITING, OLDEST),
-                (WRITING, b"+" + OLDEST[1:]),
-                (COMPLETE, b"+" + OLDEST[1:]),
+                (WRITING, OLDEST + b"+"),
+                (COMPLETE, OLDEST + b"+"),
             },
             "older": _OUTLIVED,
         },
@@ -162,11 +162,6 @@ TRANSITIONS = (
     Transition("setting the set aside", lambda m: m.root.rename(SET, f"{SET}.old"), {}),
     Transition("release", lambda m: _say(m, b"released"), {}, removes=frozenset({OLDER, NEWEST})),
     Transition("pin", lambda m: _say(m, b"pinned/oldest"), {"oldest": {(SUPERSEDED, OLDEST)}}),
-    Transition(
-        "giving the set to another owner",
-        lambda m: m.root.setattr(SET, Changes(uid=m.bob.caller.uid, gid=m.bob.caller.gid)),
-        {},
-    ),
 )
 
 
