@@ -22,7 +22,7 @@ import trio
 
 from ckfs.errors import FsError
 from ckfs.fs.metadata import Changes
-from ckfs.model import State
+from ckfs.model import Role, State
 from ckfs.names import Uid
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.fs.cores import ALICE, Mount, Seen, mounted, new_store
@@ -337,7 +337,7 @@ async def _check_kept(mount: Mount, operation: Operation, where: str) -> None:
 
 
 async def _check_usable(store: Path, where: str) -> None:
-    async with mounted(store, node="c") as mount:
+    async with mounted(store, node="c", role=Role.SERVER) as mount:
         names = set(await mount.root.list()) | {
             b"new",
             b"file",

@@ -41,7 +41,7 @@ def test_what_is_written_is_read(written: Record) -> None:
 
 
 @given(
-    RECORDS, st.lists(st.from_regex(rb"[a-fhj-lo-qtv-z][a-z]{0,5}=[^;]{0,20}", fullmatch=True), max_size=4)
+    RECORDS, st.lists(st.from_regex(rb"[abdefhjlo-qtvwxz][a-z]{0,5}=[^;]{0,20}", fullmatch=True), max_size=4)
 )
 def test_fields_of_later_versions_are_ignored(written: Record, more: list[bytes]) -> None:
     known, _, node = record.encode(written).partition(b";n=")
