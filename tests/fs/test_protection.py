@@ -68,7 +68,6 @@ async def test_an_image_has_no_second_name_from_before_it_was_complete(store: Pa
         ("own/directory", f"{SET}/directory", 0),
         ("file", f"{SET}/image", 0),
         ("set", f"{SET}/directory", 0),
-        ("own/image", f"{SET}.old", 0),
     ],
 )
 async def test_nothing_moves_into_a_batch_set(store: Path, old: str, new: str, flags: int) -> None:

@@ -227,7 +227,6 @@ class Sets:
     ) -> Node | None:
         like = source.set_entry
         await self._check_new_for(like, new, caller)
-        self.guard.check_way(SetName(source.top.name), new)
         names, door = self.core.store.names, self.core.store.door
 
         def work() -> tuple[SetEntry, Found]:
