@@ -41,7 +41,7 @@ def _stat(path: str, follows: bool) -> os.stat_result:
     return os.stat(path, follow_symlinks=follows)
 
 
-def _getdents(fd: int) -> list[str]:
+def getdents(fd: int) -> list[str]:
     """The names that one getdents64 tells, without ``.`` and ``..``."""
     buffer = ctypes.create_string_buffer(32768)
     size = ctypes.CDLL(None, use_errno=True).getdents64(fd, buffer, len(buffer))
@@ -248,7 +248,7 @@ class Replay:
 
     def _getdents64(self, call: Call, process: _Process) -> None:
         assert call.fd is not None
-        names = process.agent.do(_getdents, process.fds[call.fd])
+        names = process.agent.do(getdents, process.fds[call.fd])
         directory = process.paths[call.fd]
         if call.value == 0:
             if names:

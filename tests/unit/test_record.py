@@ -105,6 +105,11 @@ def test_new_inodes_are_never_the_roots_nor_each_others() -> None:
 
 @pytest.mark.parametrize("mode", [stat.S_IFREG | 0o640, stat.S_IFDIR | 0o755])
 def test_an_adopted_file_is_what_the_store_says(mode: int) -> None:
-    found = record.adopted(mode, 2101, 100)
+    found = record.adopted(mode, 2101, 100, 7)
     assert (found.uid, found.gid, found.mode, found.state) == (2101, 100, mode, State.COMPLETE)
     assert found.ino > 1
+
+
+def test_an_empty_file_without_a_record_is_no_complete_image() -> None:
+    """A mount died between making it and writing its record."""
+    assert record.adopted(0o100600, 2101, 100, 0).state is State.WRITING

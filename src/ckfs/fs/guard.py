@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from ckfs.errors import OtherOwner
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Place
 from ckfs.model import Caller, Checkpoint, Role, State
@@ -49,10 +50,16 @@ class Guard:
         self.check(place, found, caller)
 
     def check_link(self, place: Place, found: Found) -> None:
-        """Refuse (EACCES) a second name for an image of a batch set: checkpointers refuse images that have two, and one
-        made before the image is complete would be kept with it."""
+        """Refuse (EACCES) a second name for an image of a batch set: it would be a way around the protection of the
+        first, and checkpointers refuse images that have two."""
         if self.core.policy.is_batch(place.set_name) and found.record.is_regular:
             raise protection.refusal("an image of a batch set has one name")
+
+    def check_way(self, old: SetName, new: SetName) -> None:
+        """Refuse (EXDEV, so that mv copies) to move something from another set into a batch set: other names of it, and
+        descriptors on other mounts, would know nothing of its protection."""
+        if self.core.policy.is_batch(new) and not self.core.policy.is_batch(old):
+            raise OtherOwner("nothing moves into a batch set from another set: copy it")
 
     def _may_remove(self, caller: Caller) -> bool:
         asked = self.core.role is Role.BOTH and caller.is_root

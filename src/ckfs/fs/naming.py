@@ -206,7 +206,7 @@ class Naming:
         await self.sets.check_move(source, target, caller)
         await self.sets.check_change(source, caller)
         if flags & RENAME_EXCHANGE:
-            await self.sets.check_create(source, caller)
+            await self.sets.check_move(target, source, caller)
         door = self.core.store.door
 
         def work() -> tuple[Found, Found | None]:

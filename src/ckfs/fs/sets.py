@@ -117,6 +117,7 @@ class Sets:
     async def check_move(self, source: Node, target: Node, caller: Caller) -> None:
         """Refuse to move or link between sets of different owners: the caller copies, and is charged, instead."""
         self._check_same_owner(source.set_entry, target.set_entry)
+        self.guard.check_way(SetName(source.top.name), SetName(target.top.name))
         await self.check_create(target, caller)
 
     async def give(self, top: Node, owner: Owner, *, unless_owned: bool = False) -> None:
@@ -221,6 +222,7 @@ class Sets:
         names, door = self.core.store.names, self.core.store.door
         entry = await self.core.gate.call(lambda: names.read(old))
         self._check_same_owner(entry, target.set_entry)
+        self.guard.check_way(old, SetName(target.top.name))
         await self.check_create(target, caller)
 
         def work() -> Found:

@@ -6,10 +6,11 @@ remove them right after they made them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from ckfs.errors import Denied
-from ckfs.model import Caller, Checkpoint, Keep, Record, Role, State
+from ckfs.model import Caller, Checkpoint, Keep, Record, Role
 from ckfs.names import SetName
 from ckfs.policy import lifecycle
 from ckfs.policy.settings import Policy
@@ -39,12 +40,20 @@ def newest(policy: Policy, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint
     return sorted(complete, key=lambda one: (one.order, one.key), reverse=True)[: policy.keep]
 
 
+def _as_before(checkpoint: Checkpoint) -> Checkpoint:
+    """*checkpoint* without the images that are not complete: what somebody adds to a directory takes nothing away."""
+    whole = tuple(image for image in checkpoint.images if lifecycle.is_complete(image.record))
+    return dataclasses.replace(checkpoint, images=whole)
+
+
 def protected(policy: Policy, checkpoints: Iterable[Checkpoint]) -> dict[tuple[SetName, bytes], str]:
     """The keys of a family's checkpoints that only a remover may take away or change, and why."""
     of_family = list(checkpoints)
-    reasons = {
-        one.key: f"one of the {policy.keep} newest complete checkpoints" for one in newest(policy, of_family)
-    }
+    reasons = dict.fromkeys(
+        (one.key for one in newest(policy, map(_as_before, of_family))), "what is complete of a checkpoint"
+    )
+    for one in newest(policy, of_family):
+        reasons[one.key] = f"one of the {policy.keep} newest complete checkpoints"
     for one in of_family:
         if one.keep is Keep.RELEASED:
             reasons.pop(one.key, None)
@@ -52,21 +61,7 @@ def protected(policy: Policy, checkpoints: Iterable[Checkpoint]) -> dict[tuple[S
             reasons[one.key] = "pinned"
         elif any(image.record.synced is not None for image in one.images):
             reasons.setdefault(one.key, "synced to the store")
-        elif _is_being_written(policy, one):
-            reasons.setdefault(one.key, "part of a checkpoint that is being written")
     return reasons
-
-
-def _is_being_written(policy: Policy, checkpoint: Checkpoint) -> bool:
-    """A directory in which some images are complete already, and none has failed. What is complete there is kept, or
-    adding a file to a checkpoint would lay all of it open."""
-    states = {image.record.state for image in checkpoint.images}
-    return (
-        policy.is_final(checkpoint.name)
-        and State.WRITING in states
-        and not states.isdisjoint({State.COMPLETE, State.SUPERSEDED})
-        and State.PARTIAL not in states
-    )
 
 
 def concerns(record: Record) -> bool:
@@ -83,13 +78,13 @@ def may_remove(role: Role, caller: Caller, *, is_remover: bool) -> bool:
 
 
 def may_remove_old(policy: Policy, name: SetName, caller: Caller, checkpoints: Iterable[Checkpoint]) -> bool:
-    """OpenPBS's mom removes ``X.CK.old`` once ``X.CK`` holds a complete checkpoint."""
+    """OpenPBS's mom removes ``X.CK.old`` once ``X.CK`` holds a newer complete checkpoint than any in there."""
     base, old = family(name)
-    return (
-        caller.is_root
-        and name == old
-        and any(one.set_name == base and is_complete(policy, one) for one in checkpoints)
-    )
+    if not caller.is_root or name != old:
+        return False
+    complete = [checkpoint for checkpoint in checkpoints if is_complete(policy, checkpoint)]
+    newest = max(complete, key=lambda one: (one.order, one.key), default=None)
+    return newest is not None and newest.set_name == base
 
 
 def may_set_aside(old: SetName, new: SetName, caller: Caller) -> bool:

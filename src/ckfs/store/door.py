@@ -177,7 +177,7 @@ class Door:
         return Found(status, known)
 
     def _adopt(self, status: os.stat_result, where: attributes.Where) -> Record:
-        new = record.adopted(status.st_mode, status.st_uid, status.st_gid)
+        new = record.adopted(status.st_mode, status.st_uid, status.st_gid, status.st_size)
         if self._read_only or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             # Nothing can be kept with it: its number is at least stable while the store's is.
             return new.with_(ino=Inode(1 << 62 | status.st_ino & (1 << 62) - 1))
@@ -382,7 +382,8 @@ class Door:
         size: int | None = None,
         times: Times | None = None,
     ) -> Found:
-        """Truncate, rewrite the record, set times, in this order (each may touch the times that the next one sets).
+        """Rewrite the record, truncate, set times, in this order: whoever dies in between has left no torn image that counts
+        as whole, and truncating touches the times that are set.
 
         The ctime moves even if nothing changes, as with chmod and chown.
         """
@@ -391,8 +392,6 @@ class Door:
         with self._opened(target, flags) as fd:
             before = self._found(os.fstat(fd), fd)
             _check_same(before, expected)
-            if size is not None:
-                os.ftruncate(fd, size)
             after = change(before.record)
             if after != before.record:
                 attributes.put(fd, record.ATTRIBUTE, record.encode(after))
@@ -400,9 +399,20 @@ class Door:
                 os.fchmod(
                     fd, stat.S_IMODE(before.stat.st_mode)
                 )  # ext4 takes an equal attribute for no change
+            if size is not None:
+                self._truncate(fd, size, before.record)
             if times is not None:
                 syscalls.set_times(fd, times.atime_ns, times.mtime_ns)
             return Found(os.fstat(fd), after)
+
+    @staticmethod
+    def _truncate(fd: int, size: int, before: Record) -> None:
+        """The record goes back to what it was if the store refuses."""
+        try:
+            os.ftruncate(fd, size)
+        except OSError:
+            attributes.put(fd, record.ATTRIBUTE, record.encode(before))
+            raise
 
     def amend(self, target: Target, expected: Inode, change: Callable[[Found], Record]) -> Found:
         """Rewrite the record if *change* changes it, and touch nothing otherwise."""

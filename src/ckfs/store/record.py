@@ -11,6 +11,7 @@ A field that a later version adds goes before ``n``; a reader ignores fields tha
 from __future__ import annotations
 
 import secrets
+import stat
 
 from ckfs.model import Keep, Record, State
 from ckfs.names import Gid, Inode, Uid
@@ -85,6 +86,10 @@ def new_inode() -> Inode:
     return Inode(secrets.randbits(62) + 2)  # 0 means "none" to FUSE, and 1 is the mount's root
 
 
-def adopted(store_stat_mode: int, uid: int, gid: int) -> Record:
-    """The record of a file that has none: put there by an admin, or made by a mount that died between two calls."""
-    return Record(new_inode(), Uid(uid), Gid(gid), store_stat_mode)
+def adopted(store_stat_mode: int, uid: int, gid: int, size: int) -> Record:
+    """The record of a file that has none: put there by an admin, or made by a mount that died between two calls.
+
+    The latter's are empty, and no complete image.
+    """
+    state = State.WRITING if stat.S_ISREG(store_stat_mode) and not size else State.COMPLETE
+    return Record(new_inode(), Uid(uid), Gid(gid), store_stat_mode, state=state)

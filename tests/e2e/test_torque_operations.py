@@ -1,0 +1,357 @@
+"""TORQUE's operations on three mounts of one store: users' images survive them. On a plain shared directory they do not."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ckfs.store.syscalls import RENAME_EXCHANGE
+from tests.e2e.torque import HOSTS, NODE_A, NODE_B, SERVER, Failure, Requeued, SetUp, Torque, write_image
+from tests.support.jobfiles import Job, binary
+from tests.support.mounting import make_store, mounted
+from tests.support.users import ALICE, ROOT, as_user, errno_as
+
+pytestmark = pytest.mark.root
+
+SHARED = (SetUp.REMOTE, SetUp.USECP)
+KEPT = 2
+"""How many checkpoints the default policy keeps."""
+STORE_BYTES = 16 << 20
+_AT_FDCWD = -100
+TOO_LARGE = 2 * STORE_BYTES
+ALLOWED = {
+    ("mkdir", errno.EEXIST),
+    ("unlink", errno.EACCES),
+    ("rmdir", errno.ENOTEMPTY),
+    ("stat", errno.ENOENT),
+    ("lstat", errno.ENOENT),
+}
+"""How calls of TORQUE's may fail (docs/torque.md): EPERM, EBUSY and EINTR from rmdir stop a mom for ten seconds."""
+
+_numbers = itertools.count()
+
+
+@contextlib.contextmanager
+def _tmpfs(directory: Path, mode: int) -> Iterator[Path]:
+    """A file system that is soon full."""
+    directory.mkdir(mode=0o700)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={STORE_BYTES},mode={mode:o}", "none", directory], check=True
+    )
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
+
+
+@pytest.fixture(scope="module")
+def pbs_home(module_workdir: Path) -> Path:
+    for daemon in ("mom_priv", "server_priv"):
+        (module_workdir / "torque" / daemon / "jobs").mkdir(parents=True)
+    return module_workdir / "torque"
+
+
+@pytest.fixture(scope="module")
+def three_mounts(root_and_fuse: None, module_workdir: Path, pbs_home: Path) -> Iterator[dict[str, str]]:
+    with _tmpfs(module_workdir / "private", 0o700) as private, contextlib.ExitStack() as stack:
+        store = make_store(private)
+        policy = store / "policy.toml"
+        policy.write_text(policy.read_text().replace('"/var/spool/torque"', f'"{pbs_home}"'))
+        mounts = {}
+        for host in HOSTS:
+            role = "server" if host == SERVER else "node"
+            where = module_workdir / host
+            partial = r"image .* is partial: (its writer was killed|a write failed)"
+            mount = stack.enter_context(mounted(store, where, role=role, node=host, may_log=[partial]))
+            mounts[host] = str(mount.path)
+        yield mounts
+
+
+@pytest.fixture(scope="module")
+def plain_directory(root_and_fuse: None, module_workdir: Path) -> Iterator[dict[str, str]]:
+    with _tmpfs(module_workdir / "plain", 0o711) as directory:
+        (directory / "checkpoint").mkdir()
+        (directory / "checkpoint").chmod(0o1777)
+        yield dict.fromkeys(HOSTS, str(directory / "checkpoint"))
+
+
+def a_job(mounts: dict[str, str], set_up: SetUp) -> Torque:
+    return Torque(mounts, set_up, f"{next(_numbers)}.tqsrv")
+
+
+@pytest.fixture
+def job(three_mounts: dict[str, str], set_up: SetUp) -> Torque:
+    return a_job(three_mounts, set_up)
+
+
+@pytest.fixture
+def control(plain_directory: dict[str, str], set_up: SetUp) -> Torque:
+    return a_job(plain_directory, set_up)
+
+
+def images_at(job: Torque, host: str, name: str | None = None) -> dict[str, bytes]:
+    directory = f"{job.mounts[host]}/{name or job.set_name}"
+    if not os.path.lexists(directory):
+        return {}
+    return {
+        entry: Path(directory, entry).read_bytes()
+        for entry in os.listdir(directory)
+        if not entry.startswith(".")
+    }
+
+
+def check_kept(job: Torque, expected: dict[str, bytes] | None = None) -> None:
+    """On every host the images are there, byte for byte, whole and nobody's to remove; and TORQUE was answered as it can bear."""
+    expected = dict(list(job.images.items())[-KEPT:]) if expected is None else expected
+    assert expected
+    for host in HOSTS:
+        seen = as_user(ROOT, images_at, job, host)
+        assert {name: seen.get(name) for name in expected} == expected, f"on {host}"
+        for name in expected:
+            path = f"{job.ck(host)}/{name}"
+            assert as_user(ROOT, os.getxattr, path, "user.ckfs.state") == b"complete"
+            assert as_user(job.user, os.getxattr, path, "user.ckfs.protected") != b"no"
+    check_answers(job)
+
+
+def check_answers(job: Torque) -> None:
+    bad = [str(refusal) for refusal in job.refused if (refusal.call, refusal.error) not in ALLOWED]
+    assert not bad
+    assert not [r for r in job.refused if r.who == "server" and r.call != "mkdir"]
+
+
+def check_gone(job: Torque) -> None:
+    for host in HOSTS:
+        assert not [name for name in as_user(ROOT, os.listdir, job.mounts[host]) if name == job.set_name]
+    check_answers(job)
+
+
+# With ckfs
+
+
+@pytest.mark.parametrize("set_up", SetUp)
+def test_a_hold_keeps_every_image(job: Torque) -> None:
+    job.checkpoint(NODE_A)
+    job.hold(NODE_A)
+    check_kept(job)
+
+
+@pytest.mark.parametrize("set_up", SHARED)
+def test_a_held_job_runs_on_the_other_node(job: Torque) -> None:
+    job.hold(NODE_A)
+    assert job.restart(NODE_B) == job.images[job.newest]
+    job.hold(NODE_B)
+    assert job.restart(NODE_A) == job.images[job.newest]
+    check_kept(job)
+    job.ends(NODE_A)
+    check_gone(job)
+
+
+@pytest.mark.parametrize("set_up", [SetUp.NEITHER])
+def test_where_no_copy_works_a_held_job_stays_and_so_do_its_images(job: Torque) -> None:
+    """TORQUE's clean-up after its failed copy runs as the user."""
+    job.checkpoint(NODE_A)
+    job.hold(NODE_A)
+    for node in (NODE_B, NODE_A, NODE_B):
+        with pytest.raises(Requeued):
+            job.restart(node)
+    assert [refusal for refusal in job.refused if (refusal.who, refusal.call) == ("user", "unlink")]
+    check_kept(job)
+
+
+@pytest.mark.parametrize("failure", Failure)
+@pytest.mark.parametrize("set_up", SetUp)
+def test_earlier_images_outlive_a_failed_checkpoint(job: Torque, failure: Failure) -> None:
+    size = TOO_LARGE if failure is Failure.NO_ROOM else None
+    job.checkpoint(NODE_A, failure, size)  # the first: there is nothing to keep yet
+    assert as_user(ROOT, images_at, job, SERVER) == {}
+    job.checkpoint(NODE_A)
+    job.checkpoint(NODE_A, failure, size)
+    check_kept(job)
+    job.checkpoint(NODE_A)
+    for _ in range(2):
+        job.checkpoint(NODE_A, failure, size)
+    assert len(job.images) == KEPT
+    check_kept(job)
+    assert not [name for name in as_user(ROOT, os.listdir, job.ck(SERVER)) if name.endswith(".tmp")]
+    if set_up_shares(job):
+        job.hold(NODE_A)
+        assert job.restart(NODE_B) == job.images[job.newest]
+    job.ends(NODE_B)
+    check_gone(job)
+
+
+def set_up_shares(job: Torque) -> bool:
+    return job.set_up in SHARED
+
+
+@pytest.mark.parametrize("set_up", SetUp)
+def test_periodic_checkpoints_pile_up_and_a_mom_takes_only_those_that_newer_ones_outlived(
+    job: Torque,
+) -> None:
+    for number in range(1, 6):
+        job.checkpoint(NODE_A)
+        assert len(as_user(ROOT, images_at, job, NODE_B)) == number
+    check_kept(job, dict(list(job.images.items())[-KEPT:]))
+    job.checkpoint(NODE_A, Failure.SCRIPT)
+    check_kept(job)
+    assert as_user(ROOT, images_at, job, SERVER) == dict(list(job.images.items())[-KEPT:])
+
+
+@pytest.mark.parametrize("at", [NODE_A, NODE_B, None], ids=["where it began", "elsewhere", "held: qdel"])
+@pytest.mark.parametrize("set_up", SetUp)
+def test_the_server_removes_everything_at_the_end(job: Torque, at: str | None) -> None:
+    for _ in range(3):
+        job.checkpoint(NODE_A)
+    job.hold(NODE_A)
+    if set_up_shares(job) and at is not None:
+        job.restart(at)
+    job.ends(at)
+    check_gone(job)
+
+
+@pytest.mark.parametrize("set_up", SetUp)
+def test_a_job_that_is_deleted_in_mid_dump_leaves_nothing(job: Torque) -> None:
+    job.checkpoint(NODE_A)
+    job.checkpoint(NODE_A, Failure.KILLED)
+    job.ends(NODE_A)
+    check_gone(job)
+
+
+@pytest.mark.parametrize("set_up", SetUp)
+def test_a_job_that_is_run_again_elsewhere_finds_its_image_without_any_copy(job: Torque) -> None:
+    job.checkpoint(NODE_A)
+    assert job.restart(NODE_B, staged=False) == job.images[job.newest]
+    job.checkpoint(NODE_B)
+    check_kept(job)
+
+
+@pytest.mark.parametrize("set_up", [SetUp.USECP])
+def test_images_that_cp_brings_are_kept_too(job: Torque, pbs_home: Path, workdir: Path) -> None:
+    """The nodes have directories of their own; cp of the user's copies to the server's, where the server has made the set."""
+    file = pbs_home / "mom_priv" / "jobs" / f"{job.job}.JB"
+    file.write_bytes(binary(Job(job.job, job.job, uid=ALICE, gid=ALICE)))
+    private = workdir / "checkpoint"
+    private.mkdir()
+    private.chmod(0o1777)
+    for _ in range(2):
+        assert job.hold_with_private_copy(NODE_A, str(private)) == 0
+    check_kept(job)
+    assert job.restart_from_private_copy(NODE_B, str(private)) == job.images[job.newest]
+    job.checkpoint(NODE_A, Failure.SCRIPT)
+    check_kept(job)
+    job.ends(None)
+    check_gone(job)
+
+
+@pytest.mark.parametrize("set_up", [SetUp.REMOTE])
+def test_two_images_of_one_second_are_both_kept_or_the_second_is_refused(job: Torque) -> None:
+    """The second has the name of the first."""
+    job.checkpoint(NODE_A)
+    with pytest.raises(PermissionError):
+        as_user(job.user, lambda: write_image(job.ck(NODE_A), job.newest, b"another", None))
+    check_kept(job)
+
+
+# OpenPBS's way
+
+
+@pytest.mark.parametrize("set_up", [SetUp.REMOTE])
+def test_openpbs_turns_sets_and_as_many_checkpoints_are_kept_over_both(job: Torque) -> None:
+    job.checkpoint(NODE_A)
+    (first,) = job.images
+    for node in (NODE_A, NODE_B, NODE_A):
+        before = job.newest
+        job.turn(node)
+        old = f"{job.set_name}.old"
+        assert list(as_user(ROOT, images_at, job, SERVER, old)) == [before]
+        job.checkpoint(node)
+        for host in HOSTS:
+            assert as_user(ROOT, images_at, job, host) == {job.newest: job.images[job.newest]}
+            assert as_user(ROOT, images_at, job, host, old) == {before: job.images[before]}
+            for path in (f"{job.ck(host)}/{job.newest}", f"{job.ck(host)}.old/{before}"):
+                assert as_user(ROOT, os.getxattr, path, "user.ckfs.protected") != b"no"
+                assert errno_as(job.user, os.unlink, path) == errno.EACCES
+    assert first not in as_user(ROOT, images_at, job, SERVER, f"{job.set_name}.old")
+    check_answers(job)
+
+
+@pytest.mark.parametrize("set_up", [SetUp.REMOTE])
+def test_openpbs_goes_back_to_the_old_set_when_the_new_checkpoint_fails(job: Torque) -> None:
+    job.checkpoint(NODE_A)
+    job.turn(NODE_A)
+    job.checkpoint(NODE_A, Failure.KILLED)
+    as_user(ROOT, os.rename, f"{job.ck(NODE_A)}.old", job.ck(NODE_A))
+    check_kept(job)
+
+
+@pytest.mark.parametrize("set_up", [SetUp.REMOTE])
+def test_the_older_set_is_kept_until_the_newer_one_has_a_checkpoint(job: Torque) -> None:
+    job.checkpoint(NODE_A)
+    image = job.newest
+    job.turn(NODE_A)
+    job.checkpoint(NODE_A, Failure.KILLED)
+    for uid in (ROOT, job.user):
+        assert errno_as(uid, os.unlink, f"{job.ck(NODE_A)}.old/{image}") == errno.EACCES
+    job.checkpoint(NODE_A)
+    assert errno_as(job.user, os.unlink, f"{job.ck(NODE_A)}.old/{image}") == errno.EACCES
+    assert errno_as(ROOT, os.unlink, f"{job.ck(NODE_A)}.old/{image}") == 0
+
+
+@pytest.mark.parametrize("set_up", [SetUp.REMOTE])
+def test_the_newer_images_are_not_removed_by_calling_them_the_old_set(job: Torque) -> None:
+    job.checkpoint(NODE_A)
+    job.turn(NODE_A)
+    job.checkpoint(NODE_A)
+    newest = job.newest
+    as_user(ROOT, _exchange, job.ck(NODE_A), f"{job.ck(NODE_A)}.old")
+    assert errno_as(ROOT, os.unlink, f"{job.ck(NODE_A)}.old/{newest}") == errno.EACCES
+
+
+def _exchange(one: str, other: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = ctypes.c_uint(RENAME_EXCHANGE)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), flags) != 0:
+        raise OSError(ctypes.get_errno(), "renameat2", one, None, other)
+
+
+# The control: the same operations on a plain shared directory lose what TORQUE loses there
+
+
+@pytest.mark.parametrize("set_up", [SetUp.USECP, SetUp.NEITHER])
+def test_without_ckfs_a_hold_loses_every_image(control: Torque) -> None:
+    control.checkpoint(NODE_A)
+    control.hold(NODE_A)
+    assert images_at(control, SERVER) == {}
+    with pytest.raises((Requeued, FileNotFoundError)):
+        control.restart(NODE_B)
+
+
+@pytest.mark.parametrize("set_up", [SetUp.REMOTE])
+def test_without_ckfs_a_hold_and_a_migration_need_the_directories_to_be_called_remote(
+    control: Torque,
+) -> None:
+    control.checkpoint(NODE_A)
+    control.hold(NODE_A)
+    assert images_at(control, SERVER) == control.images
+    assert control.restart(NODE_B) == control.images[control.newest]
+    control.ends(NODE_B)
+    assert not os.path.lexists(control.ck(SERVER))
+
+
+@pytest.mark.parametrize("failure", Failure)
+@pytest.mark.parametrize("set_up", SetUp)
+def test_without_ckfs_a_failed_checkpoint_loses_every_earlier_image(
+    control: Torque, failure: Failure
+) -> None:
+    control.checkpoint(NODE_A)
+    control.checkpoint(NODE_A, failure, TOO_LARGE if failure is Failure.NO_ROOM else None)
+    assert images_at(control, SERVER) == {}
