@@ -86,9 +86,14 @@ def test_a_directory_is_one_checkpoint() -> None:
 
 
 def test_a_directory_is_complete_when_all_in_it_is() -> None:
-    assert kept(directory("a", (1, COMPLETE), (2, PARTIAL)), image("b", 3)) == ["b"]
+    assert not protection.is_complete(policy(), directory("a", (1, COMPLETE), (2, PARTIAL)))
     assert kept(directory("empty"), image("b", 3)) == ["b"]
     assert not protection.is_complete(policy(), directory("a", (1, COMPLETE), (2, WRITING)))
+
+
+def test_what_is_complete_beside_a_torn_file_is_kept() -> None:
+    """Or whoever can add a file, and fail at it, lays the whole checkpoint open."""
+    assert kept(directory("a", (1, COMPLETE), (2, PARTIAL)), image("b", 3)) == ["a", "b"]
 
 
 def test_a_directory_counts_from_its_last_image() -> None:

@@ -65,7 +65,7 @@ class Content:
             return file
 
         if truncate:
-            await self.sets.keeping.renew(node, caller)
+            await self.sets.keeping.renew(node, caller, begun=True)
         access, held = flags & KEPT_FLAGS, None
         node.truncating += truncate
         try:

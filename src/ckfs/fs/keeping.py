@@ -19,6 +19,7 @@ from ckfs.fs.inodes import Node, Place, place_of
 from ckfs.model import Caller, Owner, Role
 from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
+from ckfs.policy.lifecycle import Event
 from ckfs.store import record
 from ckfs.store.door import Found, Spot
 from ckfs.store.gate import Release
@@ -85,10 +86,10 @@ class Keeping:
                 self.core.store.trash.drop(item)
             raise
 
-    async def renew(self, node: Node, caller: Caller) -> None:
+    async def renew(self, node: Node, caller: Caller, *, begun: bool) -> None:
         """Before *node* is emptied: let it be a new file of the same number, and what it was go to the trash.
 
-        What is open of it on this mount leads to the new file from then on.
+        *begun*: somebody is about to write it. What is open of it on this mount leads to the new file from then on.
         """
         place = place_of(node)
         if place is None or not self.keeps(await self.core.examine(node)):
@@ -101,7 +102,7 @@ class Keeping:
             found = door.examine(spot, node.ino)
             self.guard.check(place, found, caller)
             if self.keeps(found):
-                self._renew(spot, self._note(place, owner, found, caller), found)
+                self._renew(spot, self._note(place, owner, found, caller), found, begun=begun)
                 for fd in open_here:
                     door.open_instead(spot, node.ino, fd)
 
@@ -121,10 +122,11 @@ class Keeping:
                 release()
             raise
 
-    def _renew(self, spot: Spot, note: Note, found: Found) -> None:
+    def _renew(self, spot: Spot, note: Note, found: Found, *, begun: bool) -> None:
         door, ino = self.core.store.door, found.record.ino
         new = self.core.store.names.staging_spot(spot.identity)
-        door.make_hidden(new, found.record, b"")
+        of_new = lifecycle.after(found.record, Event.REPLACED) if begun else found.record
+        door.make_hidden(new, of_new, b"")
         try:
             for name in door.list_attributes(spot, ino):
                 if name.startswith(b"user.") and not name.startswith(record.ATTRIBUTE):

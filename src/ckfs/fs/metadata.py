@@ -70,7 +70,7 @@ class Metadata:
         if node.is_root and (changes.uid or changes.gid):
             raise NotOwner("the mount's root belongs to root")
         if changes.size == 0:
-            await self.sets.keeping.renew(node, caller)
+            await self.sets.keeping.renew(node, caller, begun=handle is not None)
         has_owner = changes.uid is not None and node.entry is not None
         if changes.uid is not None and has_owner:
             await self._name_owner(node, changes.uid, changes.gid, caller)
