@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ckfs.errors import FsError
+from ckfs.errors import FsError, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place, place_of
@@ -91,9 +91,16 @@ class Keeping:
 
         *begun*: somebody is about to write it. What is open of it on this mount leads to the new file from then on.
         """
-        place = place_of(node)
-        if place is None or not self.keeps(await self.core.examine(node)):
+        if place_of(node) is None or not self.keeps(await self.core.examine(node)):
             return
+        try:
+            await self._renew_there(node, caller, begun=begun)
+        except (FileNotFoundError, Stale):  # another mount has moved it
+            if await self.core.find_again(node):
+                await self._renew_there(node, caller, begun=begun)
+
+    async def _renew_there(self, node: Node, caller: Caller, *, begun: bool) -> None:
+        place = node.place
         owner, door, spot = node.set_entry.owner, self.core.store.door, node.spot
         open_here = [handle.fd for handle in node.handles]
         releases = [handle.pin() for handle in node.handles]

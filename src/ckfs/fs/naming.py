@@ -215,6 +215,9 @@ class Naming:
             self.guard.check(source.place.inside(old_name), moved, caller)
             if other is not None:
                 self.guard.check(target.place.inside(new_name), other, caller)
+            self.guard.check_way(source.place.set_name, target.place.set_name)
+            if flags & RENAME_EXCHANGE:
+                self.guard.check_way(target.place.set_name, source.place.set_name)
             if flags or (other is not None and other.record.ino == moved.record.ino):
                 door.rename(old, new, flags)
             else:

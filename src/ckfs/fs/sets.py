@@ -117,7 +117,6 @@ class Sets:
     async def check_move(self, source: Node, target: Node, caller: Caller) -> None:
         """Refuse to move or link between sets of different owners: the caller copies, and is charged, instead."""
         self._check_same_owner(source.set_entry, target.set_entry)
-        self.guard.check_way(SetName(source.top.name), SetName(target.top.name))
         await self.check_create(target, caller)
 
     async def give(self, top: Node, owner: Owner, *, unless_owned: bool = False) -> None:
@@ -222,7 +221,6 @@ class Sets:
         names, door = self.core.store.names, self.core.store.door
         entry = await self.core.gate.call(lambda: names.read(old))
         self._check_same_owner(entry, target.set_entry)
-        self.guard.check_way(old, SetName(target.top.name))
         await self.check_create(target, caller)
 
         def work() -> Found:
@@ -230,6 +228,7 @@ class Sets:
             replaced = door.examine_if_there(new)
             if replaced is not None:
                 self.guard.check(target.place.inside(new_name), replaced, caller)
+            self.guard.check_way(old, target.place.set_name)
             return set_into_directory(names, door, old, new, flags, self._leaving(caller, {}))
 
         found = await self.core.change((target,), work, top=(old,))
