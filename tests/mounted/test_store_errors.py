@@ -136,6 +136,9 @@ def prepare(top: str, name: str) -> str:
         "synced",
     ):
         write_file(f"{path}/{file}")
+    os.truncate(
+        f"{path}/removed", 0
+    )  # so that its removal is an unlink in the store, and no move to the trash
     os.setxattr(f"{path}/tagged", "user.mine", b"value")
     os.symlink("kept", f"{path}/soft")
     return path

@@ -52,7 +52,8 @@ class Guard:
     def check_link(self, place: Place, found: Found) -> None:
         """Refuse (EACCES) a second name for an image of a batch set: it would be a way around the protection of the
         first, and checkpointers refuse images that have two."""
-        if self.core.policy.is_batch(place.set_name) and found.record.is_regular:
+        policy = self.core.policy
+        if policy.keep and policy.is_batch(place.set_name) and found.record.is_regular:
             raise protection.refusal("an image of a batch set has one name")
 
     def check_way(self, old: SetName, new: SetName) -> None:
@@ -95,7 +96,7 @@ class Guard:
 
     def recount(self, name: SetName) -> None:
         """Say of each complete image of a family whether newer checkpoints have outlived it."""
-        if not self.core.policy.is_batch(name):
+        if not self.core.policy.keep or not self.core.policy.is_batch(name):
             return
         of_family = self._family(name)
         newest = {one.key for one in protection.newest(self.core.policy, of_family)}

@@ -27,7 +27,7 @@ batch = ["*.CK", "*.CK.old"]
 temporary = [".*", "*.tmp", "*.temp", "*.part"]
 
 [protection]
-# In each batch set the newest complete checkpoints are kept from removal and change, this many of them.
+# In each batch set the newest complete checkpoints are kept from removal and change, this many of them; 0 for none.
 keep = 2
 # Where server and mom share a host (role=both), root removes them only by these programs, named by path or last component.
 removers = ["pbs_server"]
@@ -133,8 +133,8 @@ def _seconds(key: str, value: object) -> float:
 
 
 def _count(key: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
-        raise StoreUnusable(f"policy.toml: {key} must be a whole number from 1 to 1000")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1000:
+        raise StoreUnusable(f"policy.toml: {key} must be a whole number from 0 to 1000")
     return value
 
 
