@@ -6,6 +6,7 @@ Run it as root, from the checkout, with nothing else running. See docs/performan
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("only root can mount: run this as root", file=sys.stderr)
         return 1
     scale = _SCALES[options.scale]
+    if options.repetitions is not None:
+        scale = dataclasses.replace(scale, repetitions=options.repetitions)
     places = {"tmpfs": options.tmpfs, "disk": options.disk}
     chosen = list(places) if options.on == "both" else [options.on]
     loads, results = [os.getloadavg()[0]], []
@@ -48,6 +51,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_const", const="quick", dest="scale", help="the same as --scale quick"
     )
+    parser.add_argument("--repetitions", type=int, metavar="N", help="how often; the scale says it otherwise")
     parser.add_argument("--on", choices=("tmpfs", "disk", "both"), default="both")
     parser.add_argument(
         "--tmpfs", default="/dev/shm", metavar="DIR", help="a directory on a tmpfs (default: %(default)s)"
