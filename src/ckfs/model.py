@@ -25,6 +25,8 @@ class State(enum.Enum):
     COMPLETE = "complete"
     PARTIAL = "partial"
     SUPERSEDED = "superseded"
+    UNKNOWN = "unknown"
+    """Nobody has said: its attributes were lost, or an admin put it into the store."""
 
 
 class Keep(enum.Enum):

@@ -17,6 +17,7 @@ from ckfs.policy.settings import Policy
 ALICE, ROOT = (Caller(Uid(uid), Gid(uid), 1, 0o022) for uid in (2101, 0))
 SET, OLD = SetName(b"12.server.CK"), SetName(b"12.server.CK.old")
 COMPLETE, WRITING, PARTIAL, SUPERSEDED = State.COMPLETE, State.WRITING, State.PARTIAL, State.SUPERSEDED
+UNKNOWN = State.UNKNOWN
 
 
 def policy(keep: int = 2) -> Policy:
@@ -69,6 +70,13 @@ def test_the_newest_are_those_completed_last_whatever_they_are_called() -> None:
 @pytest.mark.parametrize("state", [WRITING, PARTIAL])
 def test_what_is_not_complete_neither_counts_nor_is_kept(state: State) -> None:
     assert kept(image("a", 1), image("b", 2), image("c", 3, state)) == ["a", "b"]
+
+
+def test_what_nobody_has_verified_is_kept_beside_the_newest() -> None:
+    """A backup that lost the attributes has come back: any of them may be the only good one."""
+    images = (image("a", 0, UNKNOWN), image("b", 0, UNKNOWN), image("c", 1), image("d", 2), image("e", 3))
+    assert kept(*images) == ["a", "b", "d", "e"]
+    assert kept(*images, keep=0) == []
 
 
 def test_one_that_was_superseded_counts_again_once_newer_ones_are_gone() -> None:
@@ -150,7 +158,9 @@ def test_as_many_as_the_policy_says_are_kept_unless_released(
     reasons = protection.protected(policy(keep), given_)
     for one in given_:
         expected = one.keep is not Keep.RELEASED and (
-            one in chosen or (one in complete and one.keep is Keep.PINNED)
+            one in chosen
+            or (one in complete and one.keep is Keep.PINNED)
+            or one.images[0].record.state is UNKNOWN
         )
         assert (one.key in reasons) == expected
     assert protection.newest(policy(keep), reversed(given_)) == chosen

@@ -103,10 +103,12 @@ def test_new_inodes_are_never_the_roots_nor_each_others() -> None:
     assert all(1 < ino < 1 << 63 for ino in made)
 
 
-@pytest.mark.parametrize("mode", [stat.S_IFREG | 0o640, stat.S_IFDIR | 0o755])
-def test_an_adopted_file_is_what_the_store_says(mode: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "state"), [(stat.S_IFREG | 0o640, State.UNKNOWN), (stat.S_IFDIR | 0o755, State.COMPLETE)]
+)
+def test_an_adopted_file_is_what_the_store_says(mode: int, state: State) -> None:
     found = record.adopted(mode, 2101, 100, 7)
-    assert (found.uid, found.gid, found.mode, found.state) == (2101, 100, mode, State.COMPLETE)
+    assert (found.uid, found.gid, found.mode, found.state) == (2101, 100, mode, state)
     assert found.ino > 1
 
 

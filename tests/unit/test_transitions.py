@@ -11,18 +11,20 @@ from hypothesis import strategies as st
 
 from ckfs.model import Record, State
 from ckfs.names import Gid, Inode, Uid
-from ckfs.policy.lifecycle import TRANSITIONS, Event, after, is_complete, writer_ended
+from ckfs.policy.lifecycle import TRANSITIONS, Event, after, is_complete, may_be_complete, writer_ended
 
 WRITING, COMPLETE, PARTIAL, SUPERSEDED = State.WRITING, State.COMPLETE, State.PARTIAL, State.SUPERSEDED
-EXPECTED: dict[Event, tuple[State, State, State, State]] = {
-    # what was       WRITING   COMPLETE    PARTIAL  SUPERSEDED
-    Event.REPLACED: (WRITING, WRITING, WRITING, WRITING),
-    Event.WRITTEN: (WRITING, WRITING, PARTIAL, WRITING),
-    Event.FINISHED: (COMPLETE, COMPLETE, PARTIAL, SUPERSEDED),
-    Event.BROKEN: (PARTIAL, COMPLETE, PARTIAL, SUPERSEDED),
-    Event.DAMAGED: (WRITING, PARTIAL, PARTIAL, PARTIAL),
-    Event.OUTLIVED: (WRITING, SUPERSEDED, PARTIAL, SUPERSEDED),
-    Event.NEEDED: (WRITING, COMPLETE, PARTIAL, COMPLETE),
+UNKNOWN = State.UNKNOWN
+EXPECTED: dict[Event, tuple[State, State, State, State, State]] = {
+    # what was       WRITING   COMPLETE    PARTIAL  SUPERSEDED  UNKNOWN
+    Event.REPLACED: (WRITING, WRITING, WRITING, WRITING, WRITING),
+    Event.WRITTEN: (WRITING, WRITING, PARTIAL, WRITING, UNKNOWN),
+    Event.FINISHED: (COMPLETE, COMPLETE, PARTIAL, SUPERSEDED, UNKNOWN),
+    Event.BROKEN: (PARTIAL, COMPLETE, PARTIAL, SUPERSEDED, PARTIAL),
+    Event.DAMAGED: (WRITING, PARTIAL, PARTIAL, PARTIAL, PARTIAL),
+    Event.OUTLIVED: (WRITING, SUPERSEDED, PARTIAL, SUPERSEDED, UNKNOWN),
+    Event.NEEDED: (WRITING, COMPLETE, PARTIAL, COMPLETE, UNKNOWN),
+    Event.ACCEPTED: (WRITING, COMPLETE, PARTIAL, SUPERSEDED, COMPLETE),
 }
 
 
@@ -37,7 +39,7 @@ def test_the_table_is_total() -> None:
 
 @pytest.mark.parametrize(("was", "event"), sorted(TRANSITIONS, key=str))
 def test_each_transition(was: State, event: Event) -> None:
-    becomes = dict(zip((WRITING, COMPLETE, PARTIAL, SUPERSEDED), EXPECTED[event], strict=True))
+    becomes = dict(zip((WRITING, COMPLETE, PARTIAL, SUPERSEDED, UNKNOWN), EXPECTED[event], strict=True))
     assert after(image(was), event).state is becomes[was]
 
 
@@ -89,3 +91,8 @@ def test_the_end_of_a_writer(
 @pytest.mark.parametrize("state", State)
 def test_one_restarts_from_what_is_complete(state: State) -> None:
     assert is_complete(image(state)) == (state in (COMPLETE, SUPERSEDED))
+
+
+@pytest.mark.parametrize("state", State)
+def test_what_nobody_knows_may_be_complete(state: State) -> None:
+    assert may_be_complete(image(state)) == (state in (COMPLETE, SUPERSEDED, UNKNOWN))

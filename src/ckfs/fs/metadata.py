@@ -151,7 +151,7 @@ class Metadata:
             return
         found = self.core.store.door.examine(target, node.ino)
         owner = node.set_entry.owner
-        if handle is not None and changes.uid is None and not lifecycle.is_complete(found.record):
+        if handle is not None and changes.uid is None and not lifecycle.may_be_complete(found.record):
             return
         own = (None, found.record.uid, None if owner is None else owner.uid)
         if changes.size is not None or (changes.uid not in own and not found.record.is_directory):

@@ -153,7 +153,7 @@ class Naming:
             found = door.examine(spot)
             check(place, found)
             self.keeping.remove(spot, place, directory.set_entry.owner, found, caller, remove)
-            if lifecycle.is_complete(found.record):
+            if lifecycle.may_be_complete(found.record):
                 self.guard.recount(place.set_name)
             return found
 

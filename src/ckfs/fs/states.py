@@ -50,7 +50,7 @@ class States:
                 place is not None and not handle.settled
             ):  # somebody else completed it since this one opened it
                 found = door.examine(target, node.ino)
-                if lifecycle.is_complete(found.record):
+                if lifecycle.may_be_complete(found.record):
                     self.guard.check(place, found, handle.opener)
             return door.amend(
                 target, node.ino, lambda found: self.begun(found.record, handle.opener, Event.WRITTEN)

@@ -21,9 +21,11 @@ class Event(enum.Enum):
     DAMAGED = "found to differ from its digest"
     OUTLIVED = "followed by as many newer checkpoints as are kept"
     NEEDED = "among the newest checkpoints again"
+    ACCEPTED = "said to be whole by an admin"
 
 
 _WRITING, _COMPLETE, _PARTIAL, _SUPERSEDED = State.WRITING, State.COMPLETE, State.PARTIAL, State.SUPERSEDED
+_UNKNOWN = State.UNKNOWN
 
 TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (_WRITING, Event.REPLACED): _WRITING,
@@ -33,6 +35,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (_WRITING, Event.DAMAGED): _WRITING,
     (_WRITING, Event.OUTLIVED): _WRITING,
     (_WRITING, Event.NEEDED): _WRITING,
+    (_WRITING, Event.ACCEPTED): _WRITING,
     (_COMPLETE, Event.REPLACED): _WRITING,
     (_COMPLETE, Event.WRITTEN): _WRITING,
     (_COMPLETE, Event.FINISHED): _COMPLETE,
@@ -40,6 +43,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (_COMPLETE, Event.DAMAGED): _PARTIAL,
     (_COMPLETE, Event.OUTLIVED): _SUPERSEDED,
     (_COMPLETE, Event.NEEDED): _COMPLETE,
+    (_COMPLETE, Event.ACCEPTED): _COMPLETE,
     # Nothing that is added mends what is missing: only writing it anew does.
     (_PARTIAL, Event.REPLACED): _WRITING,
     (_PARTIAL, Event.WRITTEN): _PARTIAL,
@@ -48,6 +52,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (_PARTIAL, Event.DAMAGED): _PARTIAL,
     (_PARTIAL, Event.OUTLIVED): _PARTIAL,
     (_PARTIAL, Event.NEEDED): _PARTIAL,
+    (_PARTIAL, Event.ACCEPTED): _PARTIAL,
     (_SUPERSEDED, Event.REPLACED): _WRITING,
     (_SUPERSEDED, Event.WRITTEN): _WRITING,
     (_SUPERSEDED, Event.FINISHED): _SUPERSEDED,
@@ -55,6 +60,16 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (_SUPERSEDED, Event.DAMAGED): _PARTIAL,
     (_SUPERSEDED, Event.OUTLIVED): _SUPERSEDED,
     (_SUPERSEDED, Event.NEEDED): _COMPLETE,
+    (_SUPERSEDED, Event.ACCEPTED): _SUPERSEDED,
+    # What was there before may have been torn, whatever its last writer did.
+    (_UNKNOWN, Event.REPLACED): _WRITING,
+    (_UNKNOWN, Event.WRITTEN): _UNKNOWN,
+    (_UNKNOWN, Event.FINISHED): _UNKNOWN,
+    (_UNKNOWN, Event.BROKEN): _PARTIAL,
+    (_UNKNOWN, Event.DAMAGED): _PARTIAL,
+    (_UNKNOWN, Event.OUTLIVED): _UNKNOWN,
+    (_UNKNOWN, Event.NEEDED): _UNKNOWN,
+    (_UNKNOWN, Event.ACCEPTED): _COMPLETE,
 }
 
 
@@ -78,3 +93,8 @@ def writer_ended(record: Record, *, killed: bool, failed: bool, size: int, mtime
 def is_complete(record: Record) -> bool:
     """Somebody can restart from it."""
     return record.state in (State.COMPLETE, State.SUPERSEDED)
+
+
+def may_be_complete(record: Record) -> bool:
+    """It is, for all that anybody knows: what would be lost with it may be somebody's only image."""
+    return is_complete(record) or record.state is State.UNKNOWN

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from ckfs.errors import Denied
-from ckfs.model import Caller, Checkpoint, Keep, Record, Role
+from ckfs.model import Caller, Checkpoint, Keep, Record, Role, State
 from ckfs.names import SetName
 from ckfs.policy import lifecycle
 from ckfs.policy.settings import Policy
@@ -59,6 +59,8 @@ def protected(policy: Policy, checkpoints: Iterable[Checkpoint]) -> dict[tuple[S
             reasons.pop(one.key, None)
         elif one.keep is Keep.PINNED and is_complete(policy, one):
             reasons[one.key] = "pinned"
+        elif policy.keep and any(image.record.state is State.UNKNOWN for image in one.images):
+            reasons.setdefault(one.key, "of a state that nobody knows: see ckfs verify --accept")
         elif any(image.record.synced is not None for image in one.images):
             reasons.setdefault(one.key, "synced to the store")
     return reasons
@@ -67,7 +69,7 @@ def protected(policy: Policy, checkpoints: Iterable[Checkpoint]) -> dict[tuple[S
 def concerns(record: Record) -> bool:
     """Whether an image, or what may hold some, can be protected at all."""
     return record.is_directory or (
-        record.is_regular and (lifecycle.is_complete(record) or record.synced is not None)
+        record.is_regular and (lifecycle.may_be_complete(record) or record.synced is not None)
     )
 
 

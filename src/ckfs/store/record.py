@@ -20,7 +20,13 @@ ATTRIBUTE = b"user.ckfs"
 """The attribute's name in the store. ``user.ckfs.*`` through a mount is made up, never stored."""
 
 _VERSION = b"1"
-_STATES = {State.WRITING: b"w", State.COMPLETE: b"c", State.PARTIAL: b"p", State.SUPERSEDED: b"s"}
+_STATES = {
+    State.WRITING: b"w",
+    State.COMPLETE: b"c",
+    State.PARTIAL: b"p",
+    State.SUPERSEDED: b"s",
+    State.UNKNOWN: b"u",
+}
 _STATE_OF = {letter: state for state, letter in _STATES.items()}
 
 
@@ -89,7 +95,9 @@ def new_inode() -> Inode:
 def adopted(store_stat_mode: int, uid: int, gid: int, size: int) -> Record:
     """The record of a file that has none: put there by an admin, or made by a mount that died between two calls.
 
-    The latter's are empty, and no complete image.
+    Nobody knows whether the former's are whole; the latter's are empty, and no complete image.
     """
-    state = State.WRITING if stat.S_ISREG(store_stat_mode) and not size else State.COMPLETE
+    state = State.COMPLETE
+    if stat.S_ISREG(store_stat_mode):
+        state = State.UNKNOWN if size else State.WRITING
     return Record(new_inode(), Uid(uid), Gid(gid), store_stat_mode, state=state)
