@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from ckfs.fs.content import Content
 from ckfs.fs.core import Core
 from ckfs.fs.extended import Extended
+from ckfs.fs.fencing import Fencing
 from ckfs.fs.following import Following
 from ckfs.fs.guard import Guard
+from ckfs.fs.housekeeping import Chore, Housekeeping
 from ckfs.fs.keeping import Keeping
+from ckfs.fs.left import Left
 from ckfs.fs.listing import Listing
 from ckfs.fs.metadata import Metadata
 from ckfs.fs.naming import Naming
@@ -29,16 +32,28 @@ class Filesystem:
     metadata: Metadata
     extended: Extended
     listing: Listing
+    housekeeping: Housekeeping
 
     def forget(self, ino: Inode, count: int) -> None:
         """The kernel dropped *count* of the references that look-ups and listings gave it."""
         self.core.inodes.forget(ino, count)
 
 
+_EXPIRY_INTERVAL_S = 600.0
+
+
+def _chores(core: Core, sets: Sets, left: Left) -> tuple[Chore, ...]:
+    return (
+        Chore("expiry of the trash", lambda: _EXPIRY_INTERVAL_S, sets.keeping.expire),
+        Chore("settling what dead mounts left", lambda: core.policy.lease_s / 4, Fencing(core, left).steps),
+    )
+
+
 def filesystem(core: Core) -> Filesystem:
     guard = Guard(core)
     sets = Sets(core, Following(core), guard, Keeping(core, guard))
-    content = Content(core, sets, guard, States(core, sets, guard))
+    left = Left(core, guard)
+    content = Content(core, sets, guard, States(core, sets, guard), left)
     metadata = Metadata(core, sets, guard)
     return Filesystem(
         core=core,
@@ -46,6 +61,7 @@ def filesystem(core: Core) -> Filesystem:
         naming=Naming(core, sets, content, guard, sets.keeping),
         content=content,
         metadata=metadata,
-        extended=Extended(core, metadata, sets, guard),
+        extended=Extended(core, metadata, sets, guard, left),
         listing=Listing(core),
+        housekeeping=Housekeeping(core, _chores(core, sets, left)),
     )

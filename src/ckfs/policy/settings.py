@@ -36,6 +36,12 @@ removers = ["pbs_server"]
 # Complete images that were removed, replaced or overwritten can be restored for so many days; 0 for no trash.
 retention_days = 7.0
 
+[liveness]
+# A mount that has shown no sign of life for so many seconds is taken for dead: what it was writing is partial until it returns.
+lease = 60.0
+# After so many hours it is dead for good: what it was writing is settled, and its writers get errors if it should return.
+fence_hours = 24.0
+
 [resolvers]
 # Who is a job's owner? Asked on the host where a batch set is made or used; the first answer counts.
 # TORQUE's home, for its job files in server_priv/jobs and mom_priv/jobs; "" to ask no job files.
@@ -46,8 +52,9 @@ command = []
 command_timeout = 5.0
 """
 
-_TABLES = ("sets", "images", "protection", "trash", "resolvers")
+_TABLES = ("sets", "images", "protection", "trash", "liveness", "resolvers")
 _DAY_S = 86_400.0
+_LEASES_BEFORE_FENCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,8 @@ class Policy:
     keep: int
     removers: tuple[str, ...]
     retention_s: float
+    lease_s: float
+    fence_s: float
     torque_home: str
     resolver_command: tuple[str, ...]
     resolver_command_timeout_s: float
@@ -79,18 +88,22 @@ def parse(text: str) -> Policy:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise StoreUnusable(f"policy.toml is not valid TOML: {shown(str(error))}") from None
     _check_keys("", tables, _TABLES)
-    sets, images, protection, trash, resolvers = (_table(tables, name) for name in _TABLES)
+    sets, images, protection, trash, liveness, resolvers = (_table(tables, name) for name in _TABLES)
     _check_keys("sets.", sets, ("batch",))
     _check_keys("images.", images, ("temporary",))
     _check_keys("protection.", protection, ("keep", "removers"))
     _check_keys("trash.", trash, ("retention_days",))
+    _check_keys("liveness.", liveness, ("lease", "fence_hours"))
     _check_keys("resolvers.", resolvers, ("torque_home", "command", "command_timeout"))
+    lease_s = _seconds("liveness.lease", liveness.get("lease", 60.0))
     return Policy(
         batch=_patterns("sets.batch", sets.get("batch", ["*.CK", "*.CK.old"])),
         temporary=_patterns("images.temporary", images.get("temporary", [".*", "*.tmp", "*.temp", "*.part"])),
         keep=_count("protection.keep", protection.get("keep", 2)),
         removers=_texts("protection.removers", protection.get("removers", ["pbs_server"])),
         retention_s=_days("trash.retention_days", trash.get("retention_days", 7.0)),
+        lease_s=lease_s,
+        fence_s=_fence_s("liveness.fence_hours", liveness.get("fence_hours", 24.0), lease_s),
         torque_home=_text("resolvers.torque_home", resolvers.get("torque_home", "")),
         resolver_command=_texts("resolvers.command", resolvers.get("command", [])),
         resolver_command_timeout_s=_seconds(
@@ -130,6 +143,16 @@ def _seconds(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 3600:
         raise StoreUnusable(f"policy.toml: {key} must be a number of seconds above 0 and up to 3600")
     return float(value)
+
+
+def _fence_s(key: str, value: object, lease_s: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 8760:
+        raise StoreUnusable(f"policy.toml: {key} must be a number of hours above 0 and up to 8760")
+    if value * 3600.0 < _LEASES_BEFORE_FENCE * lease_s:
+        raise StoreUnusable(
+            f"policy.toml: {key} must be at least {_LEASES_BEFORE_FENCE} times liveness.lease"
+        )
+    return value * 3600.0
 
 
 def _count(key: str, value: object) -> int:
