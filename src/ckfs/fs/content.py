@@ -21,7 +21,7 @@ from ckfs.fs.inodes import Handle, Node, Place, place_of
 from ckfs.fs.left import Left
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
-from ckfs.model import Caller, Record, State
+from ckfs.model import Caller, Owner, Record, State
 from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
@@ -214,7 +214,9 @@ class Content:
             await self.core.assure_membership(handle.mount)
             if not handle.marked:
                 try:
-                    await self.states.begin(handle)
+                    await self.sets.keeping.with_room(
+                        _stored_owner(handle), lambda: self.states.begin(handle)
+                    )
                 except Denied:  # nothing was written, so nothing is amiss
                     handle.wrote = had_written
                     raise
@@ -229,20 +231,12 @@ class Content:
                 handle, lambda: os.pwrite(handle.fd, data[begin:] if begin else data, offset + begin)
             )
 
-        try:
-            written = await write(0)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not await self._make_room(handle):
-                raise
-            written = await write(0)
-        if written < len(data) and await self._make_room(handle):
+        keeping, owner = self.sets.keeping, _stored_owner(handle)
+        written = await keeping.with_room(owner, lambda: write(0))
+        if written < len(data) and await keeping.make_room(owner):
             with contextlib.suppress(OSError):
                 written += await write(written)
         return written
-
-    async def _make_room(self, handle: Handle) -> bool:
-        owner = handle.node.set_entry.stored if place_of(handle.node) is not None else None
-        return await self.sets.keeping.make_room(owner)
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
@@ -302,6 +296,11 @@ class Content:
         return await self.core.gate.transfer(
             work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
         )
+
+
+def _stored_owner(handle: Handle) -> Owner | None:
+    """Whose trash gives way first for what is written through *handle*."""
+    return handle.node.set_entry.stored if place_of(handle.node) is not None else None
 
 
 def _close(file: OpenFile) -> None:

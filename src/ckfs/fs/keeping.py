@@ -7,8 +7,9 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
@@ -28,6 +29,8 @@ from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _EMPTY_S = 1.0
 _ROOM_BYTES = 64 << 20
@@ -181,6 +184,15 @@ class Keeping:
             owner=owner,
             ino=found.record.ino,
         )
+
+    async def with_room(self, owner: Owner | None, run: Callable[[], Awaitable[T]]) -> T:
+        """What *run* returns; it is tried once more if it met a full store and something of *owner*, or anybody, gave way."""
+        try:
+            return await run()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not await self.make_room(owner):
+                raise
+        return await run()
 
     async def make_room(self, owner: Owner | None) -> bool:
         """Let the oldest of what *owner* removed go for good; else, if it is the store that is full, of anybody's."""
