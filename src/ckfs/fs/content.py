@@ -26,7 +26,7 @@ from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
-from ckfs.store.door import Found, OpenFile, Spot, Target
+from ckfs.store.door import OpenFile, Target
 
 log = logging.getLogger(__name__)
 
@@ -118,14 +118,9 @@ class Content:
         found = self.core.store.door.examine(target, ino)
         if writes:
             self.guard.check(place, found, caller)
-        elif not self.core.reads_partial and self._is_partial(target, found, place):
+        elif not self.core.reads_partial and self.left.state_of(target, found, place) is State.PARTIAL:
             log.warning("image %s is partial: not opened for uid %d", place, caller.uid)
             raise OSError(errno.EIO, "a partial image")
-
-    def _is_partial(self, target: Target, found: Found, place: Place) -> bool:
-        if isinstance(target, Spot):
-            return self.left.state_of(target, found, place) is State.PARTIAL
-        return found.record.state is State.PARTIAL
 
     def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
         handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))

@@ -174,7 +174,10 @@ class Extended:
                 lambda: self.left.worst_state_below(node.spot, node.place), of_set=self.core.set_key(node)
             )
         elif state is State.WRITING and node.removed is None:
-            state = await self.core.below(node, lambda: self.left.state_of(node.spot, found, node.place))
+            place = node.place
+            state = await self.core.on(
+                node, lambda target: self.left.state_of(target, found, place), locked=True
+            )
         if state is None:
             raise NoAttribute("there is no image in it")
         return state.value.encode()

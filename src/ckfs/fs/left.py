@@ -21,7 +21,7 @@ from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
 from ckfs.policy.settings import Policy
 from ckfs.store import writing
-from ckfs.store.door import Door, Found, Spot
+from ckfs.store.door import Door, Found, Spot, Target
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,12 @@ class Leaving:
 
 
 def leaving(
-    door: Door, spot: Spot, found: Found, name: bytes, policy: Policy, fate: Callable[[MountId], Fate]
+    door: Door, target: Target, found: Found, name: bytes, policy: Policy, fate: Callable[[MountId], Fate]
 ) -> Leaving | None:
-    """None if the image *found* at *spot*, whose name is *name*, was not left by its writers."""
+    """None if the image *found*, *target*, whose name is *name*, was not left by its writers."""
     if not found.record.is_regular or found.record.state is not State.WRITING:
         return None
-    marks = door.writers(spot, found.record.ino)
+    marks = door.writers(target, found.record.ino)
     fates = {fate(mount) for mount in marks}
     event = _event(found, name, policy, marks)
     if event is None or Fate.ALIVE in fates:
@@ -61,10 +61,10 @@ def _event(found: Found, name: bytes, policy: Policy, marks: frozenset[MountId])
 
 
 def state_of(
-    door: Door, spot: Spot, found: Found, name: bytes, policy: Policy, fate: Callable[[MountId], Fate]
+    door: Door, target: Target, found: Found, name: bytes, policy: Policy, fate: Callable[[MountId], Fate]
 ) -> State:
-    """What the image *found* at *spot* is worth, with nothing changed in the store."""
-    left = leaving(door, spot, found, name, policy, fate)
+    """What the image *found*, *target*, is worth, with nothing changed in the store."""
+    left = leaving(door, target, found, name, policy, fate)
     return found.record.state if left is None else lifecycle.after(found.record, left.event).state
 
 
@@ -73,14 +73,14 @@ class Left:
     core: Core
     guard: Guard
 
-    def state_of(self, spot: Spot, found: Found, place: Place) -> State:
-        """What the image *found* at *spot* is worth now."""
-        left = leaving(self.core.store.door, spot, found, place.name, self.core.policy, self.core.fate)
+    def state_of(self, target: Target, found: Found, place: Place) -> State:
+        """What the image *found*, *target*, is worth now."""
+        left = leaving(self.core.store.door, target, found, place.name, self.core.policy, self.core.fate)
         if left is None:
             return found.record.state
         if not left.for_good or self.core.store.read_only:
             return lifecycle.after(found.record, left.event).state
-        return self.settle(spot, found, place, left.marks).record.state
+        return self.settle(target, found, place, left.marks).record.state
 
     def worst_state_below(self, spot: Spot, place: Place) -> State | None:
         """As :meth:`Door.worst_state_below`."""
@@ -91,7 +91,7 @@ class Left:
 
         return self.core.store.door.worst_state_below(spot, state_of)
 
-    def settle(self, spot: Spot, found: Found, place: Place, marks: frozenset[MountId]) -> Found:
+    def settle(self, target: Target, found: Found, place: Place, marks: frozenset[MountId]) -> Found:
         """Say for good what an image is worth whose writers' mounts, *marks*, are gone."""
         number = self.guard.next_number(place.set_name, time.time_ns())
 
@@ -100,7 +100,7 @@ class Left:
             after = found.record if event is None else lifecycle.after(found.record, event)
             return after.with_(completed=number) if after.state is State.COMPLETE else after
 
-        after = writing.settle_left(self.core.store.door, spot, found.record.ino, marks, settled)
+        after = writing.settle_left(self.core.store.door, target, found.record.ino, marks, settled)
         if after.record.state is not found.record.state:
             log.info("image %s is %s: nobody writes it any more", place, after.record.state.value)
             self.guard.recount(place.set_name)
