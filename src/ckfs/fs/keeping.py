@@ -78,10 +78,13 @@ class Keeping:
     def replacing(
         self, spot: Spot, place: Place, owner: Owner | None, found: Found | None, caller: Caller
     ) -> Iterator[None]:
-        """Within the block *found*, at *place*, is replaced by a rename."""
+        """Within the block *found*, at *place*, is replaced by a rename. Stale if that is not there any more."""
         item: Item | None = None
         if found is not None and self.keeps(found):
-            item = self.core.store.trash.link(spot, self._note(place, owner, found, caller))
+            try:
+                item = self.core.store.trash.link(spot, self._note(place, owner, found, caller))
+            except FileNotFoundError:
+                raise Stale("another mount has just removed what is replaced") from None
         try:
             yield
         except BaseException:

@@ -18,6 +18,7 @@ from ckfs.model import Caller, Owner, Record, State
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.policy import lifecycle, presented
 from ckfs.store.door import Build, Found, OpenFile, Spot
+from ckfs.store.moving import looking_again
 from ckfs.store.record import new_inode
 from ckfs.store.setnames import SetEntry
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -217,6 +218,9 @@ class Naming:
         door = self.core.store.door
 
         def work() -> tuple[Found, Found | None]:
+            return looking_again(flags, once)
+
+        def once() -> tuple[Found, Found | None]:
             old, new = source.inside(old_name), target.inside(new_name)
             moved, other = door.examine(old), door.examine_if_there(new)
             self.guard.check(source.place.inside(old_name), moved, caller)
