@@ -168,27 +168,32 @@ class Content:
             return await self._write(handle, offset, data)
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
-        """Where there is no room, what is in the trash gives way."""
+        """Where there is no room, what its owner needs least gives way."""
 
         async def write(begin: int) -> int:
             return await self._transfer(
                 handle, lambda: os.pwrite(handle.fd, data[begin:] if begin else data, offset + begin)
             )
 
-        try:
-            written = await write(0)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not await self._make_room(handle):
+        written = 0
+        while True:
+            try:
+                count = await write(written)
+            except OSError as error:
+                if await self._made_room(handle, error):
+                    continue
+                if written:
+                    return written  # the next write of the caller meets the error
                 raise
-            written = await write(0)
-        if written < len(data) and await self._make_room(handle):
-            with contextlib.suppress(OSError):
-                written += await write(written)
-        return written
+            written += count
+            if written == len(data) or not count:
+                return written
 
-    async def _make_room(self, handle: Handle) -> bool:
+    async def _made_room(self, handle: Handle, error: OSError) -> bool:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return False
         owner = handle.node.set_entry.stored if place_of(handle.node) is not None else None
-        return await self.sets.keeping.make_room(owner)
+        return await self.sets.keeping.make_room(owner, error.errno)
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)

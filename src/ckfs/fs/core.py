@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import resource
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
@@ -22,7 +21,7 @@ import trio
 from ckfs.errors import BadHandle, Stale, StoreDown
 from ckfs.fs.aside import Aside
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
-from ckfs.model import Caller, Owner, Role
+from ckfs.model import Caller, JobFate, Owner, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
 from ckfs.policy.settings import Policy
 from ckfs.store.door import Found, Spot, Target
@@ -56,6 +55,9 @@ class OwnerLookup(Protocol):
     def owner_of_set(self, name: SetName) -> Owner | None:
         """The owner of the job that *name* belongs to; None if unknown."""
 
+    def fate_of_set(self, name: SetName) -> JobFate:
+        """What the batch system says of the job that *name* belongs to."""
+
     def owner_named(self, name: str) -> Owner | None:
         """The user of that name or number; None if there is none."""
 
@@ -84,8 +86,8 @@ class Core:
     op_timeout_s: float
     reads_partial: bool = False
     """Partial images may be opened for reading."""
-    trash_gives_nothing_until: float = -math.inf
-    """In the event loop's time: nothing was found there that could give way."""
+    nothing_to_give_until: dict[Owner | None, float] = field(default_factory=dict)
+    """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes."""
     inodes: Inodes = field(default_factory=Inodes)
     handles: Handles = field(default_factory=Handles)
     locks: InodeLocks = field(init=False)

@@ -9,6 +9,7 @@ from ckfs.fs.core import Core
 from ckfs.fs.extended import Extended
 from ckfs.fs.following import Following
 from ckfs.fs.guard import Guard
+from ckfs.fs.housekeeping import ByRole, Housekeeping
 from ckfs.fs.keeping import Keeping
 from ckfs.fs.listing import Listing
 from ckfs.fs.metadata import Metadata
@@ -29,6 +30,7 @@ class Filesystem:
     metadata: Metadata
     extended: Extended
     listing: Listing
+    housekeeping: Housekeeping
 
     def forget(self, ino: Inode, count: int) -> None:
         """The kernel dropped *count* of the references that look-ups and listings gave it."""
@@ -48,4 +50,5 @@ def filesystem(core: Core) -> Filesystem:
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard),
         listing=Listing(core),
+        housekeeping=Housekeeping(core, guard, ByRole(core)),
     )

@@ -33,7 +33,7 @@ class Guard:
             return
         if self._may_remove(caller):
             return
-        of_family = self._family(place.set_name)
+        of_family = self.family(place.set_name)
         reason = self._reason(place, of_family, found.record.ino)
         if reason is None or protection.may_remove_old(policy, place.set_name, caller, of_family):
             return
@@ -67,7 +67,7 @@ class Guard:
         is_remover = asked and is_one_of(program_of(caller.pid), self.core.policy.removers)
         return protection.may_remove(self.core.role, caller, is_remover=is_remover)
 
-    def _family(self, name: SetName) -> list[Checkpoint]:
+    def family(self, name: SetName) -> list[Checkpoint]:
         return checkpoints(self.core.store.names, self.core.store.door, protection.family(name))
 
     def _reason(self, place: Place, of_family: list[Checkpoint], ino: Inode | None = None) -> str | None:
@@ -84,7 +84,7 @@ class Guard:
         """Why *place* is protected, for those who ask."""
         if not self.core.policy.is_batch(place.set_name):
             return None
-        return self._reason(place, self._family(place.set_name))
+        return self._reason(place, self.family(place.set_name))
 
     # The order of checkpoints
 
@@ -92,13 +92,13 @@ class Guard:
         """A completion number for an image of the set *name*: later than all in its family, whatever clocks say."""
         if not self.core.policy.is_batch(name):
             return now_ns
-        return max(now_ns, *(one.order + 1 for one in self._family(name)), 0)
+        return max(now_ns, *(one.order + 1 for one in self.family(name)), 0)
 
     def recount(self, name: SetName) -> None:
         """Say of each complete image of a family whether newer checkpoints have outlived it."""
         if not self.core.policy.keep or not self.core.policy.is_batch(name):
             return
-        of_family = self._family(name)
+        of_family = self.family(name)
         newest = {one.key for one in protection.newest(self.core.policy, of_family)}
         for one in of_family:
             if protection.is_complete(self.core.policy, one):

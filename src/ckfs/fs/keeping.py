@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import trio
 
-from ckfs.errors import FsError, Stale
+from ckfs.errors import Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place, place_of
-from ckfs.model import Caller, Owner, Role
+from ckfs.fs.superseded import Superseded
+from ckfs.model import Caller, Owner
 from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
@@ -28,10 +29,10 @@ from ckfs.store.removed import Item, Note
 
 log = logging.getLogger(__name__)
 
-_EXPIRY_INTERVAL_S = 600.0
 _EMPTY_S = 1.0
+_MOST_OWNERS = 1024
 _ROOM_BYTES = 64 << 20
-"""How much of the trash gives way at a time when the store is full."""
+"""How much gives way at a time when the store is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,26 +164,27 @@ class Keeping:
             ino=found.record.ino,
         )
 
-    async def make_room(self, owner: Owner | None) -> bool:
-        """Let the oldest of what *owner* removed go for good; else, if it is the store that is full, of anybody's."""
-        if trio.current_time() < self.core.trash_gives_nothing_until:
+    async def make_room(self, owner: Owner | None, error_number: int) -> bool:
+        """After *error_number*, ENOSPC or EDQUOT: let something of *owner* (as stored) go for good, if he has anything to give:
+        first what he removed, then what newer checkpoints of his have outlived. What others removed follows if it is the
+        store that is full. The oldest goes first. Whether anything went.
+        """
+        now, nothing_until = trio.current_time(), self.core.nothing_to_give_until
+        if now < nothing_until.get(owner, now):
             return False
-        trash = self.core.store.trash
-        freed = await self.core.gate.transfer(
-            lambda: trash.make_room(owner, _ROOM_BYTES) or trash.make_room(None, _ROOM_BYTES)
-        )
-        if not freed:  # many may meet the same full store
-            self.core.trash_gives_nothing_until = trio.current_time() + _EMPTY_S
-        return freed > 0
-
-    async def expire(self) -> None:
-        """Remove for good what has been in the trash for its time; runs for the life of a server's mount."""
-        if self.core.role is Role.NODE or self.core.store.read_only:
-            return  # housekeeping is for one host, not for hundreds of nodes at once
-        while True:
-            await trio.sleep(_EXPIRY_INTERVAL_S)
-            before_ns = time.time_ns() - int(self.core.policy.retention_s * 1e9)
-            try:
-                await self.core.gate.transfer(lambda: self.core.store.trash.purge_older(before_ns))  # noqa: B023 - awaited at once
-            except (OSError, FsError) as error:
-                log.info("the trash is looked through later: %s", error)
+        trash, superseded = self.core.store.trash, Superseded(self.core, self.guard)
+        ways: list[Callable[[], int]] = []
+        if owner is not None:
+            ways += [
+                lambda: trash.make_room(owner, _ROOM_BYTES),
+                lambda: superseded.give_way(owner, _ROOM_BYTES),
+            ]
+        if error_number == errno.ENOSPC:
+            ways.append(lambda: trash.make_room(None, _ROOM_BYTES))
+        for way in ways:
+            if await self.core.gate.transfer(way):
+                return True
+        if len(nothing_until) > _MOST_OWNERS:
+            nothing_until.clear()
+        nothing_until[owner] = trio.current_time() + _EMPTY_S  # many may meet the same full store
+        return False
