@@ -109,6 +109,12 @@ class Busy(FsError):
     errno = errno.EAGAIN
 
 
+class Fenced(FsError):
+    """This mount was taken for dead for so long that others have settled what it was writing."""
+
+    errno = errno.EIO
+
+
 class StoreDown(FsError):
     """The store did not answer in time, or has not since."""
 

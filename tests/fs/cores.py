@@ -14,6 +14,7 @@ import trio
 from ckfs.errors import NotFound
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import Filesystem, filesystem
+from ckfs.fs.membership import Membership
 from ckfs.fs.metadata import Changes
 from ckfs.model import Caller, JobFate, Owner, Role, State
 from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, SetName, Uid
@@ -297,5 +298,10 @@ def mounted_for_long(
     store = open_store(str(path), read_only=read_only)
     with contextlib.closing(store):
         gate = Gate(store.door.probe, op_timeout_s=timeout_s, io_timeout_s=timeout_s)
-        core = Core(store, gate, store.read_policy(), jobs or KnownJobs(), role, node.encode(), timeout_s)
+        member = None if read_only else Membership(store.mounts, node.encode())
+        core = Core(
+            store, gate, store.read_policy(), jobs or KnownJobs(), role, node.encode(), timeout_s, member
+        )
         yield Mount(core, filesystem(core))
+        if member is not None:
+            member.leave(finished=all(handle.mount is None for handle in core.handles.all()))

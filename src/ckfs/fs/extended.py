@@ -14,6 +14,7 @@ from ckfs.errors import Invalid, NoAttribute, NotOwner, Unsupported
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node
+from ckfs.fs.left import Left
 from ckfs.fs.metadata import Changes, Metadata
 from ckfs.fs.sets import Sets
 from ckfs.model import Caller, Keep, State
@@ -40,6 +41,7 @@ class Extended:
     metadata: Metadata
     sets: Sets
     guard: Guard
+    left: Left
     _of_root: Mapping[bytes, Value] = field(init=False)
     _of_files: Mapping[bytes, Value] = field(init=False)
 
@@ -169,8 +171,10 @@ class Extended:
         if found.record.is_directory:
             # Many files to look at: a matter of the time limit for data.
             state = await self.core.gate.transfer(
-                lambda: self.core.store.door.worst_state_below(node.spot), of_set=self.core.set_key(node)
+                lambda: self.left.worst_state_below(node.spot, node.place), of_set=self.core.set_key(node)
             )
+        elif state is State.WRITING and node.removed is None:
+            state = await self.core.below(node, lambda: self.left.state_of(node.spot, found, node.place))
         if state is None:
             raise NoAttribute("there is no image in it")
         return state.value.encode()

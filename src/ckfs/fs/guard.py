@@ -68,7 +68,9 @@ class Guard:
         return protection.may_remove(self.core.role, caller, is_remover=is_remover)
 
     def family(self, name: SetName) -> list[Checkpoint]:
-        return checkpoints(self.core.store.names, self.core.store.door, protection.family(name))
+        return checkpoints(
+            self.core.store.names, self.core.store.door, protection.family(name), self.core.policy.is_final
+        )
 
     def _reason(self, place: Place, of_family: list[Checkpoint], ino: Inode | None = None) -> str | None:
         """Why *place*, or for a whole set anything in it, is protected; None if it is not. *ino* is the file that was
@@ -111,8 +113,10 @@ class Guard:
                 continue
             entry = store.names.read(checkpoint.set_name)
             spot = Spot(entry.stored, (*entry.spot.components, *filter(None, image.path.split(b"/"))))
-            store.door.amend(spot, image.record.ino, lambda found: lifecycle.after(found.record, event))
-            said = True
+            after = store.door.amend(
+                spot, image.record.ino, lambda found: lifecycle.after(found.record, event)
+            )
+            said = said or after.record.state is lifecycle.after(image.record, event).state
         if said:
             state = State.COMPLETE if event is Event.NEEDED else State.SUPERSEDED
             name = b"/".join(filter(None, checkpoint.key))

@@ -1,168 +1,88 @@
-"""What one mount does for all from time to time: old things go, and room is made ahead of need.
+"""What one mount of a store does for all: expiry of the trash, settling what dead mounts left, and other chores.
 
-Each piece of work is a call of its own on the store, so that none takes longer than a call may; and before each it is asked
-anew whether this mount still keeps house.
+It is a ``server`` or ``both`` mount that holds the store's housekeeping lease (:meth:`Mounts.keep_house`), never hundreds of nodes
+at once. One that was taken for dead may come back in the middle of a chore, beside its successor: so every chore
+looks again right before it changes anything, and the lease only saves work.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 import trio
 
 from ckfs.errors import FsError
 from ckfs.fs.core import Core
-from ckfs.fs.guard import Guard
-from ckfs.fs.superseded import Superseded
-from ckfs.model import JobFate, Role
-from ckfs.names import ROOT_UID, SetName, shown
-from ckfs.store.leftovers import Leftover, Leftovers, Look, NobodyKnown, Writers
-from ckfs.store.removed import Damaged, Item
+from ckfs.fs.liveness import Fate
+from ckfs.model import Role
+from ckfs.names import MountId
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_LOOKS_PER_LEASE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Intervals:
-    """In seconds, between the end of one round and the beginning of the next. The first begins with the mount."""
+class Chore:
+    """*steps* makes the work of one round, a piece at each step, each in a thread and short enough for one data call. None of
+    them ends in somebody's identity. A round begins *every_s* seconds after the last one did."""
 
-    room_s: float = 10.0
-    expiry_s: float = 600.0
-    superseded_s: float = 3600.0
-    gc_s: float = 6 * 3600.0
-
-
-class Keeper(Protocol):
-    """Who keeps house: one mount of a store, never hundreds of nodes at once."""
-
-    def is_housekeeper(self) -> bool:
-        """Whether this mount does, now. In the event loop; at once."""
+    name: str
+    every_s: Callable[[], float]
+    steps: Callable[[], Iterator[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class ByRole:
-    """Every mount that is a server's."""
-
-    core: Core
-
-    def is_housekeeper(self) -> bool:
-        return self.core.role is not Role.NODE and not self.core.store.read_only
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Housekeeping:
     core: Core
-    guard: Guard
-    keeper: Keeper
-    writers: Writers = field(default_factory=NobodyKnown)
-    intervals: Intervals = field(default_factory=Intervals)
+    chores: tuple[Chore, ...]
+    _begun_s: dict[str, float] = field(default_factory=dict)
+    _looked_s: float = 0.0
+    _keeps_house: bool = False
 
     async def run(self) -> None:
-        """For the life of the mount."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._every, self.intervals.room_s, self.keep_free)
-            nursery.start_soon(self._every, self.intervals.expiry_s, self.expire)
-            nursery.start_soon(self._every, self.intervals.superseded_s, self.supersede)
-            nursery.start_soon(self._every, self.intervals.gc_s, self.collect)
-
-    async def _every(self, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        """For the life of the mount; at once over on one that keeps no house."""
+        if self.core.role is Role.NODE or self.core.store.read_only:
+            return
         while True:
-            try:
-                if self.keeper.is_housekeeper():
-                    await work()
-            except (OSError, FsError, RecursionError) as error:
-                log.info("housekeeping goes on later: %s", error)
-            await trio.sleep(interval_s)
+            await trio.sleep(self.core.policy.lease_s / _LOOKS_PER_LEASE)
+            for chore in self.chores:
+                if await self._is_ours() and self._is_due(chore):
+                    await self._do(chore)
 
-    # The trash
+    def _is_due(self, chore: Chore) -> bool:
+        begun_s = self._begun_s.get(chore.name)
+        return begun_s is None or time.monotonic() - begun_s >= chore.every_s()
 
-    async def expire(self) -> None:
-        """Remove for good what has been in the trash for its time."""
-        before_ns = time.time_ns() - int(self.core.policy.retention_s * 1e9)
-        await self._for_each(lambda: self.core.store.trash.older(before_ns), self._purge)
-
-    async def _purge(self, entry: Item | Damaged) -> None:
-        await self.core.gate.transfer(lambda: self.core.store.trash.purge_if_able(entry))
-
-    async def keep_free(self) -> None:
-        """Before a quota of the store's own, or a write that does not pass through here, finds no room: as :meth:`expire`, the
-        oldest first, for as long as too little of the store is free."""
-        if not await self._is_short():
-            return
-        items = await self.core.gate.transfer(lambda: self.core.store.trash.older(time.time_ns()))
-        if items:
-            percent = self.core.policy.keep_free * 100
-            log.info("less than %g %% of the store is free: the trash gives way", percent)
-        for item in items:
-            if not self.keeper.is_housekeeper() or not await self._is_short():
-                return
-            await self._purge(item)
-
-    async def _is_short(self) -> bool:
-        room = await self.core.gate.call(self.core.store.door.room)
-        return room.f_bavail < room.f_blocks * self.core.policy.keep_free
-
-    async def _for_each(self, listing: Callable[[], list[T]], act: Callable[[T], Awaitable[None]]) -> None:
-        """*act* on all that *listing* gives, for as long as this mount keeps house."""
-        for one in await self.core.gate.transfer(listing):
-            if not self.keeper.is_housekeeper():
-                return
-            await act(one)
-
-    # Checkpoints
-
-    async def supersede(self) -> None:
-        """Move superseded checkpoints to the trash whose time is over."""
-        superseded = Superseded(self.core, self.guard)
-
-        async def expire(base: SetName) -> None:
-            await self._of_set(base, lambda: superseded.expire(base, time.time_ns()))
-
-        if self.core.policy.superseded_s:
-            await self._for_each(superseded.families, expire)
-
-    async def _of_set(self, name: SetName, work: Callable[[], T]) -> T | None:
-        """One set that cannot be read does not keep the others from being looked at."""
+    async def _do(self, chore: Chore) -> None:
+        self._begun_s[chore.name] = time.monotonic()
         try:
-            return await self.core.gate.transfer(work)
+            steps = chore.steps()
+            while await self._is_ours():
+                # The generator's end is one value of its own: StopIteration does not pass a thread.
+                if await self.core.gate.transfer(lambda: next(steps, self)) is self:
+                    return
         except (OSError, FsError, RecursionError) as error:
-            log.info("housekeeping passes over set %s: %s", shown(name), error)
-            return None
+            log.info("housekeeping: %s is tried again later: %s", chore.name, error)
 
-    # Leftovers
+    async def _is_ours(self) -> bool:
+        """Whether this mount is the one; asked anew a few times per lease."""
+        if time.monotonic() - self._looked_s < self.core.policy.lease_s / _LOOKS_PER_LEASE:
+            return self._keeps_house
+        kept = self._keeps_house
+        try:
+            await self.core.assure_membership(None)
+            own, mounts = self.core.mount_id, self.core.store.mounts
+            self._keeps_house = await self.core.gate.call(lambda: mounts.keep_house(own, self._is_alive))
+        except (OSError, FsError):
+            self._keeps_house = False
+        self._looked_s = time.monotonic()
+        if self._keeps_house and not kept:
+            log.info("this mount keeps house for the store")
+        return self._keeps_house
 
-    async def collect(self) -> None:
-        """Move to the trash what was left behind, if the policy wants that without being asked."""
-        if not self.core.policy.gc.automatic:
-            return
-        found = Leftovers(self.core.store, self.core.policy, self.writers)
-
-        async def of_set(name: SetName) -> None:
-            look = await self._of_set(name, lambda: found.look(name))
-            if look is None:
-                return
-            for left in found.judge(look, await self._fate(found, look)):
-                await self._take(found, left, await self._fate(found, look))
-
-        async def outside(left: Leftover) -> None:
-            await self._take(found, left, JobFate.UNKNOWN)
-
-        await self._for_each(found.sets, of_set)
-        await self._for_each(found.places, outside)
-        await self._for_each(found.unfinished, outside)
-
-    async def _fate(self, found: Leftovers, look: Look) -> JobFate:
-        if not found.depends_on_job(look):
-            return JobFate.UNKNOWN
-        name = look.facts.name
-        fate = await self.core.aside.ask(lambda: self.core.lookup.fate_of_set(name), ROOT_UID)
-        return JobFate.UNKNOWN if fate is None else fate
-
-    async def _take(self, found: Leftovers, left: Leftover, fate: JobFate) -> None:
-        await self._of_set(left.name, lambda: found.take(left, fate, self.core.node_name))
+    def _is_alive(self, mount: MountId) -> bool:
+        return self.core.fate(mount) is Fate.ALIVE

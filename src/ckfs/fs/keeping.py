@@ -16,8 +16,9 @@ from ckfs.errors import Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place, place_of
+from ckfs.fs.liveness import Fate
 from ckfs.fs.superseded import Superseded
-from ckfs.model import Caller, Owner
+from ckfs.model import Caller, Owner, State
 from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
@@ -88,17 +89,31 @@ class Keeping:
             raise
 
     async def renew(self, node: Node, caller: Caller, *, begun: bool) -> None:
-        """Before *node* is emptied: let it be a new file of the same number, and what it was go to the trash.
+        """Before *node* is emptied: let it be a new file of the same number, and what it was go to the trash, if it is kept.
+
+        So is what is torn, without being kept: a mount that is taken for dead may yet write to the old file.
 
         *begun*: somebody is about to write it. What is open of it on this mount leads to the new file from then on.
         """
-        if place_of(node) is None or not self.keeps(await self.core.examine(node)):
+        if place_of(node) is None or not self._may_be_renewed(await self.core.examine(node)):
             return
         try:
             await self._renew_there(node, caller, begun=begun)
         except (FileNotFoundError, Stale):  # another mount has moved it
             if await self.core.find_again(node):
                 await self._renew_there(node, caller, begun=begun)
+
+    def _may_be_renewed(self, found: Found) -> bool:
+        is_torn = found.record.is_regular and found.record.state in (State.PARTIAL, State.WRITING)
+        return self.keeps(found) or (is_torn and found.stat.st_nlink == 1)
+
+    def _is_left(self, spot: Spot, found: Found) -> bool:
+        """Whether *found* is torn, and written by no mount but dead ones."""
+        if not self._may_be_renewed(found):
+            return False
+        others = self.core.store.door.writers(spot, found.record.ino) - {self.core.mount_id}
+        is_written = any(self.core.fate(mount) is Fate.ALIVE for mount in others)
+        return not is_written and (found.record.state is State.PARTIAL or bool(others))
 
     async def _renew_there(self, node: Node, caller: Caller, *, begun: bool) -> None:
         place = node.place
@@ -109,10 +124,13 @@ class Keeping:
         def work() -> None:
             found = door.examine(spot, node.ino)
             self.guard.check(place, found, caller)
-            if self.keeps(found):
-                self._renew(spot, self._note(place, owner, found, caller), found, begun=begun)
-                for fd in open_here:
-                    door.open_instead(spot, node.ino, fd)
+            keeps = self.keeps(found)
+            if not keeps and not self._is_left(spot, found):
+                return
+            note = self._note(place, owner, found, caller) if keeps else None
+            self._renew(spot, note, found, begun=begun)
+            for fd in open_here:
+                door.open_instead(spot, node.ino, fd)
 
         try:
             releases.append(await self._lock(node, releases))
@@ -130,7 +148,8 @@ class Keeping:
                 release()
             raise
 
-    def _renew(self, spot: Spot, note: Note, found: Found, *, begun: bool) -> None:
+    def _renew(self, spot: Spot, note: Note | None, found: Found, *, begun: bool) -> None:
+        """Put a new, empty file at *spot*; the old one goes to the trash with *note*, or for good without one."""
         door, ino = self.core.store.door, found.record.ino
         new = self.core.store.names.staging_spot(spot.identity)
         of_new = lifecycle.after(found.record, Event.REPLACED) if begun else found.record
@@ -139,18 +158,19 @@ class Keeping:
             for name in door.list_attributes(spot, ino):
                 if name.startswith(b"user.") and not name.startswith(record.ATTRIBUTE):
                     door.set_attribute(new, ino, name, door.get_attribute(spot, ino, name))
-            item = self.core.store.trash.link(spot, note)
+            item = None if note is None else self.core.store.trash.link(spot, note)
             try:
                 door.rename(new, spot)
             except BaseException:
-                self.core.store.trash.drop(item)
+                if item is not None:
+                    self.core.store.trash.drop(item)
                 raise
         except BaseException:
             with contextlib.suppress(OSError):
                 door.unlink(new)
             raise
-        # The number stays with the name; what comes back from the trash is another file.
-        door.amend(item.spot, ino, lambda old: old.record.with_(ino=new_inode()))
+        if item is not None:  # the number stays with the name; what comes back from the trash is another file
+            door.amend(item.spot, ino, lambda old: old.record.with_(ino=new_inode()))
 
     def _note(self, place: Place, owner: Owner | None, found: Found, caller: Caller) -> Note:
         return Note(

@@ -66,11 +66,13 @@ class Naming:
         self, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[FileHandle, Found]:
         self.core.check_handles(caller)
+        await self.core.assure_membership(None)
+        writer = self.core.mount_id
         opened: list[int] = []
         access = flags & KEPT_FLAGS
 
         def make(spot: Spot, build: Build) -> Found:
-            fd, found = self.core.store.door.make_file(spot, build, access)
+            fd, found = self.core.store.door.make_file(spot, build, access, writer)
             opened.append(fd)
             return found
 

@@ -51,6 +51,12 @@ unclaimed_days = 7.0
 # Batch sets whose job is gone, as a resolver says, in which nothing has changed for so many days; 0 for never.
 job_gone_days = 14.0
 
+[liveness]
+# A mount that has shown no sign of life for so many seconds is taken for dead: what it was writing is partial until it returns.
+lease = 60.0
+# After so many hours it is dead for good: what it was writing is settled, and its writers get errors if it should return.
+fence_hours = 24.0
+
 [resolvers]
 # Who is a job's owner? Asked on the host where a batch set is made or used; the first answer counts.
 # TORQUE's home, for its job files in server_priv/jobs and mom_priv/jobs; "" to ask no job files.
@@ -62,9 +68,10 @@ command = []
 command_timeout = 5.0
 """
 
-_TABLES = ("sets", "images", "protection", "trash", "gc", "resolvers")
+_TABLES = ("sets", "images", "protection", "trash", "gc", "liveness", "resolvers")
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
+_LEASES_BEFORE_FENCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,8 @@ class Policy:
     keep_free: float
     """The part of the store (of 1) that the trash leaves free."""
     gc: Collecting
+    lease_s: float
+    fence_s: float
     torque_home: str
     resolver_command: tuple[str, ...]
     resolver_command_timeout_s: float
@@ -111,13 +120,15 @@ def parse(text: str) -> Policy:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise StoreUnusable(f"policy.toml is not valid TOML: {shown(str(error))}") from None
     _check_keys("", tables, _TABLES)
-    sets, images, protection, trash, gc, resolvers = (_table(tables, name) for name in _TABLES)
+    sets, images, protection, trash, gc, liveness, resolvers = (_table(tables, name) for name in _TABLES)
     _check_keys("sets.", sets, ("batch",))
     _check_keys("images.", images, ("temporary",))
     _check_keys("protection.", protection, ("keep", "superseded_days", "removers"))
     _check_keys("trash.", trash, ("retention_days", "keep_free_percent"))
     _check_keys("gc.", gc, ("automatic", "temporary_hours", "unclaimed_days", "job_gone_days"))
+    _check_keys("liveness.", liveness, ("lease", "fence_hours"))
     _check_keys("resolvers.", resolvers, ("torque_home", "command", "command_timeout"))
+    lease_s = _seconds("liveness.lease", liveness.get("lease", 60.0))
     return Policy(
         batch=_patterns("sets.batch", sets.get("batch", ["*.CK", "*.CK.old"])),
         temporary=_patterns("images.temporary", images.get("temporary", [".*", "*.tmp", "*.temp", "*.part"])),
@@ -132,6 +143,8 @@ def parse(text: str) -> Policy:
             unclaimed_s=_days("gc.unclaimed_days", gc.get("unclaimed_days", 7.0)),
             job_gone_s=_days("gc.job_gone_days", gc.get("job_gone_days", 14.0)),
         ),
+        lease_s=lease_s,
+        fence_s=_fence_s("liveness.fence_hours", liveness.get("fence_hours", 24.0), lease_s),
         torque_home=_text("resolvers.torque_home", resolvers.get("torque_home", "")),
         resolver_command=_texts("resolvers.command", resolvers.get("command", [])),
         resolver_command_timeout_s=_seconds(
@@ -171,6 +184,16 @@ def _seconds(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 3600:
         raise StoreUnusable(f"policy.toml: {key} must be a number of seconds above 0 and up to 3600")
     return float(value)
+
+
+def _fence_s(key: str, value: object, lease_s: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 8760:
+        raise StoreUnusable(f"policy.toml: {key} must be a number of hours above 0 and up to 8760")
+    if value * 3600.0 < _LEASES_BEFORE_FENCE * lease_s:
+        raise StoreUnusable(
+            f"policy.toml: {key} must be at least {_LEASES_BEFORE_FENCE} times liveness.lease"
+        )
+    return value * 3600.0
 
 
 def _count(key: str, value: object) -> int:

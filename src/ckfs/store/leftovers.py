@@ -159,9 +159,8 @@ class Leftovers:
         )
 
     def _is_live(self, spot: Spot, found: Found) -> bool:
-        return (
-            found.record.is_regular and found.record.state is State.WRITING and self._may_be_live(spot, found)
-        )
+        is_torn = found.record.state in (State.WRITING, State.PARTIAL)
+        return found.record.is_regular and is_torn and self._may_be_live(spot, found)
 
     def _may_be_live(self, spot: Spot, found: Found) -> bool:
         try:
