@@ -16,6 +16,7 @@ from ckfs.names import Inode, SetName, shown
 from ckfs.owners.processes import is_one_of, program_of
 from ckfs.policy import lifecycle, protection
 from ckfs.policy.lifecycle import Event
+from ckfs.policy.protection import Until
 from ckfs.store.checkpoints import checkpoints
 from ckfs.store.door import Found, Spot
 
@@ -87,6 +88,14 @@ class Guard:
         if not self.core.policy.is_batch(place.set_name):
             return None
         return self._reason(place, self.family(place.set_name))
+
+    def kept_until(self, place: Place) -> Until | int | None:
+        """How long *place* is kept, for those who ask: see :func:`protection.until`."""
+        policy = self.core.policy
+        if not policy.is_batch(place.set_name):
+            return None
+        name = place.below[0] if place.below else b""
+        return protection.until(policy, self.family(place.set_name), place.set_name, name)
 
     # The order of checkpoints
 
