@@ -98,7 +98,8 @@ def test_a_temporary_file_is_left_behind(name: bytes, state: State, hours: float
 
 
 @pytest.mark.parametrize(
-    "more", [{"synced": (1, 1)}, {"keep": Keep.PINNED}, {"mode": stat.S_IFDIR | 0o700}, {"mode": stat.S_IFIFO}]
+    "more",
+    [{"synced": (1, 1)}, {"keep": Keep.PINNED}, {"mode": stat.S_IFDIR | 0o700}, {"mode": stat.S_IFIFO}],
 )
 def test_what_somebody_relies_on_or_is_no_image_is_not(more: dict[str, object]) -> None:
     writing = record(State.WRITING)

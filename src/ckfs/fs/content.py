@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import outcome
@@ -21,7 +22,7 @@ from ckfs.fs.inodes import Handle, Node, Place, place_of
 from ckfs.fs.left import Left
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
-from ckfs.model import Caller, Record, State
+from ckfs.model import Caller, Owner, Record, State
 from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
@@ -214,7 +215,9 @@ class Content:
             await self.core.assure_membership(handle.mount)
             if not handle.marked:
                 try:
-                    await self.states.begin(handle)
+                    await self.sets.keeping.with_room(
+                        _stored_owner(handle), lambda: self.states.begin(handle)
+                    )
                 except Denied:  # nothing was written, so nothing is amiss
                     handle.wrote = had_written
                     raise
@@ -229,25 +232,18 @@ class Content:
                 handle, lambda: os.pwrite(handle.fd, data[begin:] if begin else data, offset + begin)
             )
 
+        keeping, owner = self.sets.keeping, _stored_owner(handle)
         written = 0
         while True:
             try:
-                count = await write(written)
-            except OSError as error:
-                if await self._made_room(handle, error):
-                    continue
+                count = await keeping.with_room(owner, partial(write, written))
+            except OSError:
                 if written:
                     return written  # the next write of the caller meets the error
                 raise
             written += count
             if written == len(data) or not count:
                 return written
-
-    async def _made_room(self, handle: Handle, error: OSError) -> bool:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return False
-        owner = handle.node.set_entry.stored if place_of(handle.node) is not None else None
-        return await self.sets.keeping.make_room(owner, error.errno)
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
@@ -307,6 +303,11 @@ class Content:
         return await self.core.gate.transfer(
             work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
         )
+
+
+def _stored_owner(handle: Handle) -> Owner | None:
+    """Whose trash gives way first for what is written through *handle*."""
+    return handle.node.set_entry.stored if place_of(handle.node) is not None else None
 
 
 def _close(file: OpenFile) -> None:

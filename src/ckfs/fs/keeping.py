@@ -7,8 +7,9 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
@@ -30,7 +31,11 @@ from ckfs.store.removed import Item, Note
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _EMPTY_S = 1.0
+_TRIES = 8
+"""How often room is made for one call: each time something else may be what is short, and others take what was freed."""
 _MOST_OWNERS = 1024
 _ROOM_BYTES = 64 << 20
 """How much gives way at a time when the store is full."""
@@ -183,6 +188,18 @@ class Keeping:
             owner=owner,
             ino=found.record.ino,
         )
+
+    async def with_room(self, owner: Owner | None, run: Callable[[], Awaitable[T]]) -> T:
+        """What *run* returns; it is tried again when it met a full store and something gave way."""
+        for _ in range(_TRIES):
+            try:
+                return await run()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                if not await self.make_room(owner, error.errno):
+                    raise
+        return await run()
 
     async def make_room(self, owner: Owner | None, error_number: int) -> bool:
         """After *error_number*, ENOSPC or EDQUOT: let something of *owner* (as stored) go for good, if he has anything to give:

@@ -98,5 +98,4 @@ class Membership:
     def leave(self, *, finished: bool) -> None:
         """Blocking; the last that a mount does. *finished*: no image is marked as being written by it."""
         if self._registered:
-            self._mounts.stop_keeping_house(self.id)
             self._mounts.leave(self.id, finished=finished)

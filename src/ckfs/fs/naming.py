@@ -14,7 +14,7 @@ from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place
 from ckfs.fs.keeping import Keeping
 from ckfs.fs.sets import Sets, taking
-from ckfs.model import Caller, Record, State
+from ckfs.model import Caller, Owner, Record, State
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.policy import lifecycle, presented
 from ckfs.store.door import Build, Found, OpenFile, Spot
@@ -77,8 +77,8 @@ class Naming:
             return found
 
         def undo(_: object) -> None:
-            for fd in opened:
-                os.close(fd)
+            while opened:  # before it is tried once more, too
+                os.close(opened.pop())
 
         try:
             found = await self._make(parent, name, stat.S_IFREG | mode, caller, make, undo=undo)
@@ -107,14 +107,19 @@ class Naming:
             return presented.of_new(ino, caller, of_directory, mode, rdev, self.core.node_name)
 
         if directory.is_root:
-            entry, found = await self.sets.take(
-                SetName(name), caller, ino, lambda spot: make(spot, build), undo
+            own = None if caller.is_root else Owner(caller.uid, caller.gid)
+            entry, found = await self.keeping.with_room(
+                own,
+                lambda: self.sets.take(SetName(name), caller, ino, lambda spot: make(spot, build), undo),
             )
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:
             await self.sets.check_create(directory, caller)
-            found = await self.core.change(
-                (directory,), lambda: make(directory.inside(name), build), undo=undo
+            found = await self.keeping.with_room(
+                directory.set_entry.stored,
+                lambda: self.core.change(
+                    (directory,), lambda: make(directory.inside(name), build), undo=undo
+                ),
             )
             node = self.core.inodes.seen(found.record.ino, directory, name)
         self.core.inodes.looked_up(node)

@@ -4,7 +4,7 @@
 
     mounts/5f3a90c1e2d4b687         1;b=2a;n=tqn1;h=<boot id>;s=<pid namespace>;p=<pid>;t=<start, in ticks since boot>
     mounts/5f3a90c1e2d4b687.ended   the same, once nobody will write as that mount any more: it died, or was fenced
-    mounts/housekeeper              a symbolic link that nobody follows: the mount that keeps house
+    mounts/housekeeper.7            a symbolic link that nobody follows: the mount that keeps house in the seventh term
 
 ``b`` is the beat: a number that only grows. Others judge a mount by whether it has grown, never by anybody's clock
 (:mod:`ckfs.fs.liveness`). A mount whose file is gone, or ended, is gone for good: fencing is one rename, and the next
@@ -16,7 +16,6 @@ All calls are synchronous, for worker threads; they raise OSError as the store d
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -33,8 +32,8 @@ MOUNTS = b"mounts"
 
 _VERSION = b"1"
 _ENDED = b".ended"
-_HOUSEKEEPER = b"housekeeper"
-_TAKEN_ASIDE = b"aside-"
+_TERM_PREFIX = b"housekeeper."
+_TERM = _TERM_PREFIX + b"%d"
 _LONGEST_BYTES = 1024
 _ID_LENGTH = 16
 
@@ -163,29 +162,34 @@ class Mounts:
 
     def housekeeper(self) -> MountId | None:
         with contextlib.suppress(FileNotFoundError), self._opened() as directory:
-            return MountId(os.readlink(_HOUSEKEEPER, dir_fd=directory))
+            _, holder = _last_term(directory)
+            return holder
         return None
 
     def keep_house(self, id: MountId, is_alive: Callable[[MountId], bool]) -> bool:  # noqa: A002
-        """Whether *id* is the one mount that keeps house: it is already, nobody is, or who was is not alive."""
-        holder = self.housekeeper()
-        if holder == id:
-            return True
-        if holder is not None and is_alive(holder):
-            return False
+        """Whether *id* is the one mount that keeps house: it is already, or who did is not alive; then it is from now on.
+
+        Of several that take over at once exactly one does, on every file system: the next term has one name, which is made
+        exclusively. One that comes so late that its term is over, and cleared away, finds a later one beside its own.
+        """
         with self._changing() as directory:
-            if holder is not None:
-                _take_aside(directory, holder)
+            term, holder = _last_term(directory)
+            if holder == id:
+                return True
+            if holder is not None and is_alive(holder):
+                return False
             try:
-                os.symlink(id, _HOUSEKEEPER, dir_fd=directory)
+                os.symlink(id, _TERM % (term + 1), dir_fd=directory)
             except FileExistsError:
                 return False
+            for number in _terms(directory):
+                if number > term + 1:
+                    os.unlink(_TERM % (term + 1), dir_fd=directory)
+                    return False
+                if number <= term:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(_TERM % number, dir_fd=directory)
             return True
-
-    def stop_keeping_house(self, id: MountId) -> None:  # noqa: A002
-        if self.housekeeper() == id:
-            with self._changing() as directory:
-                _take_aside(directory, id)
 
     # The directory
 
@@ -240,19 +244,15 @@ def _read_or_none(directory: int, name: MountId) -> Registration | None:
     return None
 
 
-def _take_aside(directory: int, holder: MountId) -> None:
-    """Take the housekeeper's link away if it is still *holder*'s: of several that try one does, and a link that somebody
-    else has made in that very moment is put back."""
-    token = _TAKEN_ASIDE + secrets.token_hex(8).encode()
-    try:
-        os.rename(_HOUSEKEEPER, token, src_dir_fd=directory, dst_dir_fd=directory)
-    except FileNotFoundError:
-        return
-    try:
-        if os.readlink(token, dir_fd=directory) != holder:
-            os.link(token, _HOUSEKEEPER, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-    except OSError as error:
-        if error.errno != errno.EEXIST:  # yet another has it by now
-            raise
-    finally:
-        os.unlink(token, dir_fd=directory)
+def _terms(directory: int) -> list[int]:
+    """The numbers of the terms that there are, in order."""
+    names = (name.removeprefix(_TERM_PREFIX) for name in _names(directory) if name.startswith(_TERM_PREFIX))
+    return sorted(int(number) for number in names if number.isdigit())
+
+
+def _last_term(directory: int) -> tuple[int, MountId | None]:
+    """Its number, and who has kept house since; 0 and None if nobody ever has."""
+    for number in reversed(_terms(directory)):
+        with contextlib.suppress(FileNotFoundError):  # a later one has begun meanwhile
+            return number, MountId(os.readlink(_TERM % number, dir_fd=directory))
+    return 0, None
