@@ -25,7 +25,7 @@ from ckfs.policy.settings import Policy
 from ckfs.store.door import Found, Spot
 from ckfs.store.layout import Store
 from ckfs.store.record import new_inode
-from ckfs.store.removed import ATTRIBUTE, Item, Note
+from ckfs.store.removed import ATTRIBUTE, Item, Note, decode
 from ckfs.store.setnames import STAGING, USERS, SetEntry
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,9 @@ class Leftovers:
         return [name for name in self._store.names.all() if self._policy.is_batch(name)]
 
     def look(self, name: SetName) -> Look | None:
-        """Look at all of a set; None if it is gone."""
+        """Look at all of a set; None if it is gone, or no batch set."""
+        if not self._policy.is_batch(name):
+            return None
         try:
             entry, top = self._store.names.examine(name)
         except (FileNotFoundError, Stale):
@@ -242,16 +244,19 @@ class Leftovers:
             return None
         if not found.record.is_directory and (not found.record.is_regular or found.stat.st_nlink > 1):
             return None
-        name, touched_ns = SetName(spot.components[-1]), found.stat.st_ctime_ns
+        # Looking may have given it a record, which makes it young: then it goes the next time.
+        name, touched_ns = SetName(spot.components[-1]), door.status(spot).st_ctime_ns
         return Leftover(
             kind, name, b"", spot, found.record.ino, spot.identity, touched_ns, found.stat.st_size
         )
 
     def _is_empty(self, spot: Spot, found: Found) -> bool:
-        """Also without a note: a set that was just being restored is somebody's."""
+        """Also without a note but that of one who died here: a set that was just being restored is somebody's."""
         door = self._store.door
         if ATTRIBUTE in door.list_attributes(spot, found.record.ino):
-            return False
+            note = decode(door.get_attribute(spot, found.record.ino, ATTRIBUTE))
+            if note is None or note.program != PROGRAM or note.set_name != spot.components[-1]:
+                return False
         if found.record.is_directory:
             return not door.names_at(spot)
         return found.stat.st_size == 0
