@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_release(commands)
     _add_protect(commands)
     _add_pin(commands)
+    _add_gc(commands)
     _add_prepare(commands)
     _add_demo(commands)
     return parser
@@ -247,6 +248,20 @@ def _for_each(paths: list[str], act: Callable[[str], str]) -> int:
             print(f"ckfs: {error}", file=sys.stderr)
             status = status or error.exit_status
     return status
+
+
+def _add_gc(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("gc", help="what was left behind in a store (root)", allow_abbrev=False)
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("--apply", action="store_true", help="move it to the trash")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(run=_gc)
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.gc import gc
+
+    return gc(arguments.store, apply=arguments.apply, as_json=arguments.json)
 
 
 def _add_prepare(commands: Commands[_Parser]) -> None:

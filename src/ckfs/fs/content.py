@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import outcome
@@ -219,7 +220,7 @@ class Content:
             return await self._write(handle, offset, data)
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
-        """Where there is no room, what is in the trash gives way."""
+        """Where there is no room, what its owner needs least gives way."""
 
         async def write(begin: int) -> int:
             return await self._transfer(
@@ -227,11 +228,17 @@ class Content:
             )
 
         keeping, owner = self.sets.keeping, _stored_owner(handle)
-        written = await keeping.with_room(owner, lambda: write(0))
-        if written < len(data) and await keeping.make_room(owner):
-            with contextlib.suppress(OSError):
-                written += await write(written)
-        return written
+        written = 0
+        while True:
+            try:
+                count = await keeping.with_room(owner, partial(write, written))
+            except OSError:
+                if written:
+                    return written  # the next write of the caller meets the error
+                raise
+            written += count
+            if written == len(data) or not count:
+                return written
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)

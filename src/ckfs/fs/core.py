@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import resource
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
@@ -24,7 +23,7 @@ from ckfs.fs.aside import Aside
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.fs.liveness import Fate, Judge
 from ckfs.fs.membership import Membership
-from ckfs.model import Caller, Owner, Record, Role
+from ckfs.model import Caller, JobFate, Owner, Record, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName
 from ckfs.policy.settings import Policy
 from ckfs.store import writing
@@ -59,6 +58,9 @@ class OwnerLookup(Protocol):
     def owner_of_set(self, name: SetName) -> Owner | None:
         """The owner of the job that *name* belongs to; None if unknown."""
 
+    def fate_of_set(self, name: SetName) -> JobFate:
+        """What the batch system says of the job that *name* belongs to."""
+
     def owner_named(self, name: str) -> Owner | None:
         """The user of that name or number; None if there is none."""
 
@@ -89,8 +91,8 @@ class Core:
     """None on a read-only mount, which writes nothing."""
     reads_partial: bool = False
     """Partial images may be opened for reading."""
-    trash_gives_nothing_until: float = -math.inf
-    """In the event loop's time: nothing was found there that could give way."""
+    nothing_to_give_until: dict[Owner | None, float] = field(default_factory=dict)
+    """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes."""
     judge: Judge = field(init=False)
     inodes: Inodes = field(default_factory=Inodes)
     handles: Handles = field(default_factory=Handles)

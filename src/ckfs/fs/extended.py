@@ -5,6 +5,7 @@ ckfs's own are read by name and never listed, so that ``cp -a`` and ``rsync -X``
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from ckfs.model import Caller, Keep, State
 from ckfs.names import Inode
 from ckfs.owners.jobs import job_of
 from ckfs.policy import ownership
+from ckfs.policy.protection import Until
 from ckfs.store import record
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ class Extended:
             b"user.ckfs.written_by": self._written_by,
             b"user.ckfs.job": self._job,
             b"user.ckfs.protected": self._protected,
+            b"user.ckfs.kept_until": self._kept_until,
             _KEEP: self._keep,
             _PATH: self._path,
         }
@@ -200,6 +203,13 @@ class Extended:
         reason = await self.core.gate.transfer(lambda: self.guard.reason(place))
         return b"no" if reason is None else reason.encode()
 
+    async def _kept_until(self, node: Node) -> bytes:
+        place = node.place
+        until = await self.core.gate.transfer(lambda: self.guard.kept_until(place))
+        if until is None:
+            raise NoAttribute("nothing keeps it")
+        return (until.value if isinstance(until, Until) else utc(until)).encode()
+
     async def _keep(self, node: Node) -> bytes:
         keep = (await self.core.examine(node)).record.keep
         if keep is Keep.BY_RULE:
@@ -208,6 +218,15 @@ class Extended:
 
     async def _path(self, node: Node) -> bytes:
         return b"/".join((self.core.store.path.encode("utf-8", "surrogateescape"), *node.spot.components))
+
+
+def utc(when_ns: int) -> str:
+    """*when_ns*, in ns since the epoch, as ISO 8601 in UTC; the last second there is for what lies beyond it."""
+    try:
+        when = dt.datetime.fromtimestamp(when_ns // 1_000_000_000, dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        when = dt.datetime.max
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _is_own(name: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckfs.fs.chores import Chores
 from ckfs.fs.content import Content
 from ckfs.fs.core import Core
 from ckfs.fs.extended import Extended
@@ -39,12 +40,9 @@ class Filesystem:
         self.core.inodes.forget(ino, count)
 
 
-_EXPIRY_INTERVAL_S = 600.0
-
-
-def _chores(core: Core, sets: Sets, left: Left) -> tuple[Chore, ...]:
+def _chores(core: Core, guard: Guard, left: Left) -> tuple[Chore, ...]:
     return (
-        Chore("expiry of the trash", lambda: _EXPIRY_INTERVAL_S, sets.keeping.expire),
+        *Chores(core, guard).all(),
         Chore("settling what dead mounts left", lambda: core.policy.lease_s / 4, Fencing(core, left).steps),
     )
 
@@ -63,5 +61,5 @@ def filesystem(core: Core) -> Filesystem:
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard, left),
         listing=Listing(core),
-        housekeeping=Housekeeping(core, _chores(core, sets, left)),
+        housekeeping=Housekeeping(core, _chores(core, guard, left)),
     )

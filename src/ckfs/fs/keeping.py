@@ -18,6 +18,7 @@ from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place, place_of
 from ckfs.fs.liveness import Fate
+from ckfs.fs.superseded import Superseded
 from ckfs.model import Caller, Owner, State
 from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
@@ -33,8 +34,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _EMPTY_S = 1.0
+_TRIES = 8
+"""How often room is made for one call: each time something else may be what is short, and others take what was freed."""
+_MOST_OWNERS = 1024
 _ROOM_BYTES = 64 << 20
-"""How much of the trash gives way at a time when the store is full."""
+"""How much gives way at a time when the store is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,27 +193,38 @@ class Keeping:
         )
 
     async def with_room(self, owner: Owner | None, run: Callable[[], Awaitable[T]]) -> T:
-        """What *run* returns; it is tried once more if it met a full store and something of *owner*, or anybody, gave way."""
-        try:
-            return await run()
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not await self.make_room(owner):
-                raise
+        """What *run* returns; it is tried again when it met a full store and something gave way."""
+        for _ in range(_TRIES):
+            try:
+                return await run()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                if not await self.make_room(owner, error.errno):
+                    raise
         return await run()
 
-    async def make_room(self, owner: Owner | None) -> bool:
-        """Let the oldest of what *owner* removed go for good; else, if it is the store that is full, of anybody's."""
-        if trio.current_time() < self.core.trash_gives_nothing_until:
+    async def make_room(self, owner: Owner | None, error_number: int) -> bool:
+        """After *error_number*, ENOSPC or EDQUOT: let something of *owner* (as stored) go for good, if he has anything to give:
+        first what he removed, then what newer checkpoints of his have outlived. What others removed follows if it is the
+        store that is full. The oldest goes first. Whether anything went.
+        """
+        now, nothing_until = trio.current_time(), self.core.nothing_to_give_until
+        if now < nothing_until.get(owner, now):
             return False
-        trash = self.core.store.trash
-        freed = await self.core.gate.transfer(
-            lambda: trash.make_room(owner, _ROOM_BYTES) or trash.make_room(None, _ROOM_BYTES)
-        )
-        if not freed:  # many may meet the same full store
-            self.core.trash_gives_nothing_until = trio.current_time() + _EMPTY_S
-        return freed > 0
-
-    def expire(self) -> Iterator[None]:
-        """Remove for good what has been in the trash for its time."""
-        self.core.store.trash.purge_older(time.time_ns() - int(self.core.policy.retention_s * 1e9))
-        yield
+        trash, superseded = self.core.store.trash, Superseded(self.core, self.guard)
+        ways: list[Callable[[], int]] = []
+        if owner is not None:
+            ways += [
+                lambda: trash.make_room(owner, _ROOM_BYTES),
+                lambda: superseded.give_way(owner, _ROOM_BYTES),
+            ]
+        if error_number == errno.ENOSPC:
+            ways.append(lambda: trash.make_room(None, _ROOM_BYTES))
+        for way in ways:
+            if await self.core.gate.transfer(way):
+                return True
+        if len(nothing_until) > _MOST_OWNERS:
+            nothing_until.clear()
+        nothing_until[owner] = trio.current_time() + _EMPTY_S  # many may meet the same full store
+        return False
