@@ -89,7 +89,8 @@ def _damage_file(path: Path, act: str, how: int) -> None:
             if known is not None:
                 put(path, replace(known, ino=Inode(5 + how % 3)))
         case "copy":
-            copied(path, path.with_name(f"{path.name[:50]}-{how}"))
+            if not path.with_name(f"{path.name[:50]}-{how}").exists():
+                copied(path, path.with_name(f"{path.name[:50]}-{how}"))
         case "link":
             with contextlib.suppress(PermissionError):
                 os.link(path, path.with_name(f"{path.name[:50]}={how}"))
@@ -103,7 +104,9 @@ def _damage_place(store: Path, path: Path, act: str, how: int) -> None:
             user = store / "users" / str(UIDS[how % 3])
             path.rename(user / f"y{how}")
         case "copy place":
-            copied(path, path.with_name(("dump~1f~copy", "dump", "7.server.CK", f"z{how}")[how % 4]))
+            to = path.with_name(("dump~1f~copy", "dump", "7.server.CK", f"z{how}")[how % 4])
+            if not to.exists():
+                copied(path, to)
 
 
 def _damage_name(store: Path, path: Path, act: str, how: int) -> None:
@@ -153,7 +156,7 @@ def _damage_store(store: Path, act: str, which: int, how: int) -> None:
             (store / f"staging/file-{how:016x}").write_bytes(b"half")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damages=st.lists(DAMAGES, min_size=1, max_size=8))
 def test_whatever_is_damaged_nothing_is_lost(template: Path, damages: list[Damage]) -> None:
     with tempfile.TemporaryDirectory(prefix="ckfs-test-") as directory:

@@ -84,17 +84,12 @@ class _Run:
         yield from _each(top.policy(self.store), repair=self.repair)
         naming = yield from self._names()
         yield from self._confirmed(lambda: leftovers.trash(self.store))
-        yield from self._below(naming)
-        if self.shared:
-            self.pause()
-            numbered = False
-            for finding in shared.findings(
-                self.store, lambda: self._trees(naming), self.shared, repair=self.repair
-            ):
-                numbered = numbered or bool(finding.done)
-                yield finding
-            if numbered:  # of a set with several names, the others say the old number still
-                yield from self._names()
+        mended = False
+        for finding in self._below_and_shared(naming):
+            mended = mended or bool(finding.done)
+            yield finding
+        if mended:  # what has a new record has a number that a name of it may not say
+            yield from self._names()
         yield from self._confirmed(lambda: leftovers.staging(self.store))
 
     def _confirmed(self, look: Callable[[], Iterable[Suspect]]) -> Iterator[Finding]:
@@ -156,6 +151,14 @@ class _Run:
             if not orphan.is_special and not naming.is_of_handover(orphan):
                 yield Tree((USERS, b"%d" % orphan.uid, orphan.place), stored_as(orphan))
         yield from leftovers.trees_in_trash(self.store)
+
+    def _below_and_shared(self, naming: Naming) -> Iterator[Finding]:
+        yield from self._below(naming)
+        if self.shared:
+            self.pause()
+            yield from shared.findings(
+                self.store, lambda: self._trees(naming), self.shared, repair=self.repair
+            )
 
     def _below(self, naming: Naming) -> Iterator[Finding]:
         wrong: list[Tree] = []
