@@ -33,6 +33,12 @@ class MountRefused(CkfsError):
     exit_status = 4
 
 
+class StoreInUse(CkfsError):
+    """The store is mounted, and the command must have it to itself."""
+
+    exit_status = 4
+
+
 class NotPermitted(CkfsError):
     """The command needs rights that its caller does not have."""
 

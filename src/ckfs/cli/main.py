@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_protect(commands)
     _add_pin(commands)
     _add_gc(commands)
+    _add_fsck(commands)
     _add_prepare(commands)
     _add_demo(commands)
     return parser
@@ -262,6 +263,30 @@ def _gc(arguments: argparse.Namespace) -> int:
     from ckfs.cli.gc import gc
 
     return gc(arguments.store, apply=arguments.apply, as_json=arguments.json)
+
+
+def _add_fsck(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "fsck", help="check all that must hold in a store, and mend it (root)", allow_abbrev=False
+    )
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("--repair", action="store_true", help="mend what can be mended")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.add_argument(
+        "--even-if-mounted", action="store_true", help="repair although this host has the store mounted"
+    )
+    command.set_defaults(run=_fsck)
+
+
+def _fsck(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.fsck import fsck
+
+    return fsck(
+        arguments.store,
+        repair=arguments.repair,
+        as_json=arguments.json,
+        even_if_mounted=arguments.even_if_mounted,
+    )
 
 
 def _add_prepare(commands: Commands[_Parser]) -> None:

@@ -84,6 +84,26 @@ class Store:
                 os.close(root_fd)
 
 
+def directories() -> dict[bytes, int]:
+    """The directories right in a store, with their modes."""
+    return dict(_DIRECTORIES)
+
+
+def root_record() -> Record:
+    """What a new store says of the mounts' root, in the attribute of ``names/``."""
+    return _MOUNT_ROOT
+
+
+def check_format(path: str) -> None:
+    """Raises StoreUnusable unless *path* is a store of a format that this ckfs knows."""
+    with _unusable(path):
+        root_fd = _open_root(path)
+        try:
+            _read_format(root_fd, path)
+        finally:
+            os.close(root_fd)
+
+
 def initialise(path: str, service: Owner = ROOT) -> bool:
     """Make a store at *path*; False if there is one already (which stays untouched). Raises StoreUnusable."""
     _make_top(path, service)
