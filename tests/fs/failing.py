@@ -20,6 +20,7 @@ _CALLS = frozenset(
         "ftruncate",
         "getxattr",
         "link",
+        "listdir",
         "listxattr",
         "mkdir",
         "open",

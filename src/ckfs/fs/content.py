@@ -24,7 +24,7 @@ from ckfs.model import Caller, Record, State
 from ckfs.names import FileHandle, Inode
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
-from ckfs.store.door import OpenFile, Target
+from ckfs.store.door import Found, OpenFile
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +54,12 @@ class Content:
             return self.states.begun(record, caller, Event.REPLACED)
 
         def work() -> OpenFile:
-            self._check_open(held or node.spot, ino, place, flags, caller)
-            file = door.open_again(held, access) if held is not None else door.open(node.spot, access, ino)
+            if held is not None:
+                file, found = door.open_again(held, access), door.examine(held, ino)
+            else:
+                file, found = door.open_found(node.spot, access, ino)
             try:
+                self._check_open(found, place, flags, caller)
                 if truncate:
                     door.update(file if access & os.O_ACCMODE else node.spot, ino, change, size=0)
             except BaseException:
@@ -81,15 +84,11 @@ class Content:
             node.failed = node.killed = False
         return self.opened(node, file, caller, flags, wrote=truncate)
 
-    def _check_open(
-        self, target: Target, ino: Inode, place: Place | None, flags: int, caller: Caller
-    ) -> None:
+    def _check_open(self, found: Found, place: Place | None, flags: int, caller: Caller) -> None:
         """Refuse to write what is protected, and to read what is torn."""
-        writes, reads = flags & os.O_ACCMODE or flags & os.O_TRUNC, flags & os.O_ACCMODE != os.O_WRONLY
-        if place is None or not (reads or self.core.policy.is_batch(place.set_name)):
+        if place is None:
             return
-        found = self.core.store.door.examine(target, ino)
-        if writes:
+        if flags & os.O_ACCMODE or flags & os.O_TRUNC:
             self.guard.check(place, found, caller)
         elif found.record.state is State.PARTIAL and not self.core.reads_partial:
             log.warning("image %s is partial: not opened for uid %d", place, caller.uid)

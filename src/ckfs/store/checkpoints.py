@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable
 
 from ckfs.errors import Stale
-from ckfs.model import Checkpoint, Image, Keep
+from ckfs.model import Checkpoint, Image, Keep, Record
 from ckfs.names import SetName
-from ckfs.store.door import Door, Found, Spot
-from ckfs.store.setnames import SetEntry, SetNames
+from ckfs.store.door import Door
+from ckfs.store.setnames import SetNames
 
 
 def checkpoints(names: SetNames, door: Door, sets: Iterable[SetName]) -> list[Checkpoint]:
@@ -17,29 +18,49 @@ def checkpoints(names: SetNames, door: Door, sets: Iterable[SetName]) -> list[Ch
     found: list[Checkpoint] = []
     for name in sets:
         with contextlib.suppress(FileNotFoundError, Stale):
-            found += _of_set(door, name, *names.examine(name))
+            found += _of_set(name, _records(names, door, name))
     return found
 
 
-def _of_set(door: Door, name: SetName, entry: SetEntry, top: Found) -> list[Checkpoint]:
-    if top.record.is_regular:
-        return [Checkpoint(name, b"", top.record.keep, (Image(b"", top.record),))]
-    if not top.record.is_directory:
-        return []
-    return [
-        Checkpoint(name, inner, _keep(found, top), tuple(_images(door, entry, inner, found)))
-        for inner, found in door.entries(entry.spot)
-    ]
+def _records(names: SetNames, door: Door, name: SetName) -> list[tuple[bytes, Record]]:
+    """Those of the set's top, whose path is empty, and of all below it."""
+    spot = names.read(name).spot
+    try:
+        return door.records_below(spot)
+    except (OSError, Stale):  # it is a file, or just on its way
+        entry, top = names.examine(name)
+        return door.records_below(entry.spot) if top.record.is_directory else [(b"", top.record)]
 
 
-def _keep(found: Found, top: Found) -> Keep:
-    return top.record.keep if found.record.keep is Keep.BY_RULE else found.record.keep
+def _of_set(name: SetName, records: list[tuple[bytes, Record]]) -> list[Checkpoint]:
+    (_, top), *below = records
+    if top.is_regular:
+        return [Checkpoint(name, b"", top.keep, (Image(b"", top),))]
+    kept: dict[bytes, Keep] = {}
+    images: dict[bytes, list[Image]] = {}
+    for path, record in below:
+        inner, slash, _ = path.partition(b"/")
+        if not slash:
+            kept[inner], images[inner] = _keep(record, top), []
+        if record.is_regular:
+            images[inner].append(Image(path, record))
+    return [Checkpoint(name, inner, keep, tuple(images[inner])) for inner, keep in kept.items()]
 
 
-def _images(door: Door, entry: SetEntry, name: bytes, found: Found) -> Iterable[Image]:
-    if found.record.is_regular:
-        yield Image(name, found.record)
-    elif found.record.is_directory:
-        spot = Spot(entry.stored, (*entry.spot.components, name))
-        for path, below in door.files_below(spot):
-            yield Image(name + b"/" + path, below.record)
+def _keep(record: Record, top: Record) -> Keep:
+    return top.keep if record.keep is Keep.BY_RULE else record.keep
+
+
+def with_record(of_family: Iterable[Checkpoint], record: Record) -> list[Checkpoint] | None:
+    """*of_family* as it is once the image of that number has that *record*; None if there is no such image."""
+    found = False
+
+    def changed(image: Image) -> Image:
+        nonlocal found
+        if image.record.ino != record.ino:
+            return image
+        found = True
+        return dataclasses.replace(image, record=record)
+
+    after = [dataclasses.replace(one, images=tuple(map(changed, one.images))) for one in of_family]
+    return after if found else None

@@ -48,13 +48,13 @@ class Trash:
 
     def put(self, spot: Spot, note: Note) -> Item:
         """Move the file or directory *spot* into the trash. Stale if it is not the inode of *note*."""
-        return self._with_room(spot.identity, lambda: self._put(spot, fitted(note)))
+        return self._with_room(
+            spot.identity, lambda: self._there(spot.identity, lambda: self._put(spot, fitted(note)))
+        )
 
     def _put(self, spot: Spot, note: Note) -> Item:
-        target = self._new_spot(spot.identity)
-        self._door.set_attribute(spot, note.ino, ATTRIBUTE, encode(note))
-        self._door.rename(spot, target)
-        item = Item(target, self._door.examine(target), note)
+        target = self._name_for(spot.identity)
+        item = Item(target, self._door.rename_noted(spot, target, note.ino, ATTRIBUTE, encode(note)), note)
         if (
             item.found.record.ino != note.ino
         ):  # another mount has given the name to another file in that moment
@@ -67,10 +67,12 @@ class Trash:
 
     def link(self, spot: Spot, note: Note) -> Item:
         """Have a hard link of the file *spot* in the trash, before a rename takes its name. Stale as in :meth:`put`."""
-        return self._with_room(spot.identity, lambda: self._link(spot, fitted(note)))
+        return self._with_room(
+            spot.identity, lambda: self._there(spot.identity, lambda: self._link(spot, fitted(note)))
+        )
 
     def _link(self, spot: Spot, note: Note) -> Item:
-        target = self._new_spot(spot.identity)
+        target = self._name_for(spot.identity)
         self._door.set_attribute(spot, note.ino, ATTRIBUTE, encode(note))
         self._door.link(spot, target, note.ino)
         item = Item(target, self._door.examine(target), note)
@@ -92,12 +94,29 @@ class Trash:
             if other.found.record.ino == item.found.record.ino:
                 self.drop(other)
 
+    def _there(self, stored: Owner, work: Callable[[], Item]) -> Item:
+        """*work*, which puts something into the trash of *stored*; that is made first if it is not there."""
+        try:
+            return work()
+        except (
+            Stale,
+            PermissionError,
+        ):  # or what goes there has just moved; or who made trash/ died before all could enter
+            self._ensure(stored)
+            return work()
+
+    def _ensure(self, stored: Owner) -> None:
+        self._door.ensure_shared_directory(Spot(self._service, (TRASH,)))
+        self._door.ensure_directory(Spot(stored, (TRASH, b"%d" % stored.uid)))
+
     def _new_spot(self, stored: Owner) -> Spot:
         """A name of its own in the trash of *stored*, which is there afterwards."""
-        self._door.ensure_shared_directory(Spot(self._service, (TRASH,)))
-        user = (TRASH, b"%d" % stored.uid)
-        self._door.ensure_directory(Spot(stored, user))
-        return Spot(stored, (*user, secrets.token_hex(8).encode()))
+        self._ensure(stored)
+        return self._name_for(stored)
+
+    @staticmethod
+    def _name_for(stored: Owner) -> Spot:
+        return Spot(stored, (TRASH, b"%d" % stored.uid, secrets.token_hex(8).encode()))
 
     def _with_room(self, stored: Owner, work: Callable[[], Item]) -> Item:
         """Where a note does not fit any more, what is in the trash already gives way to it."""
