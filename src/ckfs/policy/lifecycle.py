@@ -77,6 +77,8 @@ def after(record: Record, event: Event) -> Record:
     """*record* as *event* leaves it. A synced mark ends with what it was made for."""
     state = TRANSITIONS[record.state, event]
     synced = None if event in (Event.REPLACED, Event.FINISHED, Event.BROKEN) else record.synced
+    if state is record.state and synced == record.synced:
+        return record
     return record.with_(state=state, synced=synced)
 
 
