@@ -49,12 +49,13 @@ class Content:
         await self.sets.check_change(node, caller, writing=truncate or bool(flags & os.O_ACCMODE))
         self.core.check_handles(caller)
         door, place = self.core.store.door, place_of(node)
+        torn_too = self.core.reads_partial or self.core.permits.take(caller.pid, ino)
 
         def change(record: Record) -> Record:
             return self.states.begun(record, caller, Event.REPLACED)
 
         def work() -> OpenFile:
-            self._check_open(held or node.spot, ino, place, flags, caller)
+            self._check_open(held or node.spot, ino, place, flags, caller, torn_too=torn_too)
             file = door.open_again(held, access) if held is not None else door.open(node.spot, access, ino)
             try:
                 if truncate:
@@ -82,7 +83,7 @@ class Content:
         return self.opened(node, file, caller, flags, wrote=truncate)
 
     def _check_open(
-        self, target: Target, ino: Inode, place: Place | None, flags: int, caller: Caller
+        self, target: Target, ino: Inode, place: Place | None, flags: int, caller: Caller, *, torn_too: bool
     ) -> None:
         """Refuse to write what is protected, and to read what is torn."""
         writes, reads = flags & os.O_ACCMODE or flags & os.O_TRUNC, flags & os.O_ACCMODE != os.O_WRONLY
@@ -91,7 +92,7 @@ class Content:
         found = self.core.store.door.examine(target, ino)
         if writes:
             self.guard.check(place, found, caller)
-        elif found.record.state is State.PARTIAL and not self.core.reads_partial:
+        elif found.record.state is State.PARTIAL and not torn_too:
             log.warning("image %s is partial: not opened for uid %d", place, caller.uid)
             raise OSError(errno.EIO, "a partial image")
 

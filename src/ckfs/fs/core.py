@@ -21,7 +21,9 @@ import trio
 
 from ckfs.errors import BadHandle, Stale, StoreDown
 from ckfs.fs.aside import Aside
+from ckfs.fs.figures import Figures
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
+from ckfs.fs.permits import Permits
 from ckfs.model import Caller, Owner, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
 from ckfs.policy.settings import Policy
@@ -100,6 +102,8 @@ class Core:
     background: trio.Nursery | None = None
     """What runs for as long as the mount does."""
     aside: Aside = field(default_factory=Aside)
+    figures: Figures = field(default_factory=Figures)
+    permits: Permits = field(default_factory=Permits)
 
     def __post_init__(self) -> None:
         self.locks = InodeLocks(self.op_timeout_s)

@@ -31,6 +31,8 @@ temporary = [".*", "*.tmp", "*.temp", "*.part"]
 keep = 2
 # Where server and mom share a host (role=both), root removes them only by these programs, named by path or last component.
 removers = ["pbs_server"]
+# What these programs of root's, named so too, are refused is routine: counted by itself, and summed up in the log.
+moms = ["pbs_mom"]
 
 [trash]
 # Complete images that were removed, replaced or overwritten can be restored for so many days; 0 for no trash.
@@ -58,6 +60,7 @@ class Policy:
     temporary: tuple[re.Pattern[bytes], ...]
     keep: int
     removers: tuple[str, ...]
+    moms: tuple[str, ...]
     retention_s: float
     torque_home: str
     resolver_command: tuple[str, ...]
@@ -82,7 +85,7 @@ def parse(text: str) -> Policy:
     sets, images, protection, trash, resolvers = (_table(tables, name) for name in _TABLES)
     _check_keys("sets.", sets, ("batch",))
     _check_keys("images.", images, ("temporary",))
-    _check_keys("protection.", protection, ("keep", "removers"))
+    _check_keys("protection.", protection, ("keep", "removers", "moms"))
     _check_keys("trash.", trash, ("retention_days",))
     _check_keys("resolvers.", resolvers, ("torque_home", "command", "command_timeout"))
     return Policy(
@@ -90,6 +93,7 @@ def parse(text: str) -> Policy:
         temporary=_patterns("images.temporary", images.get("temporary", [".*", "*.tmp", "*.temp", "*.part"])),
         keep=_count("protection.keep", protection.get("keep", 2)),
         removers=_texts("protection.removers", protection.get("removers", ["pbs_server"])),
+        moms=_texts("protection.moms", protection.get("moms", ["pbs_mom"])),
         retention_s=_days("trash.retention_days", trash.get("retention_days", 7.0)),
         torque_home=_text("resolvers.torque_home", resolvers.get("torque_home", "")),
         resolver_command=_texts("resolvers.command", resolvers.get("command", [])),
