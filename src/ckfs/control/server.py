@@ -102,16 +102,17 @@ class Listening:
 
     def close(self) -> None:
         """Take the name away, unless another mount has it by now."""
-        self.listener.close()
         with contextlib.suppress(OSError):
             if os.stat(self.name, dir_fd=self.directory_fd, follow_symlinks=False).st_ino == self.ino:
                 os.unlink(self.name, dir_fd=self.directory_fd)
         os.close(self.directory_fd)
+        self.listener.close()  # last: up to now nobody else could have its inode's number
 
 
 def listen(device: str, directory: str = DIRECTORY) -> Listening:
-    """Listen for the mount *device*. What another mount left under that name is replaced. Raises OSError."""
+    """Listen for the mount *device*. What mounts left whose daemons were killed goes. Raises OSError."""
     directory_fd = _opened_directory(directory)
+    _clear(directory_fd)
     name = socket_name(device)
     unfinished = f".{name}.{os.getpid()}"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -146,6 +147,21 @@ def _opened_directory(path: str) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _clear(directory_fd: int) -> None:
+    """Take away sockets at which nobody listens. (They have their names only when somebody does.)"""
+    for name in os.listdir(directory_fd):
+        if not name.endswith(".sock"):
+            continue
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            ino = os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_ino
+            asking.setblocking(False)
+            try:
+                asking.connect(f"/proc/self/fd/{directory_fd}/{name}")
+            except ConnectionRefusedError:
+                if os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_ino == ino:
+                    os.unlink(name, dir_fd=directory_fd)
 
 
 # Serving
