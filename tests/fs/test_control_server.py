@@ -15,10 +15,10 @@ import trio
 from ckfs.control import operations, server
 from ckfs.control.client import socket_name
 from ckfs.control.operations import OPERATIONS, Operation, Peer, Tell
-from ckfs.control.protocol import Asked, Request, encode_request
+from ckfs.control.protocol import Asked, Request, Values, encode_request
 from ckfs.control.server import Limits, Places, Server
 from ckfs.errors import CkfsError, Denied, NotFound, StoreDown, UsageError
-from tests.fs.cores import mounted, new_store
+from tests.fs.cores import ALICE, mounted, new_store
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
@@ -109,6 +109,18 @@ async def test_what_nobody_waits_for_is_not_gone_on_with(
         with trio.fail_after(30):
             await ended.wait()
         await all_places_free(served)
+
+
+async def test_who_cannot_be_told_from_other_processes_gets_no_permit(tmp_path: Path) -> None:
+    """Of a process in a pid namespace that is not below the daemon's the kernel says no number."""
+
+    async def tell(values: Values) -> None:
+        raise AssertionError(values)
+
+    async with mounted(new_store(tmp_path)) as mount:
+        peer = Peer(ALICE.uid, ALICE.gid, process=None)
+        with pytest.raises(CkfsError, match="from another pid namespace"):
+            await operations.read_partial(operations.Mount(mount.fs, "/mount"), peer, Asked({"ino": 7}), tell)
 
 
 @pytest.mark.parametrize(

@@ -148,23 +148,22 @@ def test_into_a_batch_set_comes_what_was_in_that_job_s(old: bytes, new: bytes, a
 
 
 @pytest.mark.parametrize(
-    ("made_by", "path", "caller", "allowed"),
+    ("made_by", "in_directory", "caller", "allowed"),
     [
-        (2101, b"a/b", 2101, True),
-        (2102, b"", 2101, True),
-        (2102, b"b", 2101, True),
-        (2102, b"a/b", 2101, False),
-        (0, b"a/b", 2101, False),
-        (2102, b"a/b", 0, True),
+        (2101, True, 2101, True),
+        (2102, False, 2101, True),
+        (2102, True, 2101, False),
+        (0, True, 2101, False),
+        (2102, True, 0, True),
     ],
 )
 def test_what_another_user_made_in_a_directory_is_root_s_to_put_back(
-    made_by: int, path: bytes, caller: int, allowed: bool
+    made_by: int, in_directory: bool, caller: int, allowed: bool
 ) -> None:
     record = Record(Inode(7), Uid(made_by), Gid(0), 0o100644)
     who = Caller(Uid(caller), Gid(caller), 0, 0)
     if allowed:
-        ownership.check_restore_of(record, path, who)
+        ownership.check_restore_of(record, who, in_directory=in_directory)
         return
     with pytest.raises(NotOwner, match="ask an admin"):
-        ownership.check_restore_of(record, path, who)
+        ownership.check_restore_of(record, who, in_directory=in_directory)

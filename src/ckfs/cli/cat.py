@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 
 from ckfs.cli.mounted import mount_through
 from ckfs.control.client import ask
@@ -16,12 +15,15 @@ from ckfs.errors import CkfsError, NotPermitted, UsageError
 from ckfs.names import shown
 
 _PIECE_BYTES = 1 << 20
+_STDOUT = 1
 
 
 def cat(path: str, *, partial: bool) -> None:
     """Write the image at *path* to standard output. Raises CkfsError."""
     try:
         named = os.open(path, os.O_PATH)
+    except PermissionError:
+        raise NotPermitted(f"{shown(path)}: closed to you by the mode of a directory above it") from None
     except OSError as error:
         raise UsageError(f"{shown(path)}: {error.strerror}") from None
     try:
@@ -63,8 +65,6 @@ def _is_partial(named: int) -> bool:
 
 
 def _write_out(descriptor: int, path: str) -> None:
-    sys.stdout.flush()
-    out = sys.stdout.fileno()
     while True:
         try:
             piece = os.read(descriptor, _PIECE_BYTES)
@@ -72,14 +72,14 @@ def _write_out(descriptor: int, path: str) -> None:
             raise CkfsError(f"{shown(path)}: cannot be read to its end: {error.strerror}") from None
         if not piece:
             return
-        _write_all(out, piece)
+        _write_all(piece)
 
 
-def _write_all(out: int, piece: bytes) -> None:
+def _write_all(piece: bytes) -> None:
     rest = memoryview(piece)
     while rest:
         try:
-            rest = rest[os.write(out, rest) :]
+            rest = rest[os.write(_STDOUT, rest) :]
         except BrokenPipeError:
             raise
         except OSError as error:

@@ -111,6 +111,8 @@ class Listening:
 
 def listen(device: str, directory: str = DIRECTORY) -> Listening:
     """Listen for the mount *device*. What mounts left whose daemons were killed goes. Raises OSError."""
+    if not device:
+        raise FileNotFoundError(errno.ENOENT, "the mount is gone already")
     directory_fd = _opened_directory(directory)
     _clear(directory_fd)
     name = socket_name(device)

@@ -45,10 +45,10 @@ def check_restore_way(policy: Policy, old: SetName, new: SetName) -> None:
         raise Denied("nothing comes into a batch set from another set")
 
 
-def check_restore_of(record: Record, path: bytes, caller: Caller) -> None:
-    """Refuse a set's owner what somebody else made in it, at *path* in a directory: that may have been closed to him, and
-    need not be the same when it is made again."""
-    if not caller.is_root and record.uid != caller.uid and b"/" in path:
+def check_restore_of(record: Record, caller: Caller, *, in_directory: bool) -> None:
+    """Refuse a set's owner what somebody else made *in_directory* of it: that may have been closed to him, and need not be
+    the same when it is made again."""
+    if in_directory and not caller.is_root and record.uid != caller.uid:
         raise NotOwner(f"uid {record.uid} made it, in a directory: ask an admin to restore it")
 
 

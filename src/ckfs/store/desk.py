@@ -18,7 +18,7 @@ from ckfs.policy import ownership
 from ckfs.policy.settings import Policy
 from ckfs.store.choosing import Choice, Entry
 from ckfs.store.layout import Store
-from ckfs.store.removed import Damaged, Item
+from ckfs.store.removed import Damaged, Item, Note
 from ckfs.store.restoring import WAY_OUT, Failure, exists_again, others_by_now
 from ckfs.store.setnames import SetEntry
 from ckfs.store.trash import described
@@ -186,7 +186,9 @@ class Desk:
         ownership.check_restore_way(self.policy, item.note.set_name, name)
         if entry is None:
             ownership.check_take(self.policy, name, self.caller, job_owner)
-        ownership.check_restore_of(item.found.record, item.note.path, self.caller)
+        ownership.check_restore_of(
+            item.found.record, self.caller, in_directory=_may_have_been_in_directory(item.note)
+        )
 
     def _entry(self, name: SetName) -> SetEntry | None:
         with contextlib.suppress(FileNotFoundError):
@@ -204,6 +206,11 @@ class Desk:
         except (FsError, OSError) as error:
             return _failed(entry, _reason(error))
         return Outcome(shown(entry.token), f"removed for good: {described(entry)}", freed_bytes=freed)
+
+
+def _may_have_been_in_directory(note: Note) -> bool:
+    """A note that was too long has lost its program, then its directories."""
+    return b"/" in note.path or (note.path != b"" and not note.program)
 
 
 def groups(entries: Sequence[Entry], to: SetName | None) -> list[tuple[SetName, list[Entry]]]:
