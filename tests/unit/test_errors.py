@@ -108,6 +108,7 @@ def test_exit_statuses_are_the_documented_ones() -> None:
         "UsageError": 2,
         "StoreUnusable": 3,
         "MountRefused": 4,
+        "StoreInUse": 4,
         "NotPermitted": 5,
         "MountFailed": 6,
     }
