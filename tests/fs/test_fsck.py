@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -136,6 +137,15 @@ def test_a_mount_serves_everything_afterwards(damage: Damage, template: Path, st
     assert there == CONTENTS - {OLD}
     found = mended(store)
     assert there <= {seen.content for seen in found.values()}
+
+
+def test_the_table_in_the_documents_is_that_of_the_code() -> None:
+    text = (Path(__file__).parents[2] / "docs/store.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| `[a-z-]+` \| (error|warning|note) \|", line)]
+    assert rows == [
+        f"| `{kind.code}` | {kind.severity.value} | {kind.sentence} | {kind.mending or '–'} |"  # noqa: RUF001
+        for kind in Kind
+    ]
 
 
 # What is right

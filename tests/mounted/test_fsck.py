@@ -18,7 +18,7 @@ from ckfs.fs.liveness import registration_here
 from ckfs.names import MountId
 from ckfs.store.checking.findings import Kind
 from ckfs.store.mounts import encode
-from tests.support.mounting import Mount, mounted, run_ckfs
+from tests.support.mounting import Mount, command, environment, mounted, run_ckfs
 from tests.support.users import ALICE, as_user
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -116,15 +116,19 @@ def test_nothing_is_mended_while_this_host_has_it_mounted(damaged: Path, workdir
         assert (mount.path / "set/image").read_bytes() == b"image"
 
 
-def test_nothing_is_mended_while_a_mount_that_is_hidden_on_this_host_runs(
-    damaged: Path, workdir: Path
-) -> None:
-    """Detached from under a user, or in another mount namespace: only its registration says so."""
-    with mounted(damaged, workdir / "mount", node="here") as mount, (mount.path / "file").open("wb"):
-        subprocess.run(["umount", "--lazy", mount.path], check=True)
-        refused = fsck(damaged, "--repair")
-        assert refused.returncode == 4
-        assert re.search(r"mount [0-9a-f]{16} of node here is alive", refused.stderr)
+def test_nothing_is_mended_while_a_mount_runs_that_does_not_show_here(damaged: Path, workdir: Path) -> None:
+    """In another mount namespace, as in a container: only its registration says so."""
+    with mounted(damaged, workdir / "mount", node="here") as mount:
+        script = 'umount -l "$0" && exec "$@"'
+        refused = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script, mount.path, *command("fsck", damaged, "--repair")],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (refused.returncode, refused.stdout) == (4, "")
+    assert re.search(r"mount [0-9a-f]{16} of node here is alive", refused.stderr)
 
 
 def test_nothing_is_mended_while_a_mount_on_another_host_lives(damaged: Path) -> None:
