@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -18,7 +19,8 @@ from ckfs.fs.liveness import registration_here
 from ckfs.names import MountId
 from ckfs.store.checking.findings import Kind
 from ckfs.store.mounts import encode
-from tests.support.mounting import Mount, command, environment, mounted, run_ckfs
+from tests.support.faultfs import fault_store
+from tests.support.mounting import Mount, command, environment, make_store, mounted, run_ckfs
 from tests.support.users import ALICE, as_user
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -190,3 +192,23 @@ def test_a_store_without_names_is_mended(damaged: Path) -> None:
     assert fsck(damaged).returncode == 1
     assert fsck(damaged, "--repair").returncode == 0
     assert os.path.lexists(damaged / "names/set")
+
+
+def test_what_the_store_does_not_let_it_read_is_named_and_the_rest_is_checked(workdir: Path) -> None:
+    with fault_store(workdir) as faulty:
+        store = make_store(faulty.path)
+        with mounted(store, workdir / "mount", may_log=[r"users can reach the store"]) as mount:
+            for name in ("one", "two"):
+                (mount.path / name).mkdir()
+                (mount.path / name / "image").write_bytes(b"image")
+        os.removexattr(store / "users/0/two/image", "user.ckfs")
+        faulty.fail("getxattr", errno.EIO, path="users/0/one/image")
+        found = fsck(store, "--repair", "--even-if-mounted")
+        faulty.clear()
+        assert found.returncode == 1
+        assert (
+            "error: users/0/one/image: cannot be looked at (Input/output error) [unreadable]" in found.stdout
+        )
+        assert "users/0/two/image: nothing says whose it is, nor its mode and state: mended" in found.stdout
+        assert (store / "users/0/one/image").read_bytes() == b"image"
+        assert fsck(store).returncode == 0
