@@ -13,12 +13,15 @@ from pathlib import Path
 
 import trio
 
+from ckfs.fs.liveness import Judge, registration_here
 from ckfs.fs.metadata import Changes
-from ckfs.model import Owner, Record
-from ckfs.names import Inode, SetName, Uid
-from ckfs.store import record, removed
+from ckfs.model import Owner, Record, State
+from ckfs.names import Inode, MountId, SetName, Uid
+from ckfs.store import record, removed, writers
 from ckfs.store.checking.check import check
 from ckfs.store.checking.findings import Finding
+from ckfs.store.layout import registry
+from ckfs.store.mounts import encode as mount_line
 from ckfs.store.setnames import SetEntry, decode, encode
 from tests.fs.cores import ALICE, BOB, Mount, mounted, new_store
 
@@ -34,6 +37,8 @@ IMAGE, ONE, TWO, SINGLE, JOB, CLAIMED, OLD = (
 CONTENTS = {IMAGE, ONE, TWO, SINGLE, JOB, CLAIMED, OLD}
 TARGET = b"dump/image"
 ATTRIBUTE = "user.ckfs"
+GONE = MountId(b"fedcba9876543210")
+"""A mount that is not registered."""
 NOTE = "user.ckfs.trash"
 HOSTILE = b"\x1b[2J\xff~1f~copy"
 
@@ -77,9 +82,15 @@ def copied(store: Path, to: Path) -> Path:
     return to
 
 
-def fsck(store: Path, *, repair: bool = False) -> list[Finding]:
+def fsck(store: Path, *, repair: bool = False, pause: Callable[[], None] = lambda: None) -> list[Finding]:
     """All that it finds; no time passes between its two looks."""
-    return list(check(str(store), repair=repair, pause=lambda: None, progress=lambda done, count: None))
+    with registry(str(store)) as registered:
+        has_died = Judge(registered).has_died_here
+        return list(
+            check(
+                str(store), repair=repair, pause=pause, progress=lambda done, count: None, has_died=has_died
+            )
+        )
 
 
 def codes(findings: list[Finding], *, notes: bool = False) -> set[str]:
@@ -291,6 +302,20 @@ def _nameless_later(store: Path) -> None:
     (store / "names/dump").unlink()
 
 
+def left_by_mount(store: Path, mount: MountId = GONE) -> Path:
+    """An image that a mount was writing which has ended."""
+    path = dump(store) / "image"
+    put(path, replace(record_of(path), state=State.WRITING))
+    os.setxattr(path, writers.mark_of(mount), b"1")
+    return path
+
+
+def _register_dead(store: Path) -> None:
+    """Of a process that has had its number before this one."""
+    dead = replace(registration_here(b"n1"), id=GONE, started=1)
+    (store / "mounts" / os.fsdecode(GONE)).write_bytes(mount_line(dead))
+
+
 def _d(
     name: str, act: Callable[[Path], object], *finds: str, stays: tuple[str, ...] = (), notes: bool = False
 ) -> Damage:
@@ -372,5 +397,16 @@ DAMAGES = (
     _d("half purged", lambda s: item(s).rename(item(s).with_name("0123456789abcdef.purged")), "trash-purged", notes=True, stays=("trash-purged",)),
     _d("left in staging", lambda s: (s / "staging/file-0123456789abcdef").write_bytes(b"half"), "staging-left", notes=True, stays=("staging-left",)),
     _d("a lock", lambda s: (s / "staging/copying-zz").write_bytes(b""), "staging-left", notes=True, stays=("staging-left",)),
+    _d("an image of a mount that is gone", left_by_mount, "image-left", notes=True),
+    _d("a directory for a registration", lambda s: (s / "mounts/0123456789abcdef").mkdir(), "mount-damaged"),
+    _d("a link for a registration", lambda s: (s / "mounts/0123456789abcdef").symlink_to("x"), "mount-damaged"),
+    _d("a file for a term of house-keeping", lambda s: (s / "mounts/housekeeper.7").write_bytes(b""), "mount-damaged"),
+    _d("a term of nobody's", lambda s: (s / "mounts/housekeeper.7").symlink_to("../users"), "mount-damaged"),
+    _d("a registration that says nothing", lambda s: (s / "mounts/0123456789abcdef").write_bytes(b"2;x"),
+       "mount-damaged", stays=("mount-damaged",)),
+    _d("a mount died on this host", _register_dead, "mount-dead", notes=True, stays=("mount-ended",)),
+    _d("a mount was ended", lambda s: (s / "mounts/0123456789abcdef.ended").write_bytes(b""),
+       "mount-ended", notes=True, stays=("mount-ended",)),
+    _d("a file in mounts/", lambda s: (s / "mounts/readme").write_bytes(b""), "mount-stranger", notes=True, stays=("mount-stranger",)),
     _d("all attributes were lost", without_attributes, "top-record", "record-missing"),
 )  # fmt: skip

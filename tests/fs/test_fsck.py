@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -12,17 +14,24 @@ from pathlib import Path
 import pytest
 import trio
 
+from ckfs.fs.left import state_of
+from ckfs.fs.liveness import registration_here
 from ckfs.model import Owner, State
-from ckfs.names import Gid, SetName, Uid
+from ckfs.names import Gid, MountId, SetName, Uid
 from ckfs.store import record, removed
 from ckfs.store.checking.check import check
 from ckfs.store.checking.findings import Kind
+from ckfs.store.door import Spot
+from ckfs.store.layout import open_store
+from ckfs.store.mounts import encode as mount_line
 from ckfs.store.setnames import encode
+from ckfs.store.writers import mark_of
 from tests.fs.cores import ALICE, BOB, Process, Seen, mounted, new_store
 from tests.fs.damage import (
     ATTRIBUTE,
     CONTENTS,
     DAMAGES,
+    GONE,
     IMAGE,
     JOB,
     NOTE,
@@ -38,6 +47,7 @@ from tests.fs.damage import (
     fsck,
     item,
     left,
+    left_by_mount,
     listing,
     put,
     record_of,
@@ -129,6 +139,15 @@ def test_a_mount_serves_everything_afterwards(damage: Damage, template: Path, st
     assert there <= {seen.content for seen in found.values()}
 
 
+def test_the_table_in_the_documents_is_that_of_the_code() -> None:
+    text = (Path(__file__).parents[2] / "docs/store.md").read_text("utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| `[a-z-]+` \| (error|warning|note) \|", line)]
+    assert rows == [
+        f"| `{kind.code}` | {kind.severity.value} | {kind.sentence} | {kind.mending or '–'} |"  # noqa: RUF001
+        for kind in Kind
+    ]
+
+
 # What is right
 
 
@@ -144,16 +163,18 @@ def test_a_new_store_has_no_findings(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def roomy(store: Path) -> Iterator[Path]:
-    """A store for trees of any depth: pytest's own clean-up would call itself too deep, in some later run."""
-    yield store
-    subprocess.run(["rm", "-rf", store], check=True)
+def deep(store: Path) -> Iterator[Path]:
+    """The store, which is removed here whatever becomes of the test: pytest's own way ends at a depth of a thousand."""
+    try:
+        yield store
+    finally:
+        subprocess.run(["rm", "-rf", store], check=True)
 
 
-def test_trees_may_be_of_any_depth(roomy: Path) -> None:
+def test_trees_may_be_of_any_depth(deep: Path) -> None:
     """Made beside the mount, without records at the end: no path is as long as this one."""
-    fd = os.open(dump(roomy), os.O_PATH)
-    known = record_of(dump(roomy) / "tree")
+    fd = os.open(dump(deep), os.O_PATH)
+    known = record_of(dump(deep) / "tree")
     for _ in range(DEEP):
         os.mkdir("d" * 100, 0o700, dir_fd=fd)
         inner = os.open("d" * 100, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
@@ -161,20 +182,85 @@ def test_trees_may_be_of_any_depth(roomy: Path) -> None:
         os.setxattr(inner, ATTRIBUTE, record.encode(replace(known, ino=record.new_inode())))
         os.close(fd)
         fd = inner
-    assert fsck(roomy) == []
+    assert fsck(deep) == []
     os.removexattr(fd, ATTRIBUTE)
-    assert codes(fsck(roomy)) == {"record-missing"}
-    assert len(fsck(roomy, repair=True)) == 1
+    assert codes(fsck(deep)) == {"record-missing"}
+    assert len(fsck(deep, repair=True)) == 1
     assert record.decode(os.getxattr(fd, ATTRIBUTE)) is not None
     os.close(fd)
-    assert fsck(roomy) == []
+    assert fsck(deep) == []
 
 
-def test_an_image_that_is_being_written_is_left_alone(store: Path) -> None:
+# Mounts
+
+
+def register(store: Path) -> MountId:
+    """This process, as a mount that lives."""
+    living = registration_here(b"n1")
+    (store / "mounts" / os.fsdecode(living.id)).write_bytes(mount_line(living))
+    return living.id
+
+
+def test_an_image_that_a_living_mount_writes_is_left_alone(store: Path) -> None:
+    left_by_mount(store, register(store))
+    os.setxattr(dump(store) / "image", mark_of(GONE), b"1")
+    before = listing(store)
+    assert fsck(store, repair=True) == []
+    assert listing(store) == before
+
+
+def test_an_image_that_is_closed_and_not_yet_said_to_be_complete_is_left_to_mounts(store: Path) -> None:
     put(dump(store) / "image", replace(record_of(dump(store) / "image"), state=State.WRITING))
     before = listing(store)
     assert fsck(store, repair=True) == []
     assert listing(store) == before
+
+
+def said_by_mount(store: Path) -> State:
+    """What a mount shows as the state of dump/image."""
+
+    async def ask() -> State:
+        async with mounted(store) as mount:
+            core = mount.core
+            spot = Spot(ALICES, (b"users", b"%d" % ALICE.uid, b"dump", b"image"))
+            found = core.store.door.examine(spot)
+            return state_of(core.store.door, spot, found, b"image", core.policy, core.fate)
+
+    return trio.run(ask)
+
+
+@pytest.mark.parametrize("is_synced", [False, True])
+def test_what_a_mount_that_is_gone_was_writing_is_what_a_mount_says_of_it(
+    is_synced: bool, store: Path, tmp_path: Path
+) -> None:
+    path = left_by_mount(store)
+    if is_synced:
+        status = path.stat()
+        put(path, replace(record_of(path), synced=(status.st_size, status.st_mtime_ns)))
+    said = said_by_mount(copied(store, tmp_path / "other"))
+    assert codes(fsck(store, repair=True), notes=True) == {"image-left"}
+    assert record_of(path).state is said is (State.COMPLETE if is_synced else State.PARTIAL)
+    assert not any(name.startswith("user.ckfs.w.") for name in os.listxattr(path))
+    assert path.read_bytes() == IMAGE
+
+
+def test_what_becomes_complete_is_the_newest_of_its_family(store: Path) -> None:
+    path = store / f"users/{ALICE.uid}/8.server.CK/image"
+    other = copied(path, path.with_name("later"))
+    of_the_future = 1 << 62
+    put(other, replace(record_of(other), ino=record.new_inode(), completed=of_the_future))
+    status = path.stat()
+    put(path, replace(record_of(path), state=State.WRITING, synced=(status.st_size, status.st_mtime_ns)))
+    os.setxattr(path, mark_of(GONE), b"1")
+    fsck(store, repair=True)
+    assert (record_of(path).state, record_of(path).completed) == (State.COMPLETE, of_the_future + 1)
+
+
+def test_a_mount_keeps_house_after_what_was_in_its_way_is_moved(store: Path) -> None:
+    (store / "mounts/housekeeper.7").write_bytes(b"")
+    fsck(store, repair=True)
+    with contextlib.closing(open_store(str(store))) as opened:
+        assert opened.mounts.keep_house(GONE, lambda mount: True)
 
 
 # Backups
@@ -371,12 +457,20 @@ def test_a_file_that_is_just_being_made_is_no_finding(store: Path) -> None:
         if not os.path.lexists(name):
             os.symlink(target, name)
 
-    assert list(check(str(store), repair=True, pause=others_go_on, progress=lambda done, count: None)) == []
+    assert fsck(store, repair=True, pause=others_go_on) == []
 
 
 def test_progress_is_told_of_sets(store: Path) -> None:
     told: list[tuple[int, int]] = []
-    list(check(str(store), repair=False, pause=lambda: None, progress=lambda *said: told.append(said)))
+    list(
+        check(
+            str(store),
+            repair=False,
+            pause=lambda: None,
+            progress=lambda *said: told.append(said),
+            has_died=lambda one: False,
+        )
+    )
     count = len(list((store / "names").iterdir()))
     assert told[0] == (0, count)
     assert told[-1] == (count, count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
@@ -11,12 +10,16 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ckfs.daemon.mounting import is_dead, mounts
-from ckfs.errors import CkfsError, FsError, NotPermitted, StoreInUse, StoreUnusable
+from ckfs.cli import in_use
+from ckfs.cli.gc import check_is_no_mount
+from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable
+from ckfs.fs.liveness import Judge
 from ckfs.names import shown
 from ckfs.store.checking.check import check
 from ckfs.store.checking.findings import Finding
+from ckfs.store.checking.registry import HasDied
 from ckfs.store.identity import prepare_process
+from ckfs.store.layout import check_format, registry
 
 _PAUSE_S = 1.0
 """Between the two looks at what seems wrong: longer than anybody takes from a set's place to its name."""
@@ -31,15 +34,25 @@ def fsck(path: str, *, repair: bool, as_json: bool, even_if_mounted: bool) -> in
     prepare_process()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    if repair and not even_if_mounted:
-        _check_not_in_use(path)
+    check_is_no_mount(path)
+    check_format(path)
+    with registry(path) as registered:
+        judge = Judge(registered)
+        if repair and not even_if_mounted:
+            in_use.check(path, registered, judge)
+        return _run(path, repair=repair, as_json=as_json, has_died=judge.has_died_here)
+
+
+def _run(path: str, *, repair: bool, as_json: bool, has_died: HasDied) -> int:
     report = _Report(as_json, _Progress(sys.stderr.isatty()))
-    if repair:
-        print("ckfs: no other host may have the store mounted while it is mended", file=sys.stderr)
     report.begin()
     try:
         for finding in check(
-            path, repair=repair, pause=lambda: time.sleep(_PAUSE_S), progress=report.progress.say
+            path,
+            repair=repair,
+            pause=lambda: time.sleep(_PAUSE_S),
+            progress=report.progress.say,
+            has_died=has_died,
         ):
             report.tell(finding)
     except FsError as error:
@@ -50,27 +63,6 @@ def fsck(path: str, *, repair: bool, as_json: bool, even_if_mounted: bool) -> in
         report.progress.clear()
     report.end()
     return 1 if report.left else 0
-
-
-def _check_not_in_use(path: str) -> None:
-    if places := _mounted_at(path):
-        raise StoreInUse(
-            f"{shown(path)}: mounted on {', '.join(places)}: umount it here and on all hosts, or give --even-if-mounted"
-        )
-
-
-def _mounted_at(path: str) -> list[str]:
-    """Where the store at *path* is in use. Of other hosts nobody here can tell."""
-    places = []
-    for mounted in mounts():
-        with contextlib.suppress(OSError):
-            if (
-                mounted.is_ckfs
-                and os.path.samefile(mounted.source, path)
-                and not is_dead(os.fsdecode(mounted.path))
-            ):
-                places.append(shown(mounted.path))
-    return places
 
 
 @dataclass(slots=True)

@@ -64,7 +64,7 @@ def gc(path: str, *, apply: bool, as_json: bool) -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree
     sys.setrecursionlimit(_DEEPEST_CALLS)
-    _check_is_no_mount(path)
+    check_is_no_mount(path)
     with contextlib.closing(open_store(path, service_of(path), read_only=not apply)) as store:
         policy = store.read_policy()
         collection = _Collection(store, policy, Users(policy), apply=apply, as_json=as_json)
@@ -74,7 +74,7 @@ def gc(path: str, *, apply: bool, as_json: bool) -> int:
             raise StoreUnusable(f"{shown(path)}: {error.strerror or error}") from None
 
 
-def _check_is_no_mount(path: str) -> None:
+def check_is_no_mount(path: str) -> None:
     """What users put on a mount may look like a store."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)

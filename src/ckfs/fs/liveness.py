@@ -61,9 +61,14 @@ class Judge:
 
     def has_died_here(self, registration: Registration) -> bool:
         """Its process was on this host, as this kernel runs, and is not there any more."""
-        if (registration.boot, registration.namespace) != self._here:
-            return False
-        return not is_running(Process(registration.pid, registration.started))
+        return self._is_here(registration) and not _is_running(registration)
+
+    def is_running_here(self, registration: Registration) -> bool:
+        """Its process is on this host, whether or not it does anything."""
+        return self._is_here(registration) and _is_running(registration)
+
+    def _is_here(self, registration: Registration) -> bool:
+        return (registration.boot, registration.namespace) == self._here
 
     def _silent_s(self, registration: Registration, lease_s: float) -> float:
         with self._lock:
@@ -83,6 +88,10 @@ def registration_here(node: bytes) -> Registration:
     process = process_of(os.getpid())
     assert process is not None  # it is this one
     return Registration(new_id(), node, boot, namespace, process.pid, process.started)
+
+
+def _is_running(registration: Registration) -> bool:
+    return is_running(Process(registration.pid, registration.started))
 
 
 def _here() -> tuple[bytes, int]:

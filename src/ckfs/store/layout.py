@@ -72,16 +72,32 @@ class Store:
         return settings.parse(self.policy_text())
 
     def policy_text(self) -> str:
-        with _unusable(self.path):
-            root_fd = _open_root(self.path)
-            try:
-                return _read_text(root_fd, _POLICY_FILE, self.path)
-            except FileNotFoundError:
-                raise StoreUnusable(
-                    f"{shown(self.path)}: its policy.toml is missing: restore it, or copy that of a new store"
-                ) from None
-            finally:
-                os.close(root_fd)
+        return policy_text(self.path)
+
+
+def policy_text(path: str) -> str:
+    """What ``policy.toml`` of the store at *path* says, though the store may be too damaged to be opened."""
+    with _unusable(path):
+        root_fd = _open_root(path)
+        try:
+            return _read_text(root_fd, _POLICY_FILE, path)
+        except FileNotFoundError:
+            raise StoreUnusable(
+                f"{shown(path)}: its policy.toml is missing: restore it, or copy that of a new store"
+            ) from None
+        finally:
+            os.close(root_fd)
+
+
+@contextlib.contextmanager
+def registry(path: str) -> Iterator[Mounts]:
+    """The mounts of the store at *path*, to be read, though the store may be too damaged to be opened."""
+    with _unusable(path):
+        root_fd = _open_root(path)
+    try:
+        yield Mounts(root_fd, ROOT, read_only=True)
+    finally:
+        os.close(root_fd)
 
 
 def directories() -> dict[bytes, int]:

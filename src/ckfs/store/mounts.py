@@ -16,6 +16,7 @@ All calls are synchronous, for worker threads; they raise OSError as the store d
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -239,9 +240,13 @@ def _read(directory: int, name: MountId) -> Registration:
 
 
 def _read_or_none(directory: int, name: MountId) -> Registration | None:
-    with contextlib.suppress(FileNotFoundError):
+    """None if it has just ended, or is nothing that a mount made."""
+    try:
         return _read(directory, name)
-    return None
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EISDIR, errno.ELOOP):
+            raise
+        return None
 
 
 def _terms(directory: int) -> list[int]:

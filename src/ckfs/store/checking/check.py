@@ -12,16 +12,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ckfs.errors import StoreUnusable
-from ckfs.names import Inode
+from ckfs.names import Inode, MountId
 from ckfs.policy import settings
 from ckfs.policy.settings import Policy
 from ckfs.store import layout
-from ckfs.store.checking import leftovers, shared, top
+from ckfs.store.checking import leftovers, registry, shared, top
 from ckfs.store.checking.below import Tree, number_of, troubles, walk_tree
 from ckfs.store.checking.findings import NUMBERS, Finding, Kind, Suspect, settled
 from ckfs.store.checking.naming import Naming
 from ckfs.store.checking.numbers import Numbers
-from ckfs.store.checking.survey import stored_as, survey
+from ckfs.store.checking.registry import HasDied
+from ckfs.store.checking.survey import survey
 from ckfs.store.checking.walking import Seen, Unread
 from ckfs.store.layout import Store
 from ckfs.store.setnames import USERS
@@ -33,7 +34,9 @@ _MASK = (1 << 64) - 1
 _MOST_ROUNDS = 20
 
 
-def check(path: str, *, repair: bool, pause: Callable[[], None], progress: Progress) -> Iterator[Finding]:
+def check(
+    path: str, *, repair: bool, pause: Callable[[], None], progress: Progress, has_died: HasDied
+) -> Iterator[Finding]:
     """Look at all of the store at *path*, and tell each finding once, after what was done about it.
 
     Without *repair* nothing is changed, not even by looking. Raises StoreUnusable, NotPermitted.
@@ -51,7 +54,7 @@ def check(path: str, *, repair: bool, pause: Callable[[], None], progress: Progr
         return
     store = layout.open_store(path, keeper, read_only=not repair)
     try:
-        yield from _Run(store, repair, pause, progress).all()
+        yield from _Run(store, repair, pause, progress, has_died).all()
     finally:
         store.close()
 
@@ -69,6 +72,7 @@ class _Run:
     repair: bool
     pause: Callable[[], None]
     progress: Progress
+    has_died: HasDied
     seen_wrong: Numbers = field(default_factory=Numbers)
     """Of what seemed wrong at the first look: the store's inode number and the kind in one."""
     numbers: Numbers = field(default_factory=Numbers)
@@ -80,8 +84,12 @@ class _Run:
     across: set[int] = field(default_factory=set)
     """Those that have links of several users."""
 
+    policy: Policy = field(init=False)
+
     def all(self) -> Iterator[Finding]:
         yield from _each(top.policy(self.store), repair=self.repair)
+        self.policy = self._policy()
+        yield from self._confirmed(lambda: registry.mounts(self.store, self.has_died))
         naming = yield from self._names()
         yield from self._confirmed(lambda: leftovers.trash(self.store))
         mended = False
@@ -129,7 +137,7 @@ class _Run:
         return naming
 
     def _judged(self) -> tuple[Naming, list[Suspect]]:
-        naming = Naming(self.store, self._policy(), survey(self.store))
+        naming = Naming(self.store, self.policy, survey(self.store))
         return naming, list(naming.suspects())
 
     def _policy(self) -> Policy:
@@ -149,7 +157,7 @@ class _Run:
                     yield Tree(entry.spot.components, stored, name=name, ino=entry.ino)
         for orphan in naming.found.orphans:
             if not orphan.is_special and not naming.is_of_handover(orphan):
-                yield Tree((USERS, b"%d" % orphan.uid, orphan.place), stored_as(orphan))
+                yield Tree((USERS, b"%d" % orphan.uid, orphan.place), orphan.stored)
         yield from leftovers.trees_in_trash(self.store)
 
     def _below_and_shared(self, naming: Naming) -> Iterator[Finding]:
@@ -181,10 +189,17 @@ class _Run:
                 seems_wrong = True
                 continue
             self._remember(seen, tree)
-            for suspect in troubles(seen, tree, self.across):
+            for suspect in self._troubles(seen, tree):
                 self.seen_wrong.put(_key(seen.status.st_ino, suspect.finding.kind))
                 seems_wrong = True
         return seems_wrong
+
+    def _troubles(self, seen: Seen, tree: Tree) -> Iterator[Suspect]:
+        yield from troubles(seen, tree, self.across)
+        yield from registry.left_image(self.store, tree, seen, self.policy, self._is_gone)
+
+    def _is_gone(self, mount: MountId) -> bool:
+        return registry.is_gone(self.store, self.has_died, mount)
 
     def _remember(self, seen: Seen, tree: Tree) -> None:
         there = seen.status.st_ino
@@ -204,7 +219,7 @@ class _Run:
                 if _key(seen.number, Kind.UNREADABLE) in self.seen_wrong:
                     yield Finding(Kind.UNREADABLE, seen.path, seen.error.strerror or str(seen.error))
                 continue
-            for suspect in troubles(seen, tree, self.across):
+            for suspect in self._troubles(seen, tree):
                 if _key(seen.status.st_ino, suspect.finding.kind) in self.seen_wrong:
                     yield from _each([suspect], repair=self.repair)
                     if tree.is_top(seen):  # a new record has the number that the set's name says

@@ -69,6 +69,21 @@ class Kind(enum.Enum):
     RECORD_NEWER = "record-newer", _W, "its record is of a later version of ckfs", ""
     LINK_EMPTY = "link-empty", _W, "a symbolic link without a target", ""
     NUMBER_SHARED = "number-shared", _E, "has the inode number of another file", "gets a number of its own"
+    IMAGE_LEFT = (
+        "image-left",
+        _N,
+        "was being written by mounts that are gone",
+        "complete or partial, as a mount would say",
+    )
+    MOUNT_DAMAGED = (
+        "mount-damaged",
+        _W,
+        "not what mounts write there",
+        "moved to staging/damaged-…; a registration that cannot be read stays",
+    )
+    MOUNT_DEAD = "mount-dead", _N, "registered, and its process on this host is dead", "ended"
+    MOUNT_ENDED = "mount-ended", _N, "ended, and what it was writing may have to be settled yet", ""
+    MOUNT_STRANGER = "mount-stranger", _N, "no mount's: nothing that ckfs made", ""
     TRASH_STRANGER = "trash-stranger", _N, "not a user's part of the trash", ""
     TRASH_UNKNOWN = "trash-unknown", _N, "in the trash, and nothing says what it was", ""
     TRASH_PURGED = "trash-purged", _N, "was being removed for good", ""

@@ -20,7 +20,7 @@ from ckfs.policy.settings import Policy
 from ckfs.store.checking import mending, records
 from ckfs.store.checking.findings import Finding, Kind, Suspect
 from ckfs.store.checking.records import Trouble
-from ckfs.store.checking.survey import Key, Named, Orphan, Survey, path_of, stored_as
+from ckfs.store.checking.survey import Key, Named, Orphan, Survey, path_of
 from ckfs.store.checking.walking import Directory, look, owner_of
 from ckfs.store.handover import bring_files
 from ckfs.store.identity import ROOT, acting_as
@@ -119,7 +119,7 @@ class Naming:
         lies = self._orphan_of(entry.ino, settled)
         if lies is not None:
             settled.add(lies.key)
-            stored = entry.stored if lies.uid == entry.stored.uid else stored_as(lies)
+            stored = entry.stored if lies.uid == entry.stored.uid else lies.stored
             says = dataclasses.replace(entry, stored=stored, place=lies.place)
             finding = Finding(Kind.NAME_MISPLACED, path, f"at {shown(lies.path)}")
             return Suspect(finding, partial(self._change, named, says, Kind.NAME_MISPLACED.mending))
@@ -183,7 +183,7 @@ class Naming:
 
     def _name(self, orphan: Orphan) -> str:
         left = self._left_entry(orphan)
-        stored = stored_as(orphan)
+        stored = orphan.stored
         ino = self._number(orphan, stored, left)
         entry = SetEntry(ino, self._owner(orphan, stored, left), stored, orphan.place)
         wanted = _name_of(orphan)

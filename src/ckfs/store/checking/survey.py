@@ -55,6 +55,8 @@ class Orphan:
     record: Record | None
     trouble: Trouble | None
     note: Note | None
+    stored: Owner
+    """Whose its files are: the directory that it lies in says so, and the file itself of which group."""
 
     @property
     def key(self) -> Key:
@@ -101,6 +103,8 @@ class Survey:
     """What is in ``users/`` and no user's directory (None), or one whose owner or mode is wrong."""
     left: dict[Inode, SetEntry] = field(default_factory=dict)
     """Entries that somebody who died left in ``staging/``, by their sets' numbers."""
+    links: dict[int, Owner] = field(default_factory=dict)
+    """As whose they are stored: sets that are files with several links, by the store's inode numbers."""
     locks: set[Inode] = field(default_factory=set)
     """Sets that are being copied to their new owner, or were."""
 
@@ -151,10 +155,11 @@ def _read_name(root: Directory, names: Directory, name: SetName, found: Survey) 
 
 
 def _place(root: Directory, named: Named, found: Survey) -> None:
-    known = _top(root, named.key)
-    if known is None:
+    top = _top(root, named.key)
+    if top is None:
         found.loose.append((named, None))
         return
+    known = records.reading(top.raw, top.status)
     if isinstance(known, Record) and known.ino != named.entry.ino:
         found.loose.append((named, known))
         return
@@ -162,18 +167,19 @@ def _place(root: Directory, named: Named, found: Survey) -> None:
         found.twins.setdefault(named.key, []).append(named)
         return
     found.held[named.key] = named.name
+    if top.is_regular and top.status.st_nlink > 1:
+        found.links[top.status.st_ino] = named.entry.stored
     if named.entry.is_followed:
         found.following.append((named, isinstance(known, Record)))
 
 
-def _top(root: Directory, key: Key) -> Record | Trouble | None:
-    """The record of what lies at a place; None if nothing does."""
+def _top(root: Directory, key: Key) -> Seen | None:
+    """What lies at a place; None if nothing does."""
     try:
         with root.inside(USERS, b"%d" % key[0]) as directory:
-            seen = look(directory, key[1], [])
+            return look(directory, key[1], [])
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return records.reading(seen.raw, seen.status)
 
 
 # Places
@@ -205,10 +211,10 @@ def _read_user(users: Directory, user: bytes, found: Survey) -> None:
     with users.inside(user) as directory:
         for place in directory.names():
             if (int(user), place) not in found.held:
-                _read_orphan(directory, Uid(int(user)), place, found)
+                _read_orphan(directory, seen.status, Uid(int(user)), place, found)
 
 
-def _read_orphan(directory: Directory, uid: Uid, place: bytes, found: Survey) -> None:
+def _read_orphan(directory: Directory, user: os.stat_result, uid: Uid, place: bytes, found: Survey) -> None:
     try:
         seen = look(directory, place, [])
         known = records.reading(seen.raw, seen.status)
@@ -219,9 +225,9 @@ def _read_orphan(directory: Directory, uid: Uid, place: bytes, found: Survey) ->
         found.unread.append((path_of((uid, place)), error))
         return
     record, trouble = (known, None) if isinstance(known, Record) else (None, known)
-    found.orphans.append(
-        Orphan(uid, place, seen.status, record, trouble, removed.decode(note) if note is not None else None)
-    )
+    said = removed.decode(note) if note is not None else None
+    stored = _stored_as(uid, seen.status, user, found)
+    found.orphans.append(Orphan(uid, place, seen.status, record, trouble, said, stored))
 
 
 # What is left in staging
@@ -252,6 +258,11 @@ def _entries(staging: Directory, name: bytes) -> Iterator[SetEntry]:
         return
 
 
-def stored_as(orphan: Orphan) -> Owner:
-    """Whose an orphan's files are: the directory that it lies in says so."""
-    return Owner(orphan.uid, Gid(orphan.status.st_gid))
+def _stored_as(uid: Uid, status: os.stat_result, user: os.stat_result, found: Survey) -> Owner:
+    """Whose the files of a place in the directory *user* are. The group is only believed of a file that is the user's own:
+    a backup that was restored as root is root's."""
+    known = found.links.get(status.st_ino) if status.st_nlink > 1 else None
+    if known is not None and known.uid == uid:
+        return known
+    says = status if status.st_uid == uid or user.st_uid != uid else user
+    return Owner(uid, Gid(says.st_gid))
