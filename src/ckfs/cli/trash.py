@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     sys.setrecursionlimit(_DEEPEST_CALLS)
     path = _store_path(arguments.store)
     read_only = arguments.action in ("ls", "show")
-    with contextlib.closing(open_store(path, _service_of(path), read_only=read_only)) as store:
+    with contextlib.closing(open_store(path, service_of(path), read_only=read_only)) as store:
         try:
             return actions[arguments.action](store, arguments)
         except FsError as error:
@@ -103,7 +103,7 @@ def _only_one(stores: list[str]) -> str:
     return stores[0]
 
 
-def _service_of(path: str) -> Owner:
+def service_of(path: str) -> Owner:
     """Who keeps the store at *path*, so that what root makes there is the mounts' too."""
     with contextlib.suppress(OSError):
         status = os.stat(os.path.join(path, "names"), follow_symlinks=False)

@@ -182,6 +182,7 @@ class _Mount:
             nursery.start_soon(self._follow_policy)
             nursery.start_soon(self._fs.sets.following.run)
             nursery.start_soon(self._fs.sets.keeping.expire)
+            nursery.start_soon(self._fs.digesting.run)
             nursery.start_soon(self._announce, failure)
             await pyfuse3.main(max_tasks=_MOST_REQUESTS)
             notify("STOPPING=1")

@@ -92,7 +92,8 @@ class Content:
         if writes:
             self.guard.check(place, found, caller)
         elif found.record.state is State.PARTIAL and not self.core.reads_partial:
-            log.warning("image %s is partial: not opened for uid %d", place, caller.uid)
+            what = "damaged" if found.record.damaged else "partial"
+            log.warning("image %s is %s: not opened for uid %d", place, what, caller.uid)
             raise OSError(errno.EIO, "a partial image")
 
     def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ckfs.fs.content import Content
 from ckfs.fs.core import Core
+from ckfs.fs.digesting import Digesting
 from ckfs.fs.extended import Extended
 from ckfs.fs.following import Following
 from ckfs.fs.guard import Guard
@@ -29,6 +30,7 @@ class Filesystem:
     metadata: Metadata
     extended: Extended
     listing: Listing
+    digesting: Digesting
 
     def forget(self, ino: Inode, count: int) -> None:
         """The kernel dropped *count* of the references that look-ups and listings gave it."""
@@ -48,4 +50,5 @@ def filesystem(core: Core) -> Filesystem:
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard),
         listing=Listing(core),
+        digesting=Digesting(core),
     )

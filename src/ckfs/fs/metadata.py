@@ -132,6 +132,8 @@ class Metadata:
             return found
         by_name = changes.size is not None
         found = await self.core.on(node, work, locked=True, by_name=by_name)
+        if by_name and place is not None:
+            self.core.undigested.add(node.ino, place)
         if await self._was_copied(node, found):
             return await self.core.on(node, work, locked=True, by_name=by_name)
         return found
@@ -165,6 +167,8 @@ class Metadata:
                 record = presented.after_write(record, caller.uid, caller.gid)
                 if handle is not None:
                     record = lifecycle.after(record, event).with_(node=self.core.node_name)
+                elif lifecycle.is_complete(record):  # it still is, but not of what its digest is
+                    record = record.with_(completed=record.completed + 1)
             if changes.uid is not None or changes.gid is not None:
                 record = presented.with_owner(record, changes.uid, changes.gid)
             if changes.mode is not None:

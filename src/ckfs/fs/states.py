@@ -82,18 +82,24 @@ class States:
         if self._is_being_written(node):  # since this call waited for its turn
             release()
             return
-        found = await self._update(node, handle, self._settling(node), release)
+        found = await self._update(node, handle, self._settling(node, wrote=handle is not None), release)
         if found.stat.st_nlink == 0 and await self.sets.was_copied(node):
             node.failed = True  # in the copy, where the next attempt marks it
             raise OSError(errno.EIO, "the set was copied while the image was written")
         self._log(node, found)
+        self._want_digest(node, found)
         if handle is not None:
             handle.settled = True
 
     def _is_final(self, node: Node) -> bool:
         return self.core.policy.is_final(node.name)
 
-    def _settling(self, node: Node) -> Callable[[Target], Found]:
+    def _want_digest(self, node: Node, found: Found) -> None:
+        place = place_of(node)
+        if place is not None and found.record.state is State.COMPLETE and not self.core.store.read_only:
+            self.core.undigested.add(node.ino, place)
+
+    def _settling(self, node: Node, *, wrote: bool) -> Callable[[Target], Found]:
         door, place = self.core.store.door, place_of(node)
         killed, failed = node.killed, node.failed or (node.killed and node.unsynced)
 
@@ -111,8 +117,9 @@ class States:
                 found.record, killed=killed, failed=failed, size=status.st_size, mtime_ns=status.st_mtime_ns
             )
             after = lifecycle.after(found.record, event)
-            newly = found.record.state is State.WRITING and after.state is State.COMPLETE
-            return after.with_(completed=number) if newly else after
+            # Another mount may have called it complete while this one was writing: then it is another content by now.
+            newly = event is Event.FINISHED and (wrote or found.record.state is State.WRITING)
+            return after.with_(completed=number) if newly and lifecycle.is_complete(after) else after
 
         return work
 

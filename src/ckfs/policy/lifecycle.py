@@ -74,10 +74,11 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
 
 
 def after(record: Record, event: Event) -> Record:
-    """*record* as *event* leaves it. A synced mark ends with what it was made for."""
+    """*record* as *event* leaves it. A synced mark ends with what it was made for, and damage with what was damaged."""
     state = TRANSITIONS[record.state, event]
     synced = None if event in (Event.REPLACED, Event.FINISHED, Event.BROKEN) else record.synced
-    return record.with_(state=state, synced=synced)
+    damaged = 0 if event is Event.REPLACED else record.damaged
+    return record.with_(state=state, synced=synced, damaged=damaged)
 
 
 def writer_ended(record: Record, *, killed: bool, failed: bool, size: int, mtime_ns: int) -> Event:
