@@ -7,7 +7,9 @@ ended first or too many images waited, is made by ``ckfs scrub``.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
@@ -22,10 +24,12 @@ from ckfs.store.door import Spot
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _TRIES = 3
-_LOOK_S = 0.05
-_LOOKS_WHILE_BUSY = 10
-"""Then one step is made all the same: who writes without end does not keep digests from being made for ever."""
+_REST_WHILE_BUSY = 9.0
+"""A tenth of the time is for digests while anybody else's calls are with the store: who writes without end does not keep them
+from being made for ever."""
 _WAIT_WHILE_DOWN_S = 1.0
 
 
@@ -61,13 +65,13 @@ class Digesting:
         """False if the image has changed meanwhile."""
         gate, node = self.core.gate, self.core.inodes.known(image.ino)
         place = (place_of(node) if node is not None else None) or image.place
-        top, reading = await gate.call(lambda: self._begin(place, image.ino))
+        top, reading = await self._gently(lambda: gate.call(lambda: self._begin(place, image.ino)))
         if reading is None:
             return True
         if top in self.core.copying:
             return False
-        while await gate.transfer(reading.step, of_set=top):
-            await self._let_others_go_first()
+        while await self._gently(lambda: gate.transfer(reading.step, of_set=top)):
+            pass
         if top in self.core.copying:  # which would have to begin anew if its files changed
             return False
         return await gate.call(reading.keep, of_set=top)
@@ -79,8 +83,11 @@ class Digesting:
         spot = Spot(entry.stored, (*entry.spot.components, *place.below))
         return entry.ino, checking.begin(store.door, spot, store.door.examine(spot, ino))
 
-    async def _let_others_go_first(self) -> None:
-        for _ in range(_LOOKS_WHILE_BUSY):
-            if not self.core.gate.is_busy:
-                return
-            await trio.sleep(_LOOK_S)
+    async def _gently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Make *call*, and rest afterwards if others are at work."""
+        gate, began = self.core.gate, trio.current_time()
+        was_busy = gate.is_busy
+        result = await call()
+        if was_busy or gate.is_busy:
+            await trio.sleep((trio.current_time() - began) * _REST_WHILE_BUSY)
+        return result
