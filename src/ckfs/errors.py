@@ -33,6 +33,12 @@ class MountRefused(CkfsError):
     exit_status = 4
 
 
+class StoreInUse(CkfsError):
+    """The store is mounted, and the command must have it to itself."""
+
+    exit_status = 4
+
+
 class NotPermitted(CkfsError):
     """The command needs rights that its caller does not have."""
 
@@ -107,6 +113,12 @@ class Busy(FsError):
     """There is no thread for the call, or too many wait already; the store was not asked."""
 
     errno = errno.EAGAIN
+
+
+class Fenced(FsError):
+    """This mount was taken for dead for so long that others have settled what it was writing."""
+
+    errno = errno.EIO
 
 
 class StoreDown(FsError):

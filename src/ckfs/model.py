@@ -37,6 +37,14 @@ class Keep(enum.Enum):
     RELEASED = "released"
 
 
+class JobFate(enum.Enum):
+    """What a batch system says of a job. Whoever fails to ask it has learnt nothing."""
+
+    KNOWN = "known"
+    UNKNOWN = "unknown"
+    GONE = "gone"
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """The user whom a set is charged to, and whose identity its files have in the store."""

@@ -17,6 +17,8 @@ Uid = NewType("Uid", int)
 Gid = NewType("Gid", int)
 SetName = NewType("SetName", bytes)
 """The name of a top-level entry of the mount."""
+MountId = NewType("MountId", bytes)
+"""What tells one run of a mount from all others: 16 hexadecimal digits, made at random when it registers."""
 JobId = NewType("JobId", str)
 """A batch system's job identifier, for example ``12.server`` or ``12[3].server``."""
 

@@ -92,7 +92,9 @@ async def _none(_: Mount) -> None: ...
 
 
 WRITING, COMPLETE, PARTIAL, SUPERSEDED = State.WRITING, State.COMPLETE, State.PARTIAL, State.SUPERSEDED
-_NEW: set[Found] = {ABSENT, (WRITING, b""), (WRITING, b"new"), (COMPLETE, b"new")}
+_TORN: set[Found] = {ABSENT, (WRITING, b""), (PARTIAL, b""), (PARTIAL, b"new")}
+"""Empty and ``writing`` only between being made and being marked by its writer's mount."""
+_NEW: set[Found] = {*_TORN, (COMPLETE, b"new")}
 _OUTLIVED: set[Found] = {(COMPLETE, OLDER), (SUPERSEDED, OLDER)}
 TRANSITIONS = (
     Transition("close", lambda m: _write(m, "new", b"new"), {"new": _NEW, "older": _OUTLIVED}),
@@ -101,17 +103,17 @@ TRANSITIONS = (
         lambda m: m.alice.rename(f"{SET}/.new.tmp", f"{SET}/new"),
         {
             ".new.tmp": {ABSENT, (WRITING, b"new")},
-            "new": {ABSENT, (WRITING, b"new"), (COMPLETE, b"new")},
+            "new": {ABSENT, (COMPLETE, b"new")},
             "older": _OUTLIVED,
         },
         prepare=lambda m: _write(m, ".new.tmp", b"new"),
     ),
     Transition("as BLCR writes", _as_blcr, {"new": _NEW, "older": _OUTLIVED}),
-    Transition("fsync", _write_and_sync, {"new": {*_NEW} - {(COMPLETE, b"new")}}),
+    Transition("fsync", _write_and_sync, {"new": _NEW}),
     Transition(
         "failed write",
         _write_in_vain,
-        {"new": {ABSENT, (WRITING, b""), (WRITING, b"new"), (PARTIAL, b"new")}, "older": {(COMPLETE, OLDER)}},
+        {"new": _TORN, "older": {(COMPLETE, OLDER)}},
     ),
     Transition(
         "overwriting",
@@ -119,9 +121,10 @@ TRANSITIONS = (
         {
             "oldest": {
                 (SUPERSEDED, OLDEST),
-                (WRITING, OLDEST),
                 (WRITING, b""),
-                (WRITING, b"again"),
+                (PARTIAL, OLDEST),
+                (PARTIAL, b""),
+                (PARTIAL, b"again"),
                 (COMPLETE, b"again"),
             },
             "older": _OUTLIVED,
@@ -134,8 +137,8 @@ TRANSITIONS = (
         {
             "oldest": {
                 (SUPERSEDED, OLDEST),
-                (WRITING, OLDEST),
-                (WRITING, OLDEST + b"+"),
+                (PARTIAL, OLDEST),
+                (PARTIAL, OLDEST + b"+"),
                 (COMPLETE, OLDEST + b"+"),
             },
             "older": _OUTLIVED,
@@ -215,11 +218,17 @@ async def _one(transition: Transition, failing: Failing, store: Path, at: int) -
     return died
 
 
+async def _worth(mount: Mount, path: str) -> State:
+    """What others are told of it: ``user.ckfs.state``."""
+    async with mount.root.at(path) as ino:
+        return State((await mount.fs.extended.get(ino, b"user.ckfs.state", mount.root.caller)).decode())
+
+
 async def _check(mount: Mount, transition: Transition, where: str) -> None:
     seen: dict[str, Seen] = await mount.root.walk()
     for name, legal in transition.legal.items():
         file = seen.get(f"{SET}/{name}")
-        found = None if file is None else (file.state, file.content)
+        found = None if file is None else (await _worth(mount, f"{SET}/{name}"), file.content)
         assert found in legal, f"{name} is {found} {where}"
     contents = {file.content for file in seen.values()}
     assert {OLDEST, OLDER, NEWEST} - transition.removes <= contents, f"there is {seen} {where}"

@@ -14,8 +14,9 @@ import trio
 from ckfs.errors import NotFound
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import Filesystem, filesystem
+from ckfs.fs.membership import Membership
 from ckfs.fs.metadata import Changes
-from ckfs.model import Caller, Owner, Role, State
+from ckfs.model import Caller, JobFate, Owner, Role, State
 from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, SetName, Uid
 from ckfs.store.door import Found
 from ckfs.store.gate import Gate
@@ -31,9 +32,15 @@ class KnownJobs:
     """An OwnerLookup that knows what it is told."""
 
     jobs: dict[bytes, Owner] = field(default_factory=dict)
+    gone: set[bytes] = field(default_factory=set)
 
     def owner_of_set(self, name: SetName) -> Owner | None:
         return self.jobs.get(name)
+
+    def fate_of_set(self, name: SetName) -> JobFate:
+        if name in self.jobs:
+            return JobFate.KNOWN
+        return JobFate.GONE if name in self.gone else JobFate.UNKNOWN
 
     def owner_named(self, name: str) -> Owner | None:
         return Owner(Uid(int(name)), Gid(int(name))) if name.isdigit() else None
@@ -291,5 +298,10 @@ def mounted_for_long(
     store = open_store(str(path), read_only=read_only)
     with contextlib.closing(store):
         gate = Gate(store.door.probe, op_timeout_s=timeout_s, io_timeout_s=timeout_s)
-        core = Core(store, gate, store.read_policy(), jobs or KnownJobs(), role, node.encode(), timeout_s)
+        member = None if read_only else Membership(store.mounts, node.encode())
+        core = Core(
+            store, gate, store.read_policy(), jobs or KnownJobs(), role, node.encode(), timeout_s, member
+        )
         yield Mount(core, filesystem(core))
+        if member is not None:
+            member.leave(finished=all(handle.mount is None for handle in core.handles.all()))

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from ckfs.store import attributes, door, setnames, syscalls
+from ckfs.store.checking import mending, naming, top
 
 _CALLS = frozenset(
     (
+        "chmod",
         "chown",
         "fchmod",
         "fstat",
@@ -104,7 +106,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Failing:
     """From now on the store's calls of this process go through what is returned."""
     failing = Failing()
     replacement = _Os(failing)
-    for module in (attributes, door, setnames):
+    for module in (attributes, door, setnames, mending, naming, top):
         monkeypatch.setattr(module, "os", replacement)
     monkeypatch.setattr(syscalls, "rename", failing.rename(syscalls.rename))
     for name in ("set_times", "directory_entries"):

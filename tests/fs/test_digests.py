@@ -18,11 +18,11 @@ from ckfs.fs.metadata import Changes
 from ckfs.fs.undigested import UndigestedImages
 from ckfs.model import Owner, State
 from ckfs.names import Gid, Inode, Uid
-from ckfs.store import checking, everywhere
-from ckfs.store.checking import Checker, Reading, Result
+from ckfs.store import everywhere, rereading
 from ckfs.store.copying import copy_tree
 from ckfs.store.door import Found, Spot
 from ckfs.store.removed import Item
+from ckfs.store.rereading import Checker, Reading, Result
 from tests.fs.cores import ALICE, Mount, Process, mounted, new_store
 from tests.support.users import raises_errno
 
@@ -180,19 +180,19 @@ async def test_a_digest_is_kept_only_with_what_was_read(store: Path) -> None:
         assert await attribute(mount.alice, "s/image") is None
 
 
-async def test_of_an_image_that_another_mount_goes_on_to_write_it_is_stale(store: Path) -> None:
-    """Without leases one mount calls complete what another still writes; once that one closes, it is another content."""
-    async with digesting(store, "a") as a, mounted(store, node="b") as b:
+async def test_an_image_that_another_mount_goes_on_to_write_gets_one_when_that_ends(store: Path) -> None:
+    async with digesting(store, "a") as a, digesting(store, "b") as b:
         await a.alice.mkdir("s")
         first = await a.alice.create("s/image")
         await a.fs.content.write(first, 0, CONTENT)
         second = await b.alice.open("s/image", os.O_WRONLY)
         await b.fs.content.write(second, 3, b"X")
         await a.alice.close(first)
-        await digest(a.alice, "s/image")
+        assert await a.alice.state("s/image") is State.WRITING
+        assert len(a.core.undigested) == 0
         await b.fs.content.write(second, 4, b"Y")
         await b.alice.close(second)
-        assert await attribute(a.alice, "s/image") is None
+        assert await digest(a.alice, "s/image") == of(CONTENT[:3] + b"XY" + CONTENT[5:])
 
 
 async def test_what_a_mount_that_died_did_not_make_is_made_by_a_scrub(store: Path) -> None:
@@ -231,7 +231,7 @@ async def test_in_the_trash_it_stays_with_the_old_content(store: Path) -> None:
         items = [item for item in mount.core.store.trash.items() if isinstance(item, Item)]
         assert {item.note.path for item in items} == {b"truncated", b"replaced", b"removed"}
         for item in items:
-            kept = checking.kept(mount.core.store.door, item.spot, item.found)
+            kept = rereading.kept(mount.core.store.door, item.spot, item.found)
             assert str(kept) == of(CONTENT + item.note.path)
 
 
@@ -246,7 +246,7 @@ async def test_it_follows_a_copy_to_another_owner(store: Path) -> None:
         for _ in copy_tree(door, spot_of(mount, b"s"), target):
             pass
         image = Spot(bob, (*target.components, b"image"))
-        assert str(checking.kept(door, image, door.examine(image))) == of(CONTENT)
+        assert str(rereading.kept(door, image, door.examine(image))) == of(CONTENT)
         assert checker(mount).check(image, NOW)[0] is Result.VERIFIED
 
 

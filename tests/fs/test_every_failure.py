@@ -313,6 +313,7 @@ def _store_fds_of_an_idle_mount(store: Path) -> list[str]:
 
 
 async def _check_kept(mount: Mount, operation: Operation, where: str) -> None:
+    mount.core.reads_partial = True  # what was half made is to be seen, too
     try:
         seen: dict[str, Seen] = await mount.root.walk()
     except (OSError, FsError) as error:

@@ -17,6 +17,7 @@ from ckfs.fs.content import close_soon
 from ckfs.fs.metadata import Changes
 from ckfs.model import State
 from ckfs.names import Uid
+from ckfs.store import writing
 from ckfs.store.door import Door
 from tests.fs.cores import ALICE, Mount, mounted, new_store
 
@@ -189,7 +190,7 @@ async def test_an_image_whose_settling_failed_is_settled_at_its_release(
     async with _mount(store) as mount:
         handle = await mount.alice.create("set/image")
         await mount.fs.content.write(handle, 0, b"x")
-        with _failing(monkeypatch, Door, "amend", errno.EIO), pytest.raises(OSError, match="on purpose"):
+        with _failing(monkeypatch, writing, "finish", errno.EIO), pytest.raises(OSError, match="on purpose"):
             await mount.fs.content.flush(handle)
         await mount.fs.content.release(handle)
         assert await mount.alice.state("set/image") is not State.WRITING
@@ -202,7 +203,7 @@ async def test_a_writer_that_begins_while_another_closes_is_not_overtaken_by_com
         first = await mount.alice.create("set/image")
         await mount.fs.content.write(first, 0, b"old")
         second = await mount.alice.open("set/image", os.O_WRONLY)
-        held = _Held(monkeypatch, Door, "amend", before=False)
+        held = _Held(monkeypatch, writing, "begin", before=False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mount.fs.content.write, second, 0, b"new")
             await held.has_begun()  # the mark is in the store, and its caller does not know yet

@@ -225,19 +225,11 @@ class Protection(RuleBasedStateMachine):
         assert number in ANSWERS, errno.errorcode.get(number)
         return number
 
-    def is_written_elsewhere(self, path: str, which: int) -> bool:
-        """Two mounts that write one image at the same time are another matter."""
-        file = self.reference.seen.get(path)
-        return file is not None and any(
-            held.ino == file.ino and held.wrote and held.which != which for held in self.held
-        )
-
     # Making images
 
     @rule(actor=WORKERS, of_set=SETS, entry=ENTRIES)
     def make_directly(self, actor: Actor, of_set: str, entry: str) -> None:
         path, content = f"{of_set}/{entry}", self.content()
-        assume(not self.is_written_elsewhere(path, actor[1]))
         is_open = any(held.ino == self.ino_of(path) and held.wrote for held in self.held)
         if self.step(actor, lambda process: put(process, path, content)) == 0:
             assert self.reference.seen[path].content == content
@@ -266,7 +258,6 @@ class Protection(RuleBasedStateMachine):
     @rule(actor=WORKERS, of_set=SETS, entry=ENTRIES)
     def fail(self, actor: Actor, of_set: str, entry: str) -> None:
         path, content = f"{of_set}/{entry}", self.content()
-        assume(not self.is_written_elsewhere(path, actor[1]))
 
         async def call(process: Process) -> None:
             handle = await opened(process, path)
@@ -283,7 +274,7 @@ class Protection(RuleBasedStateMachine):
     @rule(actor=WORKERS, of_set=SETS, entry=ENTRIES, truncate=st.booleans())
     def hold(self, actor: Actor, of_set: str, entry: str, truncate: bool) -> None:
         path = f"{of_set}/{entry}"
-        assume(len(self.held) < 4 and not self.is_written_elsewhere(path, actor[1]))
+        assume(len(self.held) < 4)
 
         async def call(process: Process) -> None:
             is_there = self.ino_of(path) >= 0
@@ -298,7 +289,6 @@ class Protection(RuleBasedStateMachine):
     def write_held(self, data: st.DataObject) -> None:
         held = data.draw(st.sampled_from(self.held))
         content = self.content()
-        assume(self.is_alone(held))
 
         async def call(_: Process) -> None:
             await held.process.fs.content.write(held.handle, 0, content)
@@ -310,7 +300,6 @@ class Protection(RuleBasedStateMachine):
     @rule(data=st.data(), size=st.integers(0, 30))
     def truncate_held(self, data: st.DataObject, size: int) -> None:
         held = data.draw(st.sampled_from(self.held))
-        assume(self.is_alone(held))
 
         async def call(process: Process) -> None:
             node = process.fs.content.core.handle(held.handle).node
@@ -326,11 +315,6 @@ class Protection(RuleBasedStateMachine):
         self.held.remove(held)
         self.step((held.process.caller, held.which), lambda _: held.process.close(held.handle))
 
-    def is_alone(self, held: Held) -> bool:
-        return not any(
-            other.ino == held.ino and other.wrote and other.which != held.which for other in self.held
-        )
-
     def ino_of(self, path: str) -> int:
         file = self.reference.seen.get(path)
         return -1 if file is None else file.ino
@@ -340,7 +324,6 @@ class Protection(RuleBasedStateMachine):
     @rule(actor=ACTORS, of_set=SETS, entry=ENTRIES)
     def append(self, actor: Actor, of_set: str, entry: str) -> None:
         path, content = f"{of_set}/{entry}", self.content()
-        assume(not self.is_written_elsewhere(path, actor[1]))
         self.step(actor, lambda process: process.append(path, content))
 
     @rule(actor=ACTORS, of_set=SETS, entry=ENTRIES, size=st.integers(0, 30))

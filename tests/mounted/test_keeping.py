@@ -185,16 +185,30 @@ def test_a_set_that_is_a_file_comes_back_under_its_name(mount: Mount) -> None:
     assert os.stat(image).st_uid == ALICE
 
 
-@pytest.fixture
-def small(workdir: Path) -> Iterator[Path]:
-    """A store on a file system of 8 MiB."""
+@contextlib.contextmanager
+def on_tmpfs(workdir: Path, limit: str) -> Iterator[Path]:
+    """A store on a file system of its own."""
     private = workdir / "small"
     private.mkdir(mode=0o700)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=0700", "ckfs-test", private], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"{limit},mode=0700", "ckfs-test", private], check=True)
     try:
         yield make_store(private)
     finally:
         subprocess.run(["umount", private], check=True)
+
+
+@pytest.fixture
+def small(workdir: Path) -> Iterator[Path]:
+    """A store on a file system of 8 MiB."""
+    with on_tmpfs(workdir, "size=8m") as store:
+        yield store
+
+
+@pytest.fixture
+def few_files(workdir: Path) -> Iterator[Path]:
+    """A store on a file system that takes 48 files and directories."""
+    with on_tmpfs(workdir, "nr_inodes=48") as store:
+        yield store
 
 
 def test_the_trash_gives_way_to_a_writer_who_needs_room(small: Path, workdir: Path) -> None:
@@ -207,6 +221,19 @@ def test_the_trash_gives_way_to_a_writer_who_needs_room(small: Path, workdir: Pa
         as_user(ALICE, write, work / "new", b"x" * (5 * MIB))
         assert as_user(ALICE, os.path.getsize, work / "new") == 5 * MIB
         assert listed(mount) == []
+
+
+def test_the_trash_gives_way_to_one_who_makes_a_file_where_no_more_fit(
+    few_files: Path, workdir: Path
+) -> None:
+    with mounted(few_files, workdir / "mount", node="a") as mount:
+        work = mount.path / "work"
+        as_user(ALICE, os.mkdir, work)
+        for number in range(200):
+            as_user(ALICE, write, work / f"image.{number}", OLD)
+            as_user(ALICE, os.unlink, work / f"image.{number}")
+        as_user(ALICE, write, mount.path / "set", OLD)
+        assert as_user(ALICE, (mount.path / "set").read_bytes) == OLD
 
 
 def test_without_a_retention_time_nothing_is_kept(workdir: Path) -> None:

@@ -149,7 +149,7 @@ def tops(faults: FaultStore, name: str, uid: int) -> list[str]:
 
 def test_an_admin_makes_the_directory_and_ckfs_the_rest(squashed: FaultStore, store: Path) -> None:
     made = {path.name: path.lstat() for path in (squashed.backing / "store").iterdir()}
-    assert made.keys() == {"ckfs.toml", "policy.toml", "names", "users", "staging", "trash"}
+    assert made.keys() == {"ckfs.toml", "policy.toml", "names", "users", "staging", "trash", "mounts"}
     assert {(status.st_uid, status.st_gid) for status in made.values()} == {(ACCOUNT.pw_uid, ACCOUNT.pw_gid)}
     again = run_ckfs("init", store, "--service-user", SERVICE)
     assert (again.returncode, "nothing changed" in again.stdout) == (0, True)

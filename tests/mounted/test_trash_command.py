@@ -93,6 +93,7 @@ def test_the_list_says_all_that_is_known(mount: Mount, dump: Path) -> None:
     [row] = listed(mount)
     when = dt.datetime.fromisoformat(str(row.pop("removed_at")))
     assert abs((dt.datetime.now(dt.UTC) - when).total_seconds() - 3600) < 60
+    assert dt.datetime.fromisoformat(str(row.pop("kept_until"))) - when == dt.timedelta(days=7)
     assert row == {
         "item": token,
         "kind": "image",

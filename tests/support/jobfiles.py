@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 NEW, EXEC, ROUTE, MOM = range(4)
@@ -201,3 +202,25 @@ def xml(job: Job, *, raw: bool = False) -> bytes:
         lines.append(f"    </{inner}>".encode())
     lines += [b"  </attributes>", b"</job>", b""]
     return b"\n".join(lines)
+
+
+# --- a server's home ---------------------------------------------------------------------------------------------------
+
+
+def server_home(home: Path, *jobs: Job) -> Path:
+    """PBS_HOME of a pbs_server that has *jobs*: what it keeps of itself, and a job file and a script of each."""
+    directory = home / "server_priv/jobs"
+    directory.mkdir(parents=True, mode=0o750)
+    put_private(
+        home / "server_priv/serverdb", b"<server_db>\n<numjobs>%d</numjobs>\n</server_db>\n" % len(jobs)
+    )
+    for job in jobs:
+        put_private(directory / f"{job.file_prefix}.JB", xml(job))
+        put_private(directory / f"{job.file_prefix}.SC", b"#!/bin/sh\nsleep 1000\n")
+    return home
+
+
+def put_private(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(0o600)

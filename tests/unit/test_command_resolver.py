@@ -15,7 +15,8 @@ import pytest
 from ckfs.model import Owner
 from ckfs.names import Gid, JobId, Uid
 from ckfs.owners.accounts import Account, Accounts
-from ckfs.owners.command import MAX_OUTPUT_BYTES, CommandResolver
+from ckfs.owners.command import GONE_STATUS, MAX_OUTPUT_BYTES, CommandResolver
+from ckfs.owners.resolver import Gone, Unknown
 
 JOB = JobId("12.server")
 ALICE = Owner(Uid(2101), Gid(2100))
@@ -196,3 +197,42 @@ def test_nothing_is_left(accounts: Accounts) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     with contextlib.suppress(ChildProcessError):
         assert os.waitpid(-1, os.WNOHANG) == (0, 0)
+
+
+# Gone
+
+
+@pytest.mark.parametrize("output", ["", "alice\n", "no such job\n"])
+def test_one_exit_status_says_that_the_job_is_gone(output: str, accounts: Accounts) -> None:
+    resolver = python(accounts, f"print({output!r}, end=''); raise SystemExit({GONE_STATUS})")
+    assert resolver.resolve(JOB) == Gone()
+    assert resolver.owner_of(JOB) is None
+
+
+@pytest.mark.parametrize("status", [1, 2, 3, 43, 45, 126, 127, 255])
+def test_no_other_exit_status_says_so(status: int, accounts: Accounts) -> None:
+    assert python(accounts, f"raise SystemExit({status})").resolve(JOB) == Unknown("failed", suspect=True)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        f"import os; os.kill(os.getpid(), {GONE_STATUS})",
+        f"import os\nif os.fork(): os._exit(1)\nos._exit({GONE_STATUS})",
+        f"print('x' * {MAX_OUTPUT_BYTES + 1}); raise SystemExit({GONE_STATUS})",
+        f"import time; time.sleep(600); raise SystemExit({GONE_STATUS})",
+    ],
+)
+def test_what_fails_does_not_say_so(program: str, accounts: Accounts) -> None:
+    answer = python(accounts, program, 2.0).resolve(JOB)
+    assert isinstance(answer, Unknown)
+    assert answer.suspect
+
+
+def test_a_command_that_is_not_there_can_tell_nothing(accounts: Accounts) -> None:
+    missing = CommandResolver(("/nonexistent/command",), LONG_S, accounts)
+    assert missing.why_never_gone() == "cannot be run on this host"
+    answer = missing.resolve(JOB)
+    assert isinstance(answer, Unknown)
+    assert answer.suspect
+    assert python(accounts, "").why_never_gone() is None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ckfs.model import Caller, Checkpoint, Image, Keep, Record, Role, State
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.policy import protection, settings
+from ckfs.policy.protection import Until
 from ckfs.policy.settings import Policy
 
 ALICE, ROOT = (Caller(Uid(uid), Gid(uid), 1, 0o022) for uid in (2101, 0))
@@ -210,3 +211,104 @@ def test_a_set_is_set_aside_by_root_and_back() -> None:
     assert not protection.may_set_aside(SET, OLD, ALICE)
     assert not protection.may_set_aside(SET, SET, ROOT)
     assert not protection.may_set_aside(SET, SetName(b"13.server.CK.old"), ROOT)
+
+
+# What goes by itself, and until when it does not
+
+DAY_NS = 86_400_000_000_000
+UNTIL = settings.parse("[protection]\nsuperseded_days = 30\n")
+
+
+def going(*checkpoints: Checkpoint, keep: int = 2) -> list[str]:
+    return [one.name.decode() for one in protection.outlived(policy(keep), checkpoints)]
+
+
+def test_the_outlived_may_go_the_oldest_first() -> None:
+    images = (image("d", 4), image("b", 2), image("a", 1, SUPERSEDED), image("c", 3))
+    assert going(*images) == ["a", "b"]
+    assert going(*images, keep=1) == ["a", "b", "c"]
+    assert going(*images, keep=4) == []
+
+
+def test_without_protection_nothing_is_outlived() -> None:
+    assert going(image("a", 1), image("b", 2), keep=0) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        image("x", 1, keep=Keep.PINNED),
+        image("x", 1, PARTIAL),
+        image("x", 1, WRITING),
+        image("x", 1, UNKNOWN),
+        image("x", 1, synced=(1, 1)),
+        image("x", 0),
+        image(".x", 1),
+        directory("x", (1, COMPLETE), (1, PARTIAL)),
+        directory("x", (1, COMPLETE), (1, WRITING)),
+        directory("x"),
+    ],
+)
+def test_what_is_kept_or_not_whole_or_of_unknown_age_does_not_go_by_itself(other: Checkpoint) -> None:
+    assert going(other, image("a", 2), image("b", 3), image("c", 4)) == ["a"]
+
+
+def test_one_of_the_newest_stays_though_it_was_released() -> None:
+    """Its owner may remove it; that is no reason to do it for him."""
+    released = image("c", 3, keep=Keep.RELEASED)
+    assert going(image("a", 1), image("b", 2), released) == ["a"]
+
+
+def test_an_outlived_directory_goes_as_a_whole() -> None:
+    assert going(directory("a", (1, COMPLETE), (2, SUPERSEDED)), image("b", 3), image("c", 4)) == ["a"]
+
+
+def test_a_family_is_outlived_together() -> None:
+    assert going(image("old", 1, of_set=OLD), image("new", 2), image("newer", 3)) == ["old"]
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.sampled_from(State), st.sampled_from(Keep)), max_size=12))
+def test_what_goes_is_never_protected_nor_newest(facts: list[tuple[int, State, Keep]]) -> None:
+    given_ = [
+        image(f"c{place}", number, state, keep=said) for place, (number, state, said) in enumerate(facts)
+    ]
+    gone = {one.key for one in protection.outlived(policy(), given_)}
+    assert not gone & protection.protected(policy(), given_).keys()
+    left = [one for one in given_ if one.key not in gone]
+    assert protection.newest(policy(), left) == protection.newest(policy(), given_)
+
+
+@pytest.mark.parametrize(
+    ("name", "until"),
+    [
+        ("pinned", Until.FOREVER),
+        ("newest", Until.OUTLIVED),
+        ("outlived", 3 + 30 * DAY_NS),
+        ("partial", None),
+        ("released", None),
+        ("absent", None),
+        ("", Until.FOREVER),
+    ],
+)
+def test_until_when_a_checkpoint_is_kept(name: str, until: Until | int | None) -> None:
+    of_set = [
+        image("pinned", 1, keep=Keep.PINNED),
+        image("outlived", 3),
+        image("partial", 4, PARTIAL),
+        image("newest", 7),
+        image("released", 8, keep=Keep.RELEASED),
+    ]
+    assert protection.until(UNTIL, of_set, SET, name.encode()) == until
+
+
+def test_without_a_time_the_outlived_are_kept_until_room_is_needed() -> None:
+    never = settings.parse("[protection]\nkeep = 1\nsuperseded_days = 0\n")
+    of_set = [image("a", 1), image("b", 2)]
+    assert protection.until(never, of_set, SET, b"a") is Until.ROOM_IS_NEEDED
+
+
+def test_a_set_is_kept_as_long_as_what_is_kept_longest_in_it() -> None:
+    of_set = [image("a", 1), image("b", 2), image("c", 3)]
+    assert protection.until(UNTIL, of_set, SET, b"") is Until.OUTLIVED
+    assert protection.until(UNTIL, [], SET, b"") is None
+    assert protection.until(UNTIL, [image("a", 1), *of_set], OLD, b"") is None

@@ -6,12 +6,14 @@ import logging
 
 import pytest
 
-from ckfs.model import Owner
+from ckfs.model import JobFate, Owner
 from ckfs.names import Gid, JobId, Uid
 from ckfs.owners.resolver import (
+    Gone,
     Known,
     ReasonedResolver,
     Resolution,
+    Resolver,
     ResolverChain,
     Unknown,
     is_ownable,
@@ -44,11 +46,15 @@ class Broken:
 class Reasoned(ReasonedResolver):
     name = "test"
 
-    def __init__(self, resolution: Resolution) -> None:
+    def __init__(self, resolution: Resolution, silence: str | None = None) -> None:
         self.resolution = resolution
+        self.silence = silence
 
     def resolve(self, job: JobId) -> Resolution:
         return self.resolution
+
+    def why_never_gone(self) -> str | None:
+        return self.silence
 
 
 def test_the_first_who_knows_is_believed() -> None:
@@ -105,3 +111,49 @@ def test_the_reason_is_logged(suspect: bool, level: int, caplog: pytest.LogCaptu
     assert record.levelno == level
     assert "12.server" in record.getMessage()
     assert record.getMessage().isprintable()
+
+
+# Whether there is such a job at all
+
+KNOWN, GONE = Reasoned(Known(ALICE)), Reasoned(Gone())
+ABSENT, FAILED = Reasoned(Unknown("nothing here")), Reasoned(Unknown("timed out", suspect=True))
+
+
+@pytest.mark.parametrize(
+    ("resolvers", "fate"),
+    [
+        ([], JobFate.UNKNOWN),
+        ([ABSENT], JobFate.UNKNOWN),
+        ([GONE], JobFate.GONE),
+        ([KNOWN], JobFate.KNOWN),
+        ([GONE, ABSENT], JobFate.GONE),
+        ([ABSENT, GONE], JobFate.GONE),
+        ([GONE, KNOWN], JobFate.KNOWN),
+        ([KNOWN, GONE], JobFate.KNOWN),
+        ([GONE, Fixed(ALICE)], JobFate.KNOWN),
+        ([GONE, Fixed(None)], JobFate.GONE),
+        ([Fixed(None)], JobFate.UNKNOWN),
+    ],
+)
+def test_a_job_is_gone_if_somebody_says_so_and_nobody_knows_it(
+    resolvers: list[Resolver], fate: JobFate
+) -> None:
+    assert ResolverChain(resolvers).fate_of(JOB) is fate
+
+
+@pytest.mark.parametrize("failing", [FAILED, Broken(OSError(5, "I/O")), Broken(RuntimeError("x"))])
+def test_one_that_fails_might_have_known_the_job(failing: Resolver, caplog: pytest.LogCaptureFixture) -> None:
+    for resolvers in ([failing], [failing, GONE], [GONE, failing]):
+        assert ResolverChain(resolvers).fate_of(JOB) is JobFate.UNKNOWN
+    assert len(caplog.records) == 3
+    assert ResolverChain([failing, KNOWN]).fate_of(JOB) is JobFate.KNOWN
+
+
+def test_gone_is_no_owner() -> None:
+    assert GONE.owner_of(JOB) is None
+
+
+def test_why_nobody_can_tell() -> None:
+    assert ResolverChain([Reasoned(Gone(), "unmounted"), Reasoned(Gone())]).why_never_gone() is None
+    assert ResolverChain([Reasoned(Gone(), "unmounted")]).why_never_gone() == "test: unmounted"
+    assert ResolverChain([Fixed(ALICE)]).why_never_gone() == "the policy names no resolver"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ckfs.errors import StoreUnusable
-from ckfs.policy.settings import DEFAULT_TEXT, Policy, parse
+from ckfs.policy.settings import DEFAULT_TEXT, Collecting, Policy, parse
 
 
 def refusal(text: str) -> str:
@@ -32,7 +32,7 @@ def test_an_empty_file_has_the_defaults_and_asks_nobody() -> None:
     assert empty.resolver_command_timeout_s == written.resolver_command_timeout_s
 
 
-@pytest.mark.parametrize("table", ["sets", "images", "resolvers"])
+@pytest.mark.parametrize("table", ["sets", "images", "protection", "trash", "gc", "liveness", "resolvers"])
 def test_an_empty_table_has_the_defaults(table: str) -> None:
     assert parse(f"[{table}]") == parse("")
 
@@ -171,3 +171,35 @@ def test_equal_texts_are_equal_policies() -> None:
     assert parse(DEFAULT_TEXT) == parse("# a comment\n" + DEFAULT_TEXT)
     assert isinstance(changed, Policy)
     assert changed != parse(DEFAULT_TEXT)
+
+
+def test_what_goes_by_itself_and_when() -> None:
+    policy = parse(
+        "[protection]\nsuperseded_days = 1.5\n[trash]\nkeep_free_percent = 20\n"
+        "[gc]\nautomatic = true\ntemporary_hours = 0.5\nunclaimed_days = 0\njob_gone_days = 2"
+    )
+    assert (policy.superseded_s, policy.keep_free) == (129_600.0, 0.2)
+    assert policy.gc == Collecting(automatic=True, temporary_s=1800.0, unclaimed_s=0.0, job_gone_s=172_800.0)
+    assert parse("").gc == parse(DEFAULT_TEXT).gc
+    assert not parse("").gc.automatic
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("protection.superseded_days", "-1", "a number of days from 0 to 3650"),
+        ("protection.superseded_days", "nan", "a number of days"),
+        ("trash.keep_free_percent", "90.1", "a number from 0 to 90"),
+        ("trash.keep_free_percent", "-1", "a number from 0 to 90"),
+        ("trash.keep_free_percent", "true", "a number from 0 to 90"),
+        ("gc.automatic", "1", "true or false"),
+        ("gc.automatic", "'yes'", "true or false"),
+        ("gc.temporary_hours", "-0.1", "a number of hours from 0 to 87600"),
+        ("gc.temporary_hours", "inf", "a number of hours"),
+        ("gc.unclaimed_days", "'7'", "a number of days"),
+        ("gc.job_gone_days", "true", "a number of days"),
+    ],
+)
+def test_what_goes_by_itself_is_not_left_to_mistakes(key: str, value: str, rule: str) -> None:
+    table, name = key.split(".")
+    assert f"{key} must be {rule}" in refusal(f"[{table}]\n{name} = {value}")

@@ -14,7 +14,7 @@ from ckfs.errors import CkfsError, FsError, NotPermitted, Stale, UsageError
 from ckfs.model import State
 from ckfs.names import SetName, shown
 from ckfs.policy import protection
-from ckfs.store import checking, everywhere
+from ckfs.store import everywhere, rereading
 from ckfs.store.checkpoints import checkpoints
 from ckfs.store.door import Found
 from ckfs.store.everywhere import Unreadable, Where
@@ -79,8 +79,9 @@ def _numbers(store: Store, name: SetName, count: int) -> range:
     """Completion numbers, the oldest first, for what nobody knows the order of: before all that have one in a batch set and
     the one beside it."""
     known = [time.time_ns()]
-    if store.read_policy().is_batch(name):
-        for one in checkpoints(store.names, store.door, protection.family(name)):
+    policy = store.read_policy()
+    if policy.is_batch(name):
+        for one in checkpoints(store.names, store.door, protection.family(name), policy.is_final):
             known += (
                 image.record.completed
                 for image in one.images
@@ -92,7 +93,7 @@ def _numbers(store: Store, name: SetName, count: int) -> range:
 
 def _accepted(store: Store, where: Where, found: Found, number: int) -> bool:
     try:
-        digest = checking.accept(store.door, where.spot, found, number, lambda _: None)
+        digest = rereading.accept(store.door, where.spot, found, number, lambda _: None)
     except (OSError, FsError) as error:
         print(f"ckfs: {_shown(where)}: not accepted: {reason_of(error)}", file=sys.stderr)
         return False

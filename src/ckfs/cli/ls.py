@@ -11,14 +11,16 @@ import pwd
 import resource
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 from ckfs.daemon.mounting import FILE_SYSTEM, mounts
 from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable, UsageError
+from ckfs.fs.left import state_of
+from ckfs.fs.liveness import Judge
 from ckfs.model import State
 from ckfs.names import SetName, shown
-from ckfs.store.door import Found
+from ckfs.store.door import Found, Spot
 from ckfs.store.layout import Store, open_store
 from ckfs.store.setnames import SetEntry
 
@@ -309,10 +311,22 @@ def _rows_of_store(path: str, unread: Unread) -> Iterator[Row]:
         raise NotPermitted(f"{shown(path)}: not on a ckfs mount; only root lists a bare store")
     store = open_store(path, read_only=True)
     with contextlib.closing(store):
+        policy, judge = store.read_policy(), Judge(store.mounts)
+
+        def worth(spot: Spot, found: Found) -> State:
+            return state_of(
+                store.door,
+                spot,
+                found,
+                spot.components[-1],
+                policy,
+                lambda mount: judge.fate(mount, policy.lease_s),
+            )
+
         for name in sorted(store.names.all()):
             try:
                 entry, found = store.names.examine(name)
-                rows = list(_rows_of_entry(store, name, entry, found))
+                rows = list(_rows_of_entry(store, name, entry, found, worth))
             except FileNotFoundError:
                 continue
             except (OSError, FsError, ValueError) as error:
@@ -321,15 +335,22 @@ def _rows_of_store(path: str, unread: Unread) -> Iterator[Row]:
             yield from rows
 
 
-def _rows_of_entry(store: Store, name: SetName, entry: SetEntry, found: Found) -> Iterator[Row]:
+def _rows_of_entry(
+    store: Store, name: SetName, entry: SetEntry, found: Found, worth: Callable[[Spot, Found], State]
+) -> Iterator[Row]:
     images = list(store.door.files_below(entry.spot)) if found.record.is_directory else []
-    state = store.door.worst_state_below(entry.spot) if found.record.is_directory else found.record.state
+    state = (
+        store.door.worst_state_below(entry.spot, worth)
+        if found.record.is_directory
+        else worth(entry.spot, found)
+    )
     size_bytes = (
         sum(image.stat.st_size for _, image in images) if found.record.is_directory else found.stat.st_size
     )
     yield _stored_row(name, b"", entry, found, state, size_bytes)
     for path, image in images:
-        yield _stored_row(name, path, entry, image, image.record.state, image.stat.st_size)
+        spot = Spot(entry.stored, (*entry.spot.components, *path.split(b"/")))
+        yield _stored_row(name, path, entry, image, worth(spot, image), image.stat.st_size)
 
 
 def _stored_row(

@@ -61,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_pin(commands)
     _add_verify(commands)
     _add_scrub(commands)
+    _add_gc(commands)
+    _add_fsck(commands)
     _add_prepare(commands)
     _add_demo(commands)
     return parser
@@ -285,6 +287,44 @@ def _scrub(arguments: argparse.Namespace) -> int:
     from ckfs.cli.scrub import scrub
 
     return scrub(arguments.store, as_json=arguments.json)
+
+
+def _add_gc(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("gc", help="what was left behind in a store (root)", allow_abbrev=False)
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("--apply", action="store_true", help="move it to the trash")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(run=_gc)
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.gc import gc
+
+    return gc(arguments.store, apply=arguments.apply, as_json=arguments.json)
+
+
+def _add_fsck(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "fsck", help="check all that must hold in a store, and mend it (root)", allow_abbrev=False
+    )
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("--repair", action="store_true", help="mend what can be mended")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.add_argument(
+        "--even-if-mounted", action="store_true", help="repair although this host has the store mounted"
+    )
+    command.set_defaults(run=_fsck)
+
+
+def _fsck(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.fsck import fsck
+
+    return fsck(
+        arguments.store,
+        repair=arguments.repair,
+        as_json=arguments.json,
+        even_if_mounted=arguments.even_if_mounted,
+    )
 
 
 def _add_prepare(commands: Commands[_Parser]) -> None:

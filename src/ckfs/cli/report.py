@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from ckfs.errors import CkfsError
-from ckfs.store.checking import Result
+from ckfs.store.rereading import Result
 
 _PROGRESS_EVERY_S = 0.2
 _WIDTH = 78

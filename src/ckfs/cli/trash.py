@@ -31,7 +31,7 @@ _DEEPEST_CALLS = 3_000
 @dataclass(frozen=True, slots=True)
 class Row:
     """An item, as ``--json`` shows it. Of a damaged one only *item*, *size_bytes*, *removed_at* (about) and *damaged*
-    (why) are known."""
+    (why) are known. *kept_until* is when it goes for good by itself, if not sooner for want of room; None if the policy cannot be read."""
 
     item: str
     kind: str
@@ -46,6 +46,7 @@ class Row:
     removed_by_uid: int | None
     node: str
     program: str
+    kept_until: str | None
     damaged: str | None
 
 
@@ -120,36 +121,52 @@ def _list(store: Store, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([asdict(row) for row in _rows(store, entries)], indent=1))
         return 0
-    print(f"{'ITEM':<16}  {'REMOVED':<19}  {'BY':<12} {'OWNER':<12} {'SIZE':>14}  {'NODE':<12}  NAME")
+    print(
+        f"{'ITEM':<16}  {'REMOVED':<19}  {'KEPT UNTIL':<16}  {'BY':<12} {'OWNER':<12} {'SIZE':>14}  {'NODE':<12}  NAME"
+    )
     for entry, row in zip(entries, _rows(store, entries), strict=False):
         name = f"({row.damaged})" if row.damaged else row.set + (f"/{row.path}" if row.path else "")
         when = _local(entry.when_ns, "%Y-%m-%d %H:%M:%S")
+        until = "-" if row.kept_until is None else row.kept_until[:16].replace("T", " ")
         print(
-            f"{row.item:<16}  {when:<19}  {row.removed_by:<12} {row.owner:<12} {row.size_bytes:>14}  {row.node:<12}  {name}"
+            f"{row.item:<16}  {when:<19}  {until:<16}  {row.removed_by:<12} {row.owner:<12} {row.size_bytes:>14}"
+            f"  {row.node:<12}  {name}"
         )
     return 0
 
 
 def _rows(store: Store, entries: Sequence[Item | Damaged]) -> Iterator[Row]:
-    return (_row(store, entry) for entry in entries)
+    retention_ns = _retention_ns(store)
+    return (_row(store, entry, retention_ns) for entry in entries)
+
+
+def _retention_ns(store: Store) -> int | None:
+    """None if the policy cannot be read: a mistake in it keeps nobody from his images."""
+    with contextlib.suppress(StoreUnusable):
+        return int(store.read_policy().retention_s * 1e9)
+    return None
 
 
 def _show(store: Store, arguments: argparse.Namespace) -> int:
     (entry,) = named(list(store.trash.items()), [arguments.item])
-    for key, value in asdict(_row(store, entry)).items():
+    (row,) = _rows(store, [entry])
+    for key, value in asdict(row).items():
         if value is not None:
             print(f"{key + ':':<16}{value}")
     print(f"{'lies_at:':<16}{shown(os.fsencode(store.path) + b'/' + b'/'.join(entry.spot.components))}")
     return 0
 
 
-def _row(store: Store, entry: Item | Damaged) -> Row:
+def _row(store: Store, entry: Item | Damaged, retention_ns: int | None) -> Row:
     removed_at = _local(entry.when_ns, "")
+    kept_until = None if retention_ns is None else _local(entry.when_ns + retention_ns, "")
     if isinstance(entry, Damaged):
         unknown = ("", "", "-", None, "-")
         size_bytes = _size_of(store, entry)
         token = shown(entry.token)
-        return Row(token, "-", *unknown, size_bytes, removed_at, "-", None, "-", "-", entry.reason)
+        return Row(
+            token, "-", *unknown, size_bytes, removed_at, "-", None, "-", "-", kept_until, entry.reason
+        )
     note, record = entry.note, entry.found.record
     return Row(
         item=shown(entry.token),
@@ -165,6 +182,7 @@ def _row(store: Store, entry: Item | Damaged) -> Row:
         removed_by_uid=note.uid,
         node=shown(note.node) or "-",
         program=shown(note.program) or "-",
+        kept_until=kept_until,
         damaged=None,
     )
 

@@ -23,6 +23,7 @@ from ckfs.daemon.options import MountOptions
 from ckfs.errors import CkfsError, FsError, MountFailed, NotPermitted, StoreUnusable, UsageError
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import filesystem
+from ckfs.fs.membership import Membership
 from ckfs.model import Owner
 from ckfs.names import ROOT_INODE, shown
 from ckfs.owners.accounts import Accounts, uid_in
@@ -86,20 +87,41 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             io_timeout_s=options.io_timeout_s,
             local=store.door.is_local,
         )
+        node = options.node.encode()
         core = Core(
             store,
             gate,
             policy,
             users,
             options.role,
-            options.node.encode(),
+            node,
             options.op_timeout_s,
+            None if options.read_only else Membership(store.mounts, node),
             options.reads_partial,
         )
-        told_early = _noted_signals()
-        own = mounting.mount(store.path, path, read_only=options.read_only)
-        trio.run(_Mount(core, users, own, ready, told_early).run)
+        try:
+            told_early = _noted_signals()
+            own = mounting.mount(store.path, path, read_only=options.read_only)
+            trio.run(_Mount(core, users, own, ready, told_early).run)
+        finally:
+            _leave(core)
     log.info("ended")
+
+
+def _leave(core: Core) -> None:
+    """Tell the other mounts that this one has ended; one whose store hangs is missed by them soon enough."""
+    member = core.member
+    if member is None:
+        return
+    finished = all(handle.mount is None for handle in core.handles.all())
+
+    def leave() -> None:
+        with contextlib.suppress(OSError):
+            member.leave(finished=finished)
+
+    leaving = threading.Thread(target=leave, daemon=True)
+    leaving.start()
+    leaving.join(core.op_timeout_s)
 
 
 def _noted_signals() -> list[int]:
@@ -181,8 +203,11 @@ class _Mount:
             nursery.start_soon(self._core.gate.watch)
             nursery.start_soon(self._follow_policy)
             nursery.start_soon(self._fs.sets.following.run)
-            nursery.start_soon(self._fs.sets.keeping.expire)
+            nursery.start_soon(self._fs.housekeeping.run)
+            nursery.start_soon(self._fs.content.settle_later)
             nursery.start_soon(self._fs.digesting.run)
+            if self._core.member is not None:
+                nursery.start_soon(self._core.member.run, self._core.gate, lambda: self._core.policy)
             nursery.start_soon(self._announce, failure)
             await pyfuse3.main(max_tasks=_MOST_REQUESTS)
             notify("STOPPING=1")

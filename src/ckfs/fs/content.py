@@ -9,26 +9,31 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import outcome
 import trio
 
-from ckfs.errors import Denied, FsError, Stale
+from ckfs.errors import Denied, Fenced, FsError, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, place_of
+from ckfs.fs.left import Left
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
-from ckfs.model import Caller, Record, State
-from ckfs.names import FileHandle, Inode
+from ckfs.model import Caller, Owner, Record, State
+from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
+from ckfs.store import writing
 from ckfs.store.door import OpenFile, Target
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_SETTLE_INTERVAL_S = 2.0
 
 KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC
 """Of a caller's open flags, those that the store's own descriptor gets too."""
@@ -40,6 +45,7 @@ class Content:
     sets: Sets
     guard: Guard
     states: States
+    left: Left
 
     # Opening and closing
 
@@ -58,18 +64,22 @@ class Content:
             file = door.open_again(held, access) if held is not None else door.open(node.spot, access, ino)
             try:
                 if truncate:
-                    door.update(file if access & os.O_ACCMODE else node.spot, ino, change, size=0)
+                    target = file if access & os.O_ACCMODE else node.spot
+                    with self._marked(mount, file, ino, access, keep=is_marked):
+                        door.update(target, ino, change, size=0)
             except BaseException:
                 os.close(file.fd)
                 raise
             return file
 
         if truncate:
+            await self.core.assure_membership(None)
             await self.sets.keeping.renew(node, caller, begun=True)
-        access, held = flags & KEPT_FLAGS, None
+        access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
+        is_marked = any(handle.mount is not None for handle in node.handles)
         node.truncating += truncate
         try:
-            file = await self.core.opening(node, work, undo=_close)
+            file = await self.core.opening(node, work, undo=_close, locked=truncate)
         except (Stale, FileNotFoundError):
             if not node.handles:
                 raise
@@ -81,6 +91,24 @@ class Content:
             node.failed = node.killed = False
         return self.opened(node, file, caller, flags, wrote=truncate)
 
+    @contextlib.contextmanager
+    def _marked(
+        self, mount: MountId | None, file: OpenFile, ino: Inode, access: int, *, keep: bool
+    ) -> Iterator[None]:
+        """Within the block the image begins to be written anew; it is not marked any more if that fails, unless others here
+        write it (*keep*). Who cannot write through what he opened writes nothing."""
+        if mount is None or not access & os.O_ACCMODE:
+            yield
+            return
+        self.core.mark(mount, file, ino, lambda found: found.record)
+        try:
+            yield
+        except BaseException:
+            if not keep:
+                with contextlib.suppress(OSError, FsError):
+                    writing.finish(self.core.store.door, file, ino, mount, None)
+            raise
+
     def _check_open(
         self, target: Target, ino: Inode, place: Place | None, flags: int, caller: Caller
     ) -> None:
@@ -91,7 +119,7 @@ class Content:
         found = self.core.store.door.examine(target, ino)
         if writes:
             self.guard.check(place, found, caller)
-        elif found.record.state is State.PARTIAL and not self.core.reads_partial:
+        elif not self.core.reads_partial and self.left.state_of(target, found, place) is State.PARTIAL:
             what = "damaged" if found.record.damaged else "partial"
             log.warning("image %s is %s: not opened for uid %d", place, what, caller.uid)
             raise OSError(errno.EIO, "a partial image")
@@ -100,6 +128,7 @@ class Content:
         handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
         handle.direct = self._goes_past_the_cache(node, flags)
         handle.wrote = handle.marked = wrote
+        handle.mount = self.core.mount_id if wrote and handle.writable else None
         handle.process = process_of(caller.pid) if handle.writable else None
         node.with_handle(handle)
         return self.core.handles.add(handle)
@@ -127,12 +156,32 @@ class Content:
         if handle.wrote:  # through a mapping that outlived its descriptor, or by a child of its opener
             with contextlib.suppress(OSError, FsError):
                 await self._hand_over(handle)
-            with contextlib.suppress(OSError, FsError):
-                await self._settle(handle)
+            await self._settle_or_later(handle)
         self.core.handles.remove(number)
         handle.node.without_handle(handle)
         self.core.inodes.drop_unused(handle.node)
         handle.close_when_unused(lambda: close_soon(handle.fd))
+
+    async def _settle_or_later(self, handle: Handle) -> None:
+        try:
+            await self._settle(handle)
+        except Fenced:
+            pass
+        except (OSError, FsError):
+            handle.node.unsettled = handle.node.removed is None
+
+    async def settle_later(self) -> None:
+        """Settle what could not be settled when its last writer ended; runs for the life of the mount."""
+        while True:
+            await trio.sleep(_SETTLE_INTERVAL_S)
+            for node in self.core.inodes.unsettled() if self.core.gate.is_up else ():
+                try:
+                    await self.states.settle(node, None)
+                except (FileNotFoundError, Stale):
+                    node.unsettled = False  # it has been removed
+                except (OSError, FsError) as error:
+                    log.debug("image of inode %x cannot be settled yet: %s", node.ino, error)
+                self.core.inodes.drop_unused(node)
 
     # Reading and writing
 
@@ -159,9 +208,12 @@ class Content:
         had_written = handle.wrote
         handle.wrote = True  # before the mark: who settles meanwhile must see that somebody writes
         with self._failing(handle):
+            await self.core.assure_membership(handle.mount)
             if not handle.marked:
                 try:
-                    await self.states.begin(handle)
+                    await self.sets.keeping.with_room(
+                        _stored_owner(handle), lambda: self.states.begin(handle)
+                    )
                 except Denied:  # nothing was written, so nothing is amiss
                     handle.wrote = had_written
                     raise
@@ -169,33 +221,32 @@ class Content:
             return await self._write(handle, offset, data)
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
-        """Where there is no room, what is in the trash gives way."""
+        """Where there is no room, what its owner needs least gives way."""
 
         async def write(begin: int) -> int:
             return await self._transfer(
                 handle, lambda: os.pwrite(handle.fd, data[begin:] if begin else data, offset + begin)
             )
 
-        try:
-            written = await write(0)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not await self._make_room(handle):
+        keeping, owner = self.sets.keeping, _stored_owner(handle)
+        written = 0
+        while True:
+            try:
+                count = await keeping.with_room(owner, partial(write, written))
+            except OSError:
+                if written:
+                    return written  # the next write of the caller meets the error
                 raise
-            written = await write(0)
-        if written < len(data) and await self._make_room(handle):
-            with contextlib.suppress(OSError):
-                written += await write(written)
-        return written
-
-    async def _make_room(self, handle: Handle) -> bool:
-        owner = handle.node.set_entry.stored if place_of(handle.node) is not None else None
-        return await self.sets.keeping.make_room(owner)
+            written += count
+            if written == len(data) or not count:
+                return written
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
         sync = os.fdatasync if data_only else os.fsync
         handle.node.unsynced = False  # before: what is written meanwhile may not be in it
         with self._failing(handle):
+            await self.core.assure_membership(handle.mount)
             await self._transfer(handle, lambda: sync(handle.fd))
         await self.states.synced(handle)
 
@@ -248,6 +299,11 @@ class Content:
         return await self.core.gate.transfer(
             work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
         )
+
+
+def _stored_owner(handle: Handle) -> Owner | None:
+    """Whose trash gives way first for what is written through *handle*."""
+    return handle.node.set_entry.stored if place_of(handle.node) is not None else None
 
 
 def _close(file: OpenFile) -> None:

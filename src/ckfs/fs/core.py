@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import math
 import resource
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
@@ -19,13 +18,16 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from ckfs.errors import BadHandle, Stale, StoreDown
+from ckfs.errors import BadHandle, ReadOnly, Stale, StoreDown
 from ckfs.fs.aside import Aside
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
+from ckfs.fs.liveness import Fate, Judge
+from ckfs.fs.membership import Membership
 from ckfs.fs.undigested import UndigestedImages
-from ckfs.model import Caller, Owner, Role
-from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName
+from ckfs.model import Caller, JobFate, Owner, Record, Role
+from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName
 from ckfs.policy.settings import Policy
+from ckfs.store import writing
 from ckfs.store.door import Found, Spot, Target
 from ckfs.store.gate import Gate, Release
 from ckfs.store.identity import ROOT
@@ -57,6 +59,9 @@ class OwnerLookup(Protocol):
     def owner_of_set(self, name: SetName) -> Owner | None:
         """The owner of the job that *name* belongs to; None if unknown."""
 
+    def fate_of_set(self, name: SetName) -> JobFate:
+        """What the batch system says of the job that *name* belongs to."""
+
     def owner_named(self, name: str) -> Owner | None:
         """The user of that name or number; None if there is none."""
 
@@ -83,10 +88,13 @@ class Core:
     role: Role
     node_name: bytes
     op_timeout_s: float
+    member: Membership | None = None
+    """None on a read-only mount, which writes nothing."""
     reads_partial: bool = False
     """Partial images may be opened for reading."""
-    trash_gives_nothing_until: float = -math.inf
-    """In the event loop's time: nothing was found there that could give way."""
+    nothing_to_give_until: dict[Owner | None, float] = field(default_factory=dict)
+    """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes."""
+    judge: Judge = field(init=False)
     inodes: Inodes = field(default_factory=Inodes)
     handles: Handles = field(default_factory=Handles)
     locks: InodeLocks = field(init=False)
@@ -107,6 +115,31 @@ class Core:
     def __post_init__(self) -> None:
         self.locks = InodeLocks(self.op_timeout_s)
         self.quick = self.store.door.quick_reader()
+        self.judge = Judge(self.store.mounts)
+
+    @property
+    def mount_id(self) -> MountId:
+        """By which images are marked that are written here. ReadOnly on a read-only mount."""
+        if self.member is None:
+            raise ReadOnly("the mount is read-only")
+        return self.member.id
+
+    async def assure_membership(self, held: MountId | None) -> None:
+        """Before anything is written to an image that is marked as *held*; see :meth:`Membership.assure`."""
+        if self.member is not None:
+            await self.member.assure(self.gate, self.policy, held)
+
+    def mark(self, mount: MountId, target: Target, ino: Inode, change: Callable[[Found], Record]) -> Found:
+        """Say in the store that *mount*, this one, writes *target*, and what *change* says besides. Blocking."""
+        return writing.begin(
+            self.store.door, target, ino, mount, change, lambda other: self.fate(other) is Fate.GONE
+        )
+
+    def fate(self, mount: MountId) -> Fate:
+        """Whether a mount of the store lives, this one included. Blocking."""
+        if self.member is not None and mount == self.member.id:
+            return Fate.ALIVE
+        return self.judge.fate(mount, self.policy.lease_s)
 
     # Reaching files
 
@@ -174,11 +207,16 @@ class Core:
             return await self.gate.call(work, releases=(self.looks.begin(directory),), of_set=of_set)
         raise StoreDown("an earlier change of the same directory is still under way")
 
-    async def opening(self, node: Node, work: Callable[[], T], *, undo: Callable[[T], None]) -> T:
-        """As :meth:`below`, for *work* that opens *node*; *undo* closes what came too late."""
-        return await self._again_if_moved(
-            (node,), lambda: self.gate.call(work, undo=undo, of_set=self.set_key(node)), _GONE
-        )
+    async def opening(
+        self, node: Node, work: Callable[[], T], *, undo: Callable[[T], None], locked: bool = False
+    ) -> T:
+        """As :meth:`below`, for *work* that opens *node*; *undo* closes what came too late. *locked* as for :meth:`on`."""
+
+        async def run() -> T:
+            releases = [await self.locks.acquire(node.ino)] if locked else []
+            return await self.gate.call(work, undo=undo, releases=releases, of_set=self.set_key(node))
+
+        return await self._again_if_moved((node,), run, _GONE)
 
     async def change(
         self,

@@ -18,9 +18,9 @@ from ckfs.fs.core import Core
 from ckfs.fs.inodes import Place, place_of
 from ckfs.fs.undigested import Undigested
 from ckfs.names import Inode
-from ckfs.store import checking
-from ckfs.store.checking import Reading
+from ckfs.store import rereading
 from ckfs.store.door import Spot
+from ckfs.store.rereading import Reading
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Digesting:
         store = self.core.store
         entry = store.names.read(place.set_name)
         spot = Spot(entry.stored, (*entry.spot.components, *place.below))
-        return entry.ino, checking.begin(store.door, spot, store.door.examine(spot, ino))
+        return entry.ino, rereading.begin(store.door, spot, store.door.examine(spot, ino))
 
     async def _gently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make *call*, and rest afterwards if others are at work."""

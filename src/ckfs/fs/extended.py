@@ -5,6 +5,7 @@ ckfs's own are read by name and never listed, so that ``cp -a`` and ``rsync -X``
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,13 +15,15 @@ from ckfs.errors import Invalid, NoAttribute, NotOwner, Unsupported
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node
+from ckfs.fs.left import Left
 from ckfs.fs.metadata import Changes, Metadata
 from ckfs.fs.sets import Sets
 from ckfs.model import Caller, Keep, State
 from ckfs.names import Inode, iso_time
 from ckfs.owners.jobs import job_of
 from ckfs.policy import lifecycle, ownership
-from ckfs.store import checking, record
+from ckfs.policy.protection import Until
+from ckfs.store import record, rereading
 from ckfs.store.digests import Digest
 from ckfs.store.door import Target
 
@@ -42,6 +45,7 @@ class Extended:
     metadata: Metadata
     sets: Sets
     guard: Guard
+    left: Left
     _of_root: Mapping[bytes, Value] = field(init=False)
     _of_files: Mapping[bytes, Value] = field(init=False)
 
@@ -61,6 +65,7 @@ class Extended:
             b"user.ckfs.digest": self._digest,
             b"user.ckfs.completed": self._completed,
             b"user.ckfs.damaged": self._damaged,
+            b"user.ckfs.kept_until": self._kept_until,
             _KEEP: self._keep,
             _PATH: self._path,
         }
@@ -174,7 +179,12 @@ class Extended:
         if found.record.is_directory:
             # Many files to look at: a matter of the time limit for data.
             state = await self.core.gate.transfer(
-                lambda: self.core.store.door.worst_state_below(node.spot), of_set=self.core.set_key(node)
+                lambda: self.left.worst_state_below(node.spot, node.place), of_set=self.core.set_key(node)
+            )
+        elif state is State.WRITING and node.removed is None:
+            place = node.place
+            state = await self.core.on(
+                node, lambda target: self.left.state_of(target, found, place), locked=True
             )
         if state is None:
             raise NoAttribute("there is no image in it")
@@ -202,7 +212,7 @@ class Extended:
         door = self.core.store.door
 
         def work(target: Target) -> Digest | None:
-            return checking.kept(door, target, door.examine(target, node.ino))
+            return rereading.kept(door, target, door.examine(target, node.ino))
 
         digest = await self.core.on(node, work)
         if digest is None:
@@ -216,6 +226,13 @@ class Extended:
 
     async def _damaged(self, node: Node) -> bytes:
         return _time((await self.core.examine(node)).record.damaged)
+
+    async def _kept_until(self, node: Node) -> bytes:
+        place = node.place
+        until = await self.core.gate.transfer(lambda: self.guard.kept_until(place))
+        if until is None:
+            raise NoAttribute("nothing keeps it")
+        return (until.value if isinstance(until, Until) else utc(until)).encode()
 
     async def _keep(self, node: Node) -> bytes:
         keep = (await self.core.examine(node)).record.keep
@@ -232,6 +249,15 @@ def _time(when_ns: int) -> bytes:
     if not when_ns:
         raise NoAttribute("that has not happened")
     return iso_time(when_ns).encode()
+
+
+def utc(when_ns: int) -> str:
+    """*when_ns*, in ns since the epoch, as ISO 8601 in UTC; the last second there is for what lies beyond it."""
+    try:
+        when = dt.datetime.fromtimestamp(when_ns // 1_000_000_000, dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        when = dt.datetime.max
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _is_own(name: bytes) -> bool:

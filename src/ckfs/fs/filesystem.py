@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckfs.fs.chores import Chores
 from ckfs.fs.content import Content
 from ckfs.fs.core import Core
 from ckfs.fs.digesting import Digesting
 from ckfs.fs.extended import Extended
+from ckfs.fs.fencing import Fencing
 from ckfs.fs.following import Following
 from ckfs.fs.guard import Guard
+from ckfs.fs.housekeeping import Chore, Housekeeping
 from ckfs.fs.keeping import Keeping
+from ckfs.fs.left import Left
 from ckfs.fs.listing import Listing
 from ckfs.fs.metadata import Metadata
 from ckfs.fs.naming import Naming
@@ -31,16 +35,25 @@ class Filesystem:
     extended: Extended
     listing: Listing
     digesting: Digesting
+    housekeeping: Housekeeping
 
     def forget(self, ino: Inode, count: int) -> None:
         """The kernel dropped *count* of the references that look-ups and listings gave it."""
         self.core.inodes.forget(ino, count)
 
 
+def _chores(core: Core, guard: Guard, left: Left) -> tuple[Chore, ...]:
+    return (
+        *Chores(core, guard).all(),
+        Chore("settling what dead mounts left", lambda: core.policy.lease_s / 4, Fencing(core, left).steps),
+    )
+
+
 def filesystem(core: Core) -> Filesystem:
     guard = Guard(core)
     sets = Sets(core, Following(core), guard, Keeping(core, guard))
-    content = Content(core, sets, guard, States(core, sets, guard))
+    left = Left(core, guard)
+    content = Content(core, sets, guard, States(core, sets, guard), left)
     metadata = Metadata(core, sets, guard)
     return Filesystem(
         core=core,
@@ -48,7 +61,8 @@ def filesystem(core: Core) -> Filesystem:
         naming=Naming(core, sets, content, guard, sets.keeping),
         content=content,
         metadata=metadata,
-        extended=Extended(core, metadata, sets, guard),
+        extended=Extended(core, metadata, sets, guard, left),
         listing=Listing(core),
         digesting=Digesting(core),
+        housekeeping=Housekeeping(core, _chores(core, guard, left)),
     )

@@ -16,6 +16,7 @@ from ckfs.names import Inode, SetName, shown
 from ckfs.owners.processes import is_one_of, program_of
 from ckfs.policy import lifecycle, protection
 from ckfs.policy.lifecycle import Event
+from ckfs.policy.protection import Until
 from ckfs.store.checkpoints import checkpoints
 from ckfs.store.door import Found, Spot
 
@@ -33,7 +34,7 @@ class Guard:
             return
         if self._may_remove(caller):
             return
-        of_family = self._family(place.set_name)
+        of_family = self.family(place.set_name)
         reason = self._reason(place, of_family, found.record.ino)
         if reason is None or protection.may_remove_old(policy, place.set_name, caller, of_family):
             return
@@ -67,8 +68,10 @@ class Guard:
         is_remover = asked and is_one_of(program_of(caller.pid), self.core.policy.removers)
         return protection.may_remove(self.core.role, caller, is_remover=is_remover)
 
-    def _family(self, name: SetName) -> list[Checkpoint]:
-        return checkpoints(self.core.store.names, self.core.store.door, protection.family(name))
+    def family(self, name: SetName) -> list[Checkpoint]:
+        return checkpoints(
+            self.core.store.names, self.core.store.door, protection.family(name), self.core.policy.is_final
+        )
 
     def _reason(self, place: Place, of_family: list[Checkpoint], ino: Inode | None = None) -> str | None:
         """Why *place*, or for a whole set anything in it, is protected; None if it is not. *ino* is the file that was
@@ -84,7 +87,15 @@ class Guard:
         """Why *place* is protected, for those who ask."""
         if not self.core.policy.is_batch(place.set_name):
             return None
-        return self._reason(place, self._family(place.set_name))
+        return self._reason(place, self.family(place.set_name))
+
+    def kept_until(self, place: Place) -> Until | int | None:
+        """How long *place* is kept, for those who ask: see :func:`protection.until`."""
+        policy = self.core.policy
+        if not policy.is_batch(place.set_name):
+            return None
+        name = place.below[0] if place.below else b""
+        return protection.until(policy, self.family(place.set_name), place.set_name, name)
 
     # The order of checkpoints
 
@@ -92,13 +103,13 @@ class Guard:
         """A completion number for an image of the set *name*: later than all in its family, whatever clocks say."""
         if not self.core.policy.is_batch(name):
             return now_ns
-        return max(now_ns, *(one.order + 1 for one in self._family(name)), 0)
+        return max(now_ns, *(one.order + 1 for one in self.family(name)), 0)
 
     def recount(self, name: SetName) -> None:
         """Say of each complete image of a family whether newer checkpoints have outlived it."""
         if not self.core.policy.keep or not self.core.policy.is_batch(name):
             return
-        of_family = self._family(name)
+        of_family = self.family(name)
         newest = {one.key for one in protection.newest(self.core.policy, of_family)}
         for one in of_family:
             if protection.is_complete(self.core.policy, one):
@@ -111,8 +122,10 @@ class Guard:
                 continue
             entry = store.names.read(checkpoint.set_name)
             spot = Spot(entry.stored, (*entry.spot.components, *filter(None, image.path.split(b"/"))))
-            store.door.amend(spot, image.record.ino, lambda found: lifecycle.after(found.record, event))
-            said = True
+            after = store.door.amend(
+                spot, image.record.ino, lambda found: lifecycle.after(found.record, event)
+            )
+            said = said or after.record.state is lifecycle.after(image.record, event).state
         if said:
             state = State.COMPLETE if event is Event.NEEDED else State.SUPERSEDED
             name = b"/".join(filter(None, checkpoint.key))

@@ -16,7 +16,7 @@ import trio
 from ckfs.errors import Stale
 from ckfs.fs.streams import Stream
 from ckfs.model import Caller
-from ckfs.names import ROOT_INODE, FileHandle, Inode, SetName, shown
+from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, shown
 from ckfs.owners.processes import Process
 from ckfs.store.door import Found, OpenFile, Spot
 from ckfs.store.gate import Release
@@ -34,6 +34,7 @@ class Handle:
         "direct",
         "file",
         "marked",
+        "mount",
         "node",
         "opener",
         "process",
@@ -61,6 +62,8 @@ class Handle:
         """Something was written through it since its image was last settled."""
         self.marked = False
         """The record says that the image is being written, and carries no set-id bits of before."""
+        self.mount: MountId | None = None
+        """Under which registration of this mount the image was marked since it was last settled."""
         self._pins = 0
         self._closing: Release | None = None
 
@@ -95,6 +98,10 @@ class Place:
     set_name: SetName
     below: tuple[bytes, ...]
 
+    @property
+    def name(self) -> bytes:
+        return self.below[-1] if self.below else self.set_name
+
     def inside(self, name: bytes) -> Place:
         return Place(self.set_name, (*self.below, name))
 
@@ -117,6 +124,7 @@ class Node:
         "reached",
         "removed",
         "truncating",
+        "unsettled",
         "unsynced",
     )
 
@@ -135,6 +143,8 @@ class Node:
         """A writer was killed since the image was last truncated."""
         self.unsynced = False
         """Something was written on this mount since the last fsync began: times alone may not tell."""
+        self.unsettled = False
+        """Its last writer has ended, but the store could not be told: that is tried again."""
         self.truncating = 0
         """How many are opening it to overwrite it."""
         self.removed: Found | None = None
@@ -242,6 +252,9 @@ class Inodes:
         if node is not None and (found.record.is_directory or found.stat.st_nlink == 1):
             node.removed = replace(found, removed=True)
 
+    def unsettled(self) -> list[Node]:
+        return [node for node in self._nodes.values() if node.unsettled]
+
     def looked_up(self, node: Node) -> None:
         """The kernel got one more reference."""
         node.lookups += 1
@@ -255,7 +268,7 @@ class Inodes:
         self.drop_unused(node)
 
     def drop_unused(self, node: Node) -> None:
-        if node.lookups == 0 and not node.handles and not node.is_root:
+        if node.lookups == 0 and not node.handles and not node.is_root and not node.unsettled:
             self._nodes.pop(node.ino, None)
 
 

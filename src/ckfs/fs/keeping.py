@@ -7,16 +7,19 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
-from ckfs.errors import FsError, Stale
+from ckfs.errors import Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place, place_of
-from ckfs.model import Caller, Owner, Role
+from ckfs.fs.liveness import Fate
+from ckfs.fs.superseded import Superseded
+from ckfs.model import Caller, Owner, State
 from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
@@ -28,10 +31,14 @@ from ckfs.store.removed import Item, Note
 
 log = logging.getLogger(__name__)
 
-_EXPIRY_INTERVAL_S = 600.0
+T = TypeVar("T")
+
 _EMPTY_S = 1.0
+_TRIES = 8
+"""How often room is made for one call: each time something else may be what is short, and others take what was freed."""
+_MOST_OWNERS = 1024
 _ROOM_BYTES = 64 << 20
-"""How much of the trash gives way at a time when the store is full."""
+"""How much gives way at a time when the store is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +82,13 @@ class Keeping:
     def replacing(
         self, spot: Spot, place: Place, owner: Owner | None, found: Found | None, caller: Caller
     ) -> Iterator[None]:
-        """Within the block *found*, at *place*, is replaced by a rename."""
+        """Within the block *found*, at *place*, is replaced by a rename. Stale if that is not there any more."""
         item: Item | None = None
         if found is not None and self.keeps(found):
-            item = self.core.store.trash.link(spot, self._note(place, owner, found, caller))
+            try:
+                item = self.core.store.trash.link(spot, self._note(place, owner, found, caller))
+            except FileNotFoundError:
+                raise Stale("another mount has just removed what is replaced") from None
         try:
             yield
         except BaseException:
@@ -87,17 +97,31 @@ class Keeping:
             raise
 
     async def renew(self, node: Node, caller: Caller, *, begun: bool) -> None:
-        """Before *node* is emptied: let it be a new file of the same number, and what it was go to the trash.
+        """Before *node* is emptied: let it be a new file of the same number, and what it was go to the trash, if it is kept.
+
+        So is what is torn, without being kept: a mount that is taken for dead may yet write to the old file.
 
         *begun*: somebody is about to write it. What is open of it on this mount leads to the new file from then on.
         """
-        if place_of(node) is None or not self.keeps(await self.core.examine(node)):
+        if place_of(node) is None or not self._may_be_renewed(await self.core.examine(node)):
             return
         try:
             await self._renew_there(node, caller, begun=begun)
         except (FileNotFoundError, Stale):  # another mount has moved it
             if await self.core.find_again(node):
                 await self._renew_there(node, caller, begun=begun)
+
+    def _may_be_renewed(self, found: Found) -> bool:
+        is_torn = found.record.is_regular and found.record.state in (State.PARTIAL, State.WRITING)
+        return self.keeps(found) or (is_torn and found.stat.st_nlink == 1)
+
+    def _is_left(self, spot: Spot, found: Found) -> bool:
+        """Whether *found* is torn, and written by no mount but dead ones."""
+        if not self._may_be_renewed(found):
+            return False
+        others = self.core.store.door.writers(spot, found.record.ino) - {self.core.mount_id}
+        is_written = any(self.core.fate(mount) is Fate.ALIVE for mount in others)
+        return not is_written and (found.record.state is State.PARTIAL or bool(others))
 
     async def _renew_there(self, node: Node, caller: Caller, *, begun: bool) -> None:
         place = node.place
@@ -108,10 +132,13 @@ class Keeping:
         def work() -> None:
             found = door.examine(spot, node.ino)
             self.guard.check(place, found, caller)
-            if self.keeps(found):
-                self._renew(spot, self._note(place, owner, found, caller), found, begun=begun)
-                for fd in open_here:
-                    door.open_instead(spot, node.ino, fd)
+            keeps = self.keeps(found)
+            if not keeps and not self._is_left(spot, found):
+                return
+            note = self._note(place, owner, found, caller) if keeps else None
+            self._renew(spot, note, found, begun=begun)
+            for fd in open_here:
+                door.open_instead(spot, node.ino, fd)
 
         try:
             releases.append(await self._lock(node, releases))
@@ -129,7 +156,8 @@ class Keeping:
                 release()
             raise
 
-    def _renew(self, spot: Spot, note: Note, found: Found, *, begun: bool) -> None:
+    def _renew(self, spot: Spot, note: Note | None, found: Found, *, begun: bool) -> None:
+        """Put a new, empty file at *spot*; the old one goes to the trash with *note*, or for good without one."""
         door, ino = self.core.store.door, found.record.ino
         new = self.core.store.names.staging_spot(spot.identity)
         of_new = lifecycle.after(found.record, Event.REPLACED) if begun else found.record
@@ -138,18 +166,19 @@ class Keeping:
             for name in door.list_attributes(spot, ino):
                 if name.startswith(b"user.") and not name.startswith(record.ATTRIBUTE):
                     door.set_attribute(new, ino, name, door.get_attribute(spot, ino, name))
-            item = self.core.store.trash.link(spot, note)
+            item = None if note is None else self.core.store.trash.link(spot, note)
             try:
                 door.rename(new, spot)
             except BaseException:
-                self.core.store.trash.drop(item)
+                if item is not None:
+                    self.core.store.trash.drop(item)
                 raise
         except BaseException:
             with contextlib.suppress(OSError):
                 door.unlink(new)
             raise
-        # The number stays with the name; what comes back from the trash is another file.
-        door.amend(item.spot, ino, lambda old: old.record.with_(ino=new_inode()))
+        if item is not None:  # the number stays with the name; what comes back from the trash is another file
+            door.amend(item.spot, ino, lambda old: old.record.with_(ino=new_inode()))
 
     def _note(self, place: Place, owner: Owner | None, found: Found, caller: Caller) -> Note:
         return Note(
@@ -163,26 +192,39 @@ class Keeping:
             ino=found.record.ino,
         )
 
-    async def make_room(self, owner: Owner | None) -> bool:
-        """Let the oldest of what *owner* removed go for good; else, if it is the store that is full, of anybody's."""
-        if trio.current_time() < self.core.trash_gives_nothing_until:
-            return False
-        trash = self.core.store.trash
-        freed = await self.core.gate.transfer(
-            lambda: trash.make_room(owner, _ROOM_BYTES) or trash.make_room(None, _ROOM_BYTES)
-        )
-        if not freed:  # many may meet the same full store
-            self.core.trash_gives_nothing_until = trio.current_time() + _EMPTY_S
-        return freed > 0
-
-    async def expire(self) -> None:
-        """Remove for good what has been in the trash for its time; runs for the life of a server's mount."""
-        if self.core.role is Role.NODE or self.core.store.read_only:
-            return  # housekeeping is for one host, not for hundreds of nodes at once
-        while True:
-            await trio.sleep(_EXPIRY_INTERVAL_S)
-            before_ns = time.time_ns() - int(self.core.policy.retention_s * 1e9)
+    async def with_room(self, owner: Owner | None, run: Callable[[], Awaitable[T]]) -> T:
+        """What *run* returns; it is tried again when it met a full store and something gave way."""
+        for _ in range(_TRIES):
             try:
-                await self.core.gate.transfer(lambda: self.core.store.trash.purge_older(before_ns))  # noqa: B023 - awaited at once
-            except (OSError, FsError) as error:
-                log.info("the trash is looked through later: %s", error)
+                return await run()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                if not await self.make_room(owner, error.errno):
+                    raise
+        return await run()
+
+    async def make_room(self, owner: Owner | None, error_number: int) -> bool:
+        """After *error_number*, ENOSPC or EDQUOT: let something of *owner* (as stored) go for good, if he has anything to give:
+        first what he removed, then what newer checkpoints of his have outlived. What others removed follows if it is the
+        store that is full. The oldest goes first. Whether anything went.
+        """
+        now, nothing_until = trio.current_time(), self.core.nothing_to_give_until
+        if now < nothing_until.get(owner, now):
+            return False
+        trash, superseded = self.core.store.trash, Superseded(self.core, self.guard)
+        ways: list[Callable[[], int]] = []
+        if owner is not None:
+            ways += [
+                lambda: trash.make_room(owner, _ROOM_BYTES),
+                lambda: superseded.give_way(owner, _ROOM_BYTES),
+            ]
+        if error_number == errno.ENOSPC:
+            ways.append(lambda: trash.make_room(None, _ROOM_BYTES))
+        for way in ways:
+            if await self.core.gate.transfer(way):
+                return True
+        if len(nothing_until) > _MOST_OWNERS:
+            nothing_until.clear()
+        nothing_until[owner] = trio.current_time() + _EMPTY_S  # many may meet the same full store
+        return False

@@ -109,24 +109,21 @@ class Metadata:
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             times = Times(changes.atime_ns, changes.mtime_ns)
 
-        place = place_of(node)
+        place, cuts = place_of(node), handle is not None and changes.size is not None
+        if cuts:
+            await self.core.assure_membership(handle.mount if handle is not None else None)
+        mount = self.core.mount_id if cuts else None
 
         def work(target: Target) -> Found:
             if place is not None and not (handle is not None and handle.settled):
                 self._check(place, node, target, changes, handle, caller)
+            if mount is not None:
+                self.core.mark(mount, target, node.ino, lambda found: found.record)
             return self.core.store.door.update(target, node.ino, change, size=changes.size, times=times)
 
-        if handle is not None and changes.size is not None:
-            had_written, handle.wrote, node.unsynced = handle.wrote, True, True
-            releases: list[Release] = [await self.core.locks.acquire(node.ino), handle.pin()]
-            try:
-                found = await self.core.gate.call(
-                    lambda: work(handle.file), releases=releases, of_set=self.core.set_key(node)
-                )
-            except Denied:  # nothing was cut
-                handle.wrote = had_written
-                raise
-            handle.marked = True
+        if handle is not None and cuts:
+            handle.mount = mount
+            found = await self._cut(node, handle, work)
             if anew:
                 node.failed = node.killed = False
             return found
@@ -136,6 +133,20 @@ class Metadata:
             self.core.undigested.add(node.ino, place)
         if await self._was_copied(node, found):
             return await self.core.on(node, work, locked=True, by_name=by_name)
+        return found
+
+    async def _cut(self, node: Node, handle: Handle, work: Callable[[Target], Found]) -> Found:
+        """ftruncate: a write through *handle*."""
+        had_written, handle.wrote, node.unsynced = handle.wrote, True, True
+        releases: list[Release] = [await self.core.locks.acquire(node.ino), handle.pin()]
+        try:
+            found = await self.core.gate.call(
+                lambda: work(handle.file), releases=releases, of_set=self.core.set_key(node)
+            )
+        except Denied:  # nothing was cut
+            handle.wrote = had_written
+            raise
+        handle.marked = True
         return found
 
     def _check(
@@ -167,7 +178,9 @@ class Metadata:
                 record = presented.after_write(record, caller.uid, caller.gid)
                 if handle is not None:
                     record = lifecycle.after(record, event).with_(node=self.core.node_name)
-                elif lifecycle.is_complete(record):  # it still is, but not of what its digest is
+                elif (
+                    record.completed
+                ):  # other content: what was known of it by that number does not hold any more
                     record = record.with_(completed=record.completed + 1)
             if changes.uid is not None or changes.gid is not None:
                 record = presented.with_owner(record, changes.uid, changes.gid)

@@ -14,10 +14,11 @@ from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place
 from ckfs.fs.keeping import Keeping
 from ckfs.fs.sets import Sets, taking
-from ckfs.model import Caller, Record, State
+from ckfs.model import Caller, Owner, Record, State
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.policy import lifecycle, presented
 from ckfs.store.door import Build, Found, OpenFile, Spot
+from ckfs.store.moving import looking_again
 from ckfs.store.record import new_inode
 from ckfs.store.setnames import SetEntry
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -66,17 +67,19 @@ class Naming:
         self, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller
     ) -> tuple[FileHandle, Found]:
         self.core.check_handles(caller)
+        await self.core.assure_membership(None)
+        writer = self.core.mount_id
         opened: list[int] = []
         access = flags & KEPT_FLAGS
 
         def make(spot: Spot, build: Build) -> Found:
-            fd, found = self.core.store.door.make_file(spot, build, access)
+            fd, found = self.core.store.door.make_file(spot, build, access, writer)
             opened.append(fd)
             return found
 
         def undo(_: object) -> None:
-            for fd in opened:
-                os.close(fd)
+            while opened:  # before it is tried once more, too
+                os.close(opened.pop())
 
         try:
             found = await self._make(parent, name, stat.S_IFREG | mode, caller, make, undo=undo)
@@ -105,14 +108,19 @@ class Naming:
             return presented.of_new(ino, caller, of_directory, mode, rdev, self.core.node_name)
 
         if directory.is_root:
-            entry, found = await self.sets.take(
-                SetName(name), caller, ino, lambda spot: make(spot, build), undo
+            own = None if caller.is_root else Owner(caller.uid, caller.gid)
+            entry, found = await self.keeping.with_room(
+                own,
+                lambda: self.sets.take(SetName(name), caller, ino, lambda spot: make(spot, build), undo),
             )
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:
             await self.sets.check_create(directory, caller)
-            found = await self.core.change(
-                (directory,), lambda: make(directory.inside(name), build), undo=undo
+            found = await self.keeping.with_room(
+                directory.set_entry.stored,
+                lambda: self.core.change(
+                    (directory,), lambda: make(directory.inside(name), build), undo=undo
+                ),
             )
             node = self.core.inodes.seen(found.record.ino, directory, name)
         self.core.inodes.looked_up(node)
@@ -210,6 +218,9 @@ class Naming:
         door = self.core.store.door
 
         def work() -> tuple[Found, Found | None]:
+            return looking_again(flags, once)
+
+        def once() -> tuple[Found, Found | None]:
             old, new = source.inside(old_name), target.inside(new_name)
             moved, other = door.examine(old), door.examine_if_there(new)
             self.guard.check(source.place.inside(old_name), moved, caller)

@@ -56,7 +56,8 @@ class Sets:
 
     def _discarding(self, caller: Caller) -> Discard:
         def discard(name: SetName, entry: SetEntry, found: Found) -> None:
-            with contextlib.suppress(FileNotFoundError):  # another mount has just removed it
+            # Another mount has just removed it, or has the place of it for another set. The rename itself is done.
+            with contextlib.suppress(FileNotFoundError, Stale):
                 self.keeping.remove(
                     entry.spot, Place(name, ()), entry.owner, found, caller, self.core.store.door.unlink
                 )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ckfs.errors import Fenced
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, place_of
@@ -17,6 +18,7 @@ from ckfs.names import SetName
 from ckfs.owners.processes import was_killed
 from ckfs.policy import lifecycle, presented
 from ckfs.policy.lifecycle import Event
+from ckfs.store import writing
 from ckfs.store.door import Found, Target
 from ckfs.store.gate import Release
 
@@ -42,7 +44,8 @@ class States:
         handle.marked = True
 
     def _beginning(self, handle: Handle) -> Callable[[Target], Found]:
-        door, node = self.core.store.door, handle.node
+        door, node, mount = self.core.store.door, handle.node, self.core.mount_id
+        handle.mount = mount  # before the mark is made: it is taken away with the handle, made or not
         place = place_of(node)
 
         def work(target: Target) -> Found:
@@ -52,8 +55,8 @@ class States:
                 found = door.examine(target, node.ino)
                 if lifecycle.may_be_complete(found.record):
                     self.guard.check(place, found, handle.opener)
-            return door.amend(
-                target, node.ino, lambda found: self.begun(found.record, handle.opener, Event.WRITTEN)
+            return self.core.mark(
+                mount, target, node.ino, lambda found: self.begun(found.record, handle.opener, Event.WRITTEN)
             )
 
         return work
@@ -76,18 +79,24 @@ class States:
         """Say what an image is worth, once nobody here is writing it: complete under a final name, or partial."""
         if handle is not None and handle.process is not None and was_killed(handle.process):
             node.killed = True
-        if self._is_being_written(node) or not (self._is_final(node) or node.failed or node.killed):
+        if self._is_being_written(node):
             return
+        if handle is not None and self._is_fenced(handle):
+            raise Fenced("others have settled the image")
         release = await self.core.locks.acquire(node.ino)
         if self._is_being_written(node):  # since this call waited for its turn
             release()
             return
-        found = await self._update(node, handle, self._settling(node, wrote=handle is not None), release)
+        found = await self._update(node, handle, self._settling(node), release)
         if found.stat.st_nlink == 0 and await self.sets.was_copied(node):
             node.failed = True  # in the copy, where the next attempt marks it
             raise OSError(errno.EIO, "the set was copied while the image was written")
         self._log(node, found)
         self._want_digest(node, found)
+        node.unsettled = False
+        for one in node.handles:
+            if not self._is_fenced(one):
+                one.mount = None
         if handle is not None:
             handle.settled = True
 
@@ -99,14 +108,17 @@ class States:
         if place is not None and found.record.state is State.COMPLETE and not self.core.store.read_only:
             self.core.undigested.add(node.ino, place)
 
-    def _settling(self, node: Node, *, wrote: bool) -> Callable[[Target], Found]:
-        door, place = self.core.store.door, place_of(node)
+    def _settling(self, node: Node) -> Callable[[Target], Found]:
+        door, place, mount = self.core.store.door, place_of(node), self.core.mount_id
         killed, failed = node.killed, node.failed or (node.killed and node.unsynced)
+        settles = self._is_final(node) or node.failed or node.killed
 
         def work(target: Target) -> Found:
+            if not settles:
+                return writing.finish(door, target, node.ino, mount, None)
             name = place.set_name if place is not None else SetName(b"")
             number = self.guard.next_number(name, time.time_ns())
-            found = door.amend(target, node.ino, lambda found: settled(found, number))
+            found = writing.finish(door, target, node.ino, mount, lambda found: settled(found, number))
             if found.record.completed == number:
                 self.guard.recount(name)
             return found
@@ -117,9 +129,8 @@ class States:
                 found.record, killed=killed, failed=failed, size=status.st_size, mtime_ns=status.st_mtime_ns
             )
             after = lifecycle.after(found.record, event)
-            # Another mount may have called it complete while this one was writing: then it is another content by now.
-            newly = event is Event.FINISHED and (wrote or found.record.state is State.WRITING)
-            return after.with_(completed=number) if newly and lifecycle.is_complete(after) else after
+            newly = found.record.state is State.WRITING and after.state is State.COMPLETE
+            return after.with_(completed=number) if newly else after
 
         return work
 
@@ -136,11 +147,16 @@ class States:
             )
             log.warning("image %s is partial: %s", place or "(removed)", why)
         elif found.record.state is State.COMPLETE:
-            log.debug("image %s is complete", place or "(removed)")
+            log.info("image %s is complete", place or "(removed)")
 
-    @staticmethod
-    def _is_being_written(node: Node) -> bool:
-        return node.truncating > 0 or any(handle.wrote for handle in node.handles)
+    def _is_being_written(self, node: Node) -> bool:
+        return node.truncating > 0 or any(
+            handle.wrote and not self._is_fenced(handle) for handle in node.handles
+        )
+
+    def _is_fenced(self, handle: Handle) -> bool:
+        """What was written through it has been settled by others."""
+        return handle.mount not in (None, self.core.mount_id)
 
     async def renamed(self, node: Node, old_name: bytes) -> None:
         """A closed image that moves from a temporary to a final name is complete."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -12,9 +13,12 @@ import time
 from ckfs.names import JobId
 from ckfs.owners.accounts import Accounts, is_user_name
 from ckfs.owners.jobs import is_job_id
-from ckfs.owners.resolver import Known, ReasonedResolver, Resolution, Unknown
+from ckfs.owners.resolver import Gone, Known, ReasonedResolver, Resolution, Unknown
 
 MAX_OUTPUT_BYTES = 4096
+GONE_STATUS = 44
+"""The exit status that says that there is no such job any more: one that no common program, shell or interpreter ends with
+when it merely fails."""
 _STEP_S = 0.01
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 
@@ -24,10 +28,11 @@ class _Failed(Exception):
 
 
 class CommandResolver(ReasonedResolver):
-    """Runs *argv* with the job as its last argument; it prints one line, a user's name or number, and exits with 0.
+    """Runs *argv* with the job as its last argument; it prints one line, a user's name or number, and exits with 0; or it
+    exits with 44 if there is no such job any more.
 
     No shell, no input, almost no environment, nothing of the daemon's open. Whatever it starts is killed with it, at the
-    latest after *timeout_s*. Anything but one good line is *unknown*.
+    latest after *timeout_s*. Anything else is *unknown*.
     """
 
     name = "the configured command"
@@ -44,12 +49,21 @@ class CommandResolver(ReasonedResolver):
         if not is_job_id(job):
             return Unknown("not a job id", suspect=True)
         try:
-            output = self._run(job)
+            status, output = self._run(job)
         except _Failed as error:
             return Unknown(str(error), suspect=True)
         except OSError as error:
             return Unknown(f"cannot be run: {error.strerror}", suspect=True)
+        if status == GONE_STATUS:
+            return Gone()
+        if status != 0:
+            return Unknown("failed", suspect=True)
         return self._resolution(output)
+
+    def why_never_gone(self) -> str | None:
+        if shutil.which(self._argv[0], path=_ENVIRONMENT["PATH"]) is None:
+            return "cannot be run on this host"
+        return None
 
     def _resolution(self, output: bytes) -> Resolution:
         line = output.decode("ascii", "replace").removesuffix("\n")
@@ -62,7 +76,8 @@ class CommandResolver(ReasonedResolver):
             found = self._accounts.owner_of_name(line)
         return Unknown("named root or nobody known", suspect=True) if found is None else Known(found)
 
-    def _run(self, job: JobId) -> bytes:
+    def _run(self, job: JobId) -> tuple[int, bytes]:
+        """The exit status and the output."""
         deadline = time.monotonic() + self._timeout_s
         process = subprocess.Popen(
             [*self._argv, job],
@@ -85,8 +100,8 @@ class CommandResolver(ReasonedResolver):
             process.wait()
 
 
-def _answer(process: subprocess.Popen[bytes], output: int, deadline: float) -> bytes:
-    """What *process* printed until it closed its output and ended well. It is not reaped."""
+def _answer(process: subprocess.Popen[bytes], output: int, deadline: float) -> tuple[int, bytes]:
+    """How *process* ended, and what it printed until it closed its output. It is not reaped."""
     os.set_blocking(output, False)
     poll = select.poll()
     poll.register(output, select.POLLIN)
@@ -100,15 +115,15 @@ def _answer(process: subprocess.Popen[bytes], output: int, deadline: float) -> b
         printed += piece
         if len(printed) > MAX_OUTPUT_BYTES:
             raise _Failed(f"printed more than {MAX_OUTPUT_BYTES} bytes")
-    if not _ended_well(process.pid, deadline):
-        raise _Failed("failed")
-    return bytes(printed)
+    return _exit_status(process.pid, deadline), bytes(printed)
 
 
-def _ended_well(pid: int, deadline: float) -> bool:
+def _exit_status(pid: int, deadline: float) -> int:
     """Wait for *pid*'s end without reaping it. It has closed its output, so as a rule the first look finds it."""
     while (status := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
         if time.monotonic() >= deadline:
             raise _Failed("took too long")
         time.sleep(_STEP_S)  # no descriptor tells of a process's end on kernels before 5.3
-    return status.si_code == os.CLD_EXITED and status.si_status == 0
+    if status.si_code != os.CLD_EXITED:
+        raise _Failed("was killed")
+    return status.si_status

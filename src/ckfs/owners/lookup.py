@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ckfs.model import Owner
+from ckfs.model import JobFate, Owner
 from ckfs.names import Gid, SetName, Uid
 from ckfs.owners.accounts import Accounts, uid_in
 from ckfs.owners.command import CommandResolver
@@ -35,6 +35,15 @@ class Users:
         """The owner of the job that the batch set *name* is for; None if unknown."""
         job = job_of(name)
         return None if job is None else self._chain.owner_of(job)
+
+    def fate_of_set(self, name: SetName) -> JobFate:
+        """What the batch system says of the job that the batch set *name* is for."""
+        job = job_of(name)
+        return JobFate.UNKNOWN if job is None else self._chain.fate_of(job)
+
+    def why_never_gone(self) -> str | None:
+        """Why nobody on this host can tell that a job is gone; None if somebody can."""
+        return self._chain.why_never_gone()
 
     def owner_named(self, text: str) -> Owner | None:
         """The user of that name or number, root too; None if there is none. A number needs no account."""

@@ -28,6 +28,7 @@ class Process:
 class _Stat:
     """Fields of /proc/PID/stat."""
 
+    is_zombie: bool
     flags: int
     started: int
     exit_code: int
@@ -41,6 +42,17 @@ def process_of(tid: int) -> Process | None:
         return Process(pid, _stat(pid).started)
     except (OSError, ValueError, IndexError, StopIteration):
         return None
+
+
+def is_running(process: Process) -> bool:
+    """Whether *process*, of this pid namespace, is still there, and more than a zombie. True if that cannot be told."""
+    try:
+        now = _stat(process.pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except (OSError, ValueError, IndexError):
+        return True
+    return now.started == process.started and not now.is_zombie
 
 
 def was_killed(process: Process) -> bool:
@@ -95,4 +107,9 @@ def _stat(tid: int) -> _Stat:
     with open(f"/proc/{tid}/stat", "rb") as file:
         # The program's name stands in parentheses, and may hold any character.
         fields = file.read().rpartition(b")")[2].split()
-    return _Stat(flags=int(fields[6]), started=int(fields[19]), exit_code=int(fields[49]))
+    return _Stat(
+        is_zombie=fields[0] in (b"Z", b"X"),
+        flags=int(fields[6]),
+        started=int(fields[19]),
+        exit_code=int(fields[49]),
+    )

@@ -7,7 +7,10 @@ uid that the job runs as, so that no name service is needed on a node.
 Facts about the files (TORQUE's src/server/req_quejob.c, job_func.c, job_recov.c, get_path_jobdata.c):
 the prefix is the job id cut to 61 characters (11 before 2.3); a sub-job ``12[3].server`` has ``12-3.server``; with
 ``use_jobs_subdirs`` (6.x) the server's files are in ``jobs/<last digit of the number>/``; while a file is saved there is
-a moment with no ``.JB`` but a whole ``.JC``, its new content.
+a moment with no ``.JB`` but a whole ``.JC``, its new content. A file that the server could not read it calls ``.BD``.
+
+Only the server knows that a job is gone: it removes all files of one that has ended. It is believed if its database
+(``server_priv/serverdb``) is there, so that what was looked into is not an unmounted directory.
 """
 
 from __future__ import annotations
@@ -24,13 +27,17 @@ from ckfs.names import JobId
 from ckfs.owners.accounts import Accounts, is_user_name
 from ckfs.owners.jobfile import JobRecord, parse
 from ckfs.owners.jobs import is_job_id
-from ckfs.owners.resolver import Known, ReasonedResolver, Resolution, Unknown, owner_of_ids
+from ckfs.owners.resolver import Gone, Known, ReasonedResolver, Resolution, Unknown, owner_of_ids
 
 MAX_FILE_BYTES = 8 << 20
 """A job file is some KiB; a user's environment of 128 KiB, and the hosts of a job on every node, still fit well."""
 _PREFIX_LENGTHS = (61, 11)
 _SUFFIXES = (".JB", ".JC")
-_DIRECTORIES = ("mom_priv/jobs", "server_priv/jobs")
+_ALL_SUFFIXES = (".JB", ".JC", ".SC", ".TA", ".BD")
+"""As long as any of these is there, the server has not forgotten the job."""
+_OF_SERVER = "server_priv/jobs"
+_SERVER_DATABASE = "server_priv/serverdb"
+_DIRECTORIES = ("mom_priv/jobs", _OF_SERVER)
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: a fifo in a file's place must not hold the thread.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -57,7 +64,8 @@ class TorqueJobs(ReasonedResolver):
     def resolve(self, job: JobId) -> Resolution:
         if not is_job_id(job):
             return Unknown("not a job id", suspect=True)
-        answer = Unknown("no job file on this host")
+        none = Unknown("no job file on this host")
+        answer: Resolution = none
         for directory in _DIRECTORIES:
             try:
                 record = self._record(directory, job)
@@ -71,7 +79,51 @@ class TorqueJobs(ReasonedResolver):
             if isinstance(found, Known):
                 return found
             answer = found
-        return answer
+        return Gone() if answer is none and self._is_gone(job) else answer
+
+    def why_never_gone(self) -> str | None:
+        try:
+            with self._servers_jobs() as jobs:
+                if jobs is not None:
+                    return None
+            return f"no server's {_OF_SERVER} and {_SERVER_DATABASE} on this host"
+        except _Untrusted as error:
+            return str(error)
+        except OSError as error:
+            return f"{_OF_SERVER}: {error.strerror}"
+
+    def _is_gone(self, job: JobId) -> bool:
+        """Whether this host's server has no file of *job*. False where that cannot be said."""
+        try:
+            with self._servers_jobs() as jobs:
+                return jobs is not None and not self._has_any_file(jobs, job)
+        except (_Untrusted, OSError):
+            return False
+
+    @contextlib.contextmanager
+    def _servers_jobs(self) -> Iterator[int | None]:
+        """The server's directory of job files; None if there is no server on this host."""
+        with (
+            _opened(os.path.join(self._pbs_home, _SERVER_DATABASE), _FILE_FLAGS) as database,
+            _opened(os.path.join(self._pbs_home, _OF_SERVER), _DIRECTORY_FLAGS) as jobs,
+        ):
+            if database is None or jobs is None:
+                yield None
+                return
+            self._check(database, stat.S_ISREG, "the server's database")
+            self._check(jobs, stat.S_ISDIR, "the directory of job files")
+            if os.fstat(database).st_size == 0:
+                raise _Untrusted("the server's database is empty")
+            with os.scandir(jobs) as listing:  # a store that hangs or fails says so now
+                next(listing, None)
+            yield jobs
+
+    def _has_any_file(self, jobs: int, job: JobId) -> bool:
+        names = [prefix + suffix for prefix in _prefixes(job) for suffix in _ALL_SUFFIXES]
+        if any(_is_there(name, jobs) for name in names):
+            return True
+        with _opened(_last_digit(job), _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=jobs) as part:
+            return part is not None and any(_is_there(name, part) for name in names)
 
     def _resolution(self, record: JobRecord) -> Resolution:
         if record.uid is not None:
@@ -152,6 +204,16 @@ def _opened(path: str, flags: int, *, dir_fd: int | None = None) -> Iterator[int
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _is_there(name: str, dir_fd: int) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENAMETOOLONG}:
+            return False
+        raise
+    return True
 
 
 def _prefixes(job: JobId) -> tuple[str, ...]:

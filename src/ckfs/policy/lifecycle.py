@@ -91,6 +91,30 @@ def writer_ended(record: Record, *, killed: bool, failed: bool, size: int, mtime
     return Event.FINISHED
 
 
+def as_left(record: Record, *, marked: bool, is_final: bool, size: int, mtime_ns: int) -> Event | None:
+    """What became of an image of the state ``writing`` that nobody alive is writing; None for nothing yet.
+
+    *marked*: a mount that was writing it died. Otherwise all writers have closed it, and whoever then gave it its final name
+    died before saying so; or, if it is empty, its writer may be about to begin.
+    """
+    if record.state is not State.WRITING:
+        return None
+    if marked:
+        return writer_ended(record, killed=True, failed=False, size=size, mtime_ns=mtime_ns)
+    return Event.FINISHED if is_final and size else None
+
+
+def closed_unsaid(record: Record, *, is_final: bool, marked: bool, size: int, ctime_ns: int) -> Record:
+    """*record* as it is meant where all writers of an image have closed it under a temporary name, and it has a final one now,
+    but nobody has come to say so yet. Its number is about that moment."""
+    if (
+        marked
+        or as_left(record, marked=False, is_final=is_final, size=size, mtime_ns=0) is not Event.FINISHED
+    ):
+        return record
+    return after(record, Event.FINISHED).with_(completed=ctime_ns)
+
+
 def is_complete(record: Record) -> bool:
     """Somebody can restart from it."""
     return record.state in (State.COMPLETE, State.SUPERSEDED)

@@ -7,6 +7,7 @@ remove them right after they made them.
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Iterable
 
 from ckfs.errors import Denied
@@ -16,6 +17,15 @@ from ckfs.policy import lifecycle
 from ckfs.policy.settings import Policy
 
 _OLD = b".old"
+PINNED = "pinned"
+
+
+class Until(enum.Enum):
+    """Until when a checkpoint is kept, where no time says so."""
+
+    FOREVER = "forever"
+    OUTLIVED = "until outlived"
+    ROOM_IS_NEEDED = "until room is needed"
 
 
 def family(name: SetName) -> tuple[SetName, SetName]:
@@ -58,12 +68,60 @@ def protected(policy: Policy, checkpoints: Iterable[Checkpoint]) -> dict[tuple[S
         if one.keep is Keep.RELEASED:
             reasons.pop(one.key, None)
         elif one.keep is Keep.PINNED and is_complete(policy, one):
-            reasons[one.key] = "pinned"
+            reasons[one.key] = PINNED
         elif policy.keep and any(image.record.state is State.UNKNOWN for image in one.images):
             reasons.setdefault(one.key, "of a state that nobody knows: see ckfs verify --accept")
         elif any(image.record.synced is not None for image in one.images):
             reasons.setdefault(one.key, "synced to the store")
     return reasons
+
+
+def outlived(policy: Policy, checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
+    """The complete checkpoints of a family that newer ones have outlived and nobody has asked to keep: those that may go by
+    themselves, the oldest first."""
+    of_family = list(checkpoints)
+    kept = protected(policy, of_family).keys() | {one.key for one in newest(policy, of_family)}
+    going = [one for one in of_family if one.key not in kept and one.order and is_complete(policy, one)]
+    return sorted(going, key=lambda one: (one.order, one.key)) if policy.keep else []
+
+
+def until(
+    policy: Policy, checkpoints: Iterable[Checkpoint], set_name: SetName, name: bytes
+) -> Until | int | None:
+    """How long ckfs keeps the checkpoint *name* of *set_name*, or with an empty *name* anything in the set: a time in ns since
+    the epoch; None if nothing keeps it."""
+    of_family = list(checkpoints)
+    reasons, going = protected(policy, of_family), {one.key for one in outlived(policy, of_family)}
+    answers = [
+        _until(policy, one, reasons.get(one.key), one.key in going)
+        for one in of_family
+        if one.set_name == set_name and (not name or one.name in (name, b""))
+    ]
+    return max(answers, key=_how_long, default=None)
+
+
+def _until(policy: Policy, one: Checkpoint, reason: str | None, is_outlived: bool) -> Until | int | None:
+    if reason == PINNED:
+        return Until.FOREVER
+    if reason is not None:
+        return Until.OUTLIVED
+    if not is_outlived:
+        return None
+    return one.order + int(policy.superseded_s * 1e9) if policy.superseded_s else Until.ROOM_IS_NEEDED
+
+
+def _how_long(answer: Until | int | None) -> tuple[int, int]:
+    match answer:
+        case None:
+            return 0, 0
+        case Until.FOREVER:
+            return 4, 0
+        case Until.OUTLIVED:
+            return 3, 0
+        case Until.ROOM_IS_NEEDED:
+            return 2, 0
+        case _:
+            return 1, answer
 
 
 def concerns(record: Record) -> bool:

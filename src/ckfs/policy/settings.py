@@ -29,25 +29,59 @@ temporary = [".*", "*.tmp", "*.temp", "*.part"]
 [protection]
 # In each batch set the newest complete checkpoints are kept from removal and change, this many of them; 0 for none.
 keep = 2
+# Older complete ones go to the trash by themselves so many days after they were completed; 0 for only when room is needed.
+superseded_days = 30.0
 # Where server and mom share a host (role=both), root removes them only by these programs, named by path or last component.
 removers = ["pbs_server"]
 
 [trash]
 # Complete images that were removed, replaced or overwritten can be restored for so many days; 0 for no trash.
 retention_days = 7.0
+# When less than this part of the store is free, what is in the trash goes for good, the oldest first; 0 for not before a
+# write finds no room.
+keep_free_percent = 5.0
+
+[gc]
+# What "ckfs gc" takes for left behind. With true, the mount that keeps house moves it to the trash every few hours.
+automatic = false
+# Temporary files in batch sets that nobody has written to for so many hours; 0 for never.
+temporary_hours = 24.0
+# Batch sets that still belong to nobody, in which nothing has changed for so many days; 0 for never.
+unclaimed_days = 7.0
+# Batch sets whose job is gone, as a resolver says, in which nothing has changed for so many days; 0 for never.
+job_gone_days = 14.0
+
+[liveness]
+# A mount that has shown no sign of life for so many seconds is taken for dead: what it was writing is partial until it returns.
+lease = 60.0
+# After so many hours it is dead for good: what it was writing is settled, and its writers get errors if it should return.
+fence_hours = 24.0
 
 [resolvers]
 # Who is a job's owner? Asked on the host where a batch set is made or used; the first answer counts.
 # TORQUE's home, for its job files in server_priv/jobs and mom_priv/jobs; "" to ask no job files.
 torque_home = "/var/spool/torque"
-# A command that gets the job id as its last argument and prints the owner's name or uid; [] for none.
+# A command that gets the job id as its last argument and prints the owner's name or uid; [] for none. It ends with
+# status 44 if there is no such job any more.
 command = []
 # Seconds that the command may take.
 command_timeout = 5.0
 """
 
-_TABLES = ("sets", "images", "protection", "trash", "resolvers")
+_TABLES = ("sets", "images", "protection", "trash", "gc", "liveness", "resolvers")
+_HOUR_S = 3600.0
 _DAY_S = 86_400.0
+_LEASES_BEFORE_FENCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Collecting:
+    """When something counts as left behind, in seconds without a change; 0 for never."""
+
+    automatic: bool
+    temporary_s: float
+    unclaimed_s: float
+    job_gone_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +91,15 @@ class Policy:
     batch: tuple[re.Pattern[bytes], ...]
     temporary: tuple[re.Pattern[bytes], ...]
     keep: int
+    superseded_s: float
+    """From when it was completed, until a superseded checkpoint goes by itself; 0 for never."""
     removers: tuple[str, ...]
     retention_s: float
+    keep_free: float
+    """The part of the store (of 1) that the trash leaves free."""
+    gc: Collecting
+    lease_s: float
+    fence_s: float
     torque_home: str
     resolver_command: tuple[str, ...]
     resolver_command_timeout_s: float
@@ -79,18 +120,31 @@ def parse(text: str) -> Policy:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise StoreUnusable(f"policy.toml is not valid TOML: {shown(str(error))}") from None
     _check_keys("", tables, _TABLES)
-    sets, images, protection, trash, resolvers = (_table(tables, name) for name in _TABLES)
+    sets, images, protection, trash, gc, liveness, resolvers = (_table(tables, name) for name in _TABLES)
     _check_keys("sets.", sets, ("batch",))
     _check_keys("images.", images, ("temporary",))
-    _check_keys("protection.", protection, ("keep", "removers"))
-    _check_keys("trash.", trash, ("retention_days",))
+    _check_keys("protection.", protection, ("keep", "superseded_days", "removers"))
+    _check_keys("trash.", trash, ("retention_days", "keep_free_percent"))
+    _check_keys("gc.", gc, ("automatic", "temporary_hours", "unclaimed_days", "job_gone_days"))
+    _check_keys("liveness.", liveness, ("lease", "fence_hours"))
     _check_keys("resolvers.", resolvers, ("torque_home", "command", "command_timeout"))
+    lease_s = _seconds("liveness.lease", liveness.get("lease", 60.0))
     return Policy(
         batch=_patterns("sets.batch", sets.get("batch", ["*.CK", "*.CK.old"])),
         temporary=_patterns("images.temporary", images.get("temporary", [".*", "*.tmp", "*.temp", "*.part"])),
         keep=_count("protection.keep", protection.get("keep", 2)),
+        superseded_s=_days("protection.superseded_days", protection.get("superseded_days", 30.0)),
         removers=_texts("protection.removers", protection.get("removers", ["pbs_server"])),
         retention_s=_days("trash.retention_days", trash.get("retention_days", 7.0)),
+        keep_free=_percent("trash.keep_free_percent", trash.get("keep_free_percent", 5.0)),
+        gc=Collecting(
+            automatic=_switch("gc.automatic", gc.get("automatic", False)),
+            temporary_s=_hours("gc.temporary_hours", gc.get("temporary_hours", 24.0)),
+            unclaimed_s=_days("gc.unclaimed_days", gc.get("unclaimed_days", 7.0)),
+            job_gone_s=_days("gc.job_gone_days", gc.get("job_gone_days", 14.0)),
+        ),
+        lease_s=lease_s,
+        fence_s=_fence_s("liveness.fence_hours", liveness.get("fence_hours", 24.0), lease_s),
         torque_home=_text("resolvers.torque_home", resolvers.get("torque_home", "")),
         resolver_command=_texts("resolvers.command", resolvers.get("command", [])),
         resolver_command_timeout_s=_seconds(
@@ -132,6 +186,16 @@ def _seconds(key: str, value: object) -> float:
     return float(value)
 
 
+def _fence_s(key: str, value: object, lease_s: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 8760:
+        raise StoreUnusable(f"policy.toml: {key} must be a number of hours above 0 and up to 8760")
+    if value * 3600.0 < _LEASES_BEFORE_FENCE * lease_s:
+        raise StoreUnusable(
+            f"policy.toml: {key} must be at least {_LEASES_BEFORE_FENCE} times liveness.lease"
+        )
+    return value * 3600.0
+
+
 def _count(key: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 1000:
         raise StoreUnusable(f"policy.toml: {key} must be a whole number from 0 to 1000")
@@ -142,6 +206,24 @@ def _days(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3650:
         raise StoreUnusable(f"policy.toml: {key} must be a number of days from 0 to 3650")
     return value * _DAY_S
+
+
+def _hours(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 87_600:
+        raise StoreUnusable(f"policy.toml: {key} must be a number of hours from 0 to 87600")
+    return value * _HOUR_S
+
+
+def _percent(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 90:
+        raise StoreUnusable(f"policy.toml: {key} must be a number from 0 to 90")
+    return value / 100
+
+
+def _switch(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise StoreUnusable(f"policy.toml: {key} must be true or false")
+    return value
 
 
 def _patterns(key: str, value: object) -> tuple[re.Pattern[bytes], ...]:

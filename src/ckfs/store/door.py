@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from ckfs.errors import ReadOnly, Stale
 from ckfs.model import Owner, Record, State
-from ckfs.names import Gid, Inode, Uid
-from ckfs.store import attributes, record, syscalls
+from ckfs.names import Gid, Inode, MountId, Uid
+from ckfs.store import attributes, record, syscalls, writers
 from ckfs.store.identity import acting_as
 from ckfs.store.quick import QuickReader
 
@@ -131,8 +131,9 @@ class Door:
         return known
 
     @contextmanager
-    def _opened(self, target: Target, flags: int, expected: Inode | None = None) -> Iterator[int]:
-        """A descriptor of *target*, for the time of the block. Stale if it is not the inode *expected*."""
+    def opened(self, target: Target, flags: int, expected: Inode | None = None) -> Iterator[int]:
+        """A descriptor of *target*, for the time of the block, in which the thread acts as its owner. Stale if it is not the
+        inode *expected*, which of an open file is taken for granted."""
         if isinstance(target, OpenFile):
             with _as_owner_of(target.fd):
                 yield target.fd
@@ -141,7 +142,7 @@ class Door:
             fd = _open(dir_fd, name, flags)
             try:
                 if expected is not None:
-                    _check_same(self._found(os.fstat(fd), fd), expected)
+                    _check_same(self.found(os.fstat(fd), fd), expected)
                 yield fd
             finally:
                 os.close(fd)
@@ -152,7 +153,7 @@ class Door:
         """Stat and record of *target*. A file without a record gets one. Stale if it is not the inode *expected*."""
         if isinstance(target, OpenFile):
             with _as_owner_of(target.fd):
-                found = self._found(os.fstat(target.fd), target.fd)
+                found = self.found(os.fstat(target.fd), target.fd)
         else:
             with self._parent(target) as (dir_fd, name):
                 found = self.examine_in(dir_fd, name)
@@ -167,9 +168,10 @@ class Door:
     def examine_in(self, dir_fd: int, name: bytes) -> Found:
         """As :meth:`examine`, for a name in an open directory, already acting as the owner."""
         status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-        return self._found(status, attributes.path_of(dir_fd, name))
+        return self.found(status, attributes.path_of(dir_fd, name))
 
-    def _found(self, status: os.stat_result, where: attributes.Where) -> Found:
+    def found(self, status: os.stat_result, where: attributes.Where) -> Found:
+        """What *status* was asked of, with its record; it gets one if it has none."""
         raw = attributes.get_or_none(where, record.ATTRIBUTE)
         known = record.decode(raw) if raw is not None else None
         if known is None:
@@ -198,7 +200,7 @@ class Door:
 
     def entries(self, spot: Spot) -> list[tuple[bytes, Found]]:
         """What is right in the directory *spot*."""
-        with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        with self.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
             looked = ((name, _or_none(self.examine_in, fd, name)) for name in syscalls.names_in(fd))
             return [(name, found) for name, found in looked if found is not None]
 
@@ -210,7 +212,7 @@ class Door:
 
     def all_below(self, spot: Spot) -> Iterator[tuple[bytes, Found]]:
         """Everything under the directory *spot*, of whatever kind, with its path below it."""
-        with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        with self.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
             yield from self._all_below(fd, b"")
 
     def _all_below(self, fd: int, prefix: bytes) -> Iterator[tuple[bytes, Found]]:
@@ -228,7 +230,7 @@ class Door:
 
     def names_at(self, spot: Spot) -> list[bytes]:
         """The names in the directory *spot*."""
-        with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        with self.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
             return list(syscalls.names_in(fd))
 
     def status(self, spot: Spot) -> os.stat_result:
@@ -240,7 +242,7 @@ class Door:
         """The names and inodes that lead from the directory *spot* to the inode *wanted*; empty if it is not among the
         first few thousand files there, or those that could be looked at before *deadline* (of time.monotonic)."""
         budget = itertools.takewhile(lambda _: time.monotonic() < deadline, range(_MOST_STATES))
-        with self._opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        with self.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
             return self._path_to(fd, wanted, budget)
 
     def _path_to(self, fd: int, wanted: Inode, budget: Iterator[int]) -> list[tuple[bytes, Inode]]:
@@ -262,16 +264,21 @@ class Door:
                     os.close(inner)
         return []
 
-    def worst_state_below(self, spot: Spot) -> State | None:
-        """The least that any image under the directory *spot* is worth; None if there is none.
+    def writers(self, target: Target, expected: Inode) -> frozenset[MountId]:
+        """The mounts that say that they are writing *target*."""
+        with self.opened(target, os.O_RDONLY, expected) as fd:
+            return writers.of(fd)
+
+    def worst_state_below(self, spot: Spot, state_of: Callable[[Spot, Found], State]) -> State | None:
+        """The least that any image under the directory *spot* is worth, as *state_of* says; None if there is none.
 
         EOVERFLOW where more files would have to be looked at than one answer is worth.
         """
         states = set()
-        for count, (_, found) in enumerate(self.files_below(spot)):
+        for count, (path, found) in enumerate(self.files_below(spot)):
             if count == _MOST_STATES:
                 raise OSError(errno.EOVERFLOW, "too many files to look at for one answer")
-            states.add(found.record.state)
+            states.add(state_of(Spot(spot.identity, (*spot.components, *path.split(b"/"))), found))
         return next((state for state in _WORST_FIRST if state in states), None)
 
     # Making
@@ -282,14 +289,20 @@ class Door:
             os.mkdir(name, _PRIVATE_DIRECTORY, dir_fd=dir_fd)
             return self._with_record(dir_fd, name, new, lambda: os.rmdir(name, dir_fd=dir_fd))
 
-    def make_file(self, spot: Spot, build: Build, flags: int) -> tuple[int, Found]:
-        """A new regular file, open with *flags* (access mode and O_APPEND); FileExistsError if the name is taken."""
+    def make_file(
+        self, spot: Spot, build: Build, flags: int, writer: MountId | None = None
+    ) -> tuple[int, Found]:
+        """A new regular file, open with *flags* (access mode and O_APPEND) and marked as being written by *writer*;
+        FileExistsError if the name is taken."""
         with self._changed_parent(spot) as (dir_fd, name):
             new = self._built(dir_fd, spot, build)
             flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(name, flags, _PRIVATE_FILE, dir_fd=dir_fd)
             try:
-                return fd, self._with_record(dir_fd, name, new, lambda: os.unlink(name, dir_fd=dir_fd))
+                found = self._with_record(dir_fd, name, new, lambda: os.unlink(name, dir_fd=dir_fd))
+                if writer is not None:
+                    self._mark(fd, writer, lambda: os.unlink(name, dir_fd=dir_fd))
+                return fd, found
             except BaseException:
                 os.close(fd)
                 raise
@@ -329,11 +342,20 @@ class Door:
             try:
                 attributes.create(where, record.ATTRIBUTE, record.encode(new))
             except FileExistsError:  # another mount saw the new file first and numbered it: that number stays
-                theirs = self._found(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), where).record
+                theirs = self.found(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), where).record
                 new = new.with_(ino=theirs.ino)
                 attributes.put(where, record.ATTRIBUTE, record.encode(new))
             return Found(os.stat(name, dir_fd=dir_fd, follow_symlinks=False), new)
         except OSError:  # no room for the attribute: better no file than one without an owner
+            with contextlib.suppress(OSError):
+                undo()
+            raise
+
+    @staticmethod
+    def _mark(fd: int, writer: MountId, undo: Callable[[], None]) -> None:
+        try:
+            writers.put(fd, writer)
+        except OSError:
             with contextlib.suppress(OSError):
                 undo()
             raise
@@ -347,7 +369,7 @@ class Door:
         with self._parent(spot) as (dir_fd, name):
             fd = _open(dir_fd, name, flags)
             try:
-                _check_same(self._found(os.fstat(fd), fd), expected)
+                _check_same(self.found(os.fstat(fd), fd), expected)
             except BaseException:
                 os.close(fd)
                 raise
@@ -370,11 +392,11 @@ class Door:
     @contextmanager
     def reading(self, target: Target, expected: Inode) -> Iterator[int]:
         """A descriptor to read *target* by, as its owner, for the time of the block."""
-        with self._opened(target, os.O_RDONLY, expected) as fd:
+        with self.opened(target, os.O_RDONLY, expected) as fd:
             yield fd
 
     def read_content(self, target: Target, limit: int, expected: Inode) -> bytes:
-        with self._opened(target, os.O_RDONLY, expected) as fd:
+        with self.opened(target, os.O_RDONLY, expected) as fd:
             return os.pread(fd, limit, 0)
 
     # Changing
@@ -395,8 +417,8 @@ class Door:
         """
         self._check_writable()
         flags = os.O_RDONLY if size is None else os.O_WRONLY
-        with self._opened(target, flags) as fd:
-            before = self._found(os.fstat(fd), fd)
+        with self.opened(target, flags) as fd:
+            before = self.found(os.fstat(fd), fd)
             _check_same(before, expected)
             after = change(before.record)
             if after != before.record:
@@ -423,8 +445,8 @@ class Door:
     def amend(self, target: Target, expected: Inode, change: Callable[[Found], Record]) -> Found:
         """Rewrite the record if *change* changes it, and touch nothing otherwise."""
         self._check_writable()
-        with self._opened(target, os.O_RDONLY) as fd:
-            before = self._found(os.fstat(fd), fd)
+        with self.opened(target, os.O_RDONLY) as fd:
+            before = self.found(os.fstat(fd), fd)
             _check_same(before, expected)
             after = change(before)
             if after == before.record:
@@ -456,7 +478,7 @@ class Door:
     def rename(self, old: Spot, new: Spot, flags: int = 0) -> None:
         """Rename within one identity. EINVAL where the store does not know a flag."""
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
-            # Leaving the inner block goes back to root; the rename itself is made inside both, as the owner.
+            # Inside both blocks, as the owner.
             syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
 
     def link(self, old: Spot, new: Spot, expected: Inode | None = None) -> None:
@@ -473,12 +495,12 @@ class Door:
     # Users' own attributes
 
     def get_attribute(self, target: Target, expected: Inode, name: bytes) -> bytes:
-        with self._opened(target, os.O_RDONLY, expected) as fd:
+        with self.opened(target, os.O_RDONLY, expected) as fd:
             return attributes.get(fd, name)
 
     def set_attribute(self, target: Target, expected: Inode, name: bytes, value: bytes) -> None:
         self._check_writable()
-        with self._opened(target, os.O_RDONLY, expected) as fd:
+        with self.opened(target, os.O_RDONLY, expected) as fd:
             attributes.put(fd, name, value)
 
     def set_attribute_if(
@@ -486,8 +508,8 @@ class Door:
     ) -> bool:
         """As :meth:`set_attribute`, only if *holds* says so of what is there now; returns what it said."""
         self._check_writable()
-        with self._opened(target, os.O_RDONLY) as fd:
-            now = self._found(os.fstat(fd), fd)
+        with self.opened(target, os.O_RDONLY) as fd:
+            now = self.found(os.fstat(fd), fd)
             _check_same(now, expected)
             if holds(now):
                 attributes.put(fd, name, value)
@@ -495,12 +517,12 @@ class Door:
             return False
 
     def list_attributes(self, target: Target, expected: Inode) -> list[bytes]:
-        with self._opened(target, os.O_RDONLY, expected) as fd:
+        with self.opened(target, os.O_RDONLY, expected) as fd:
             return attributes.names(fd)
 
     def remove_attribute(self, target: Target, expected: Inode, name: bytes) -> None:
         self._check_writable()
-        with self._opened(target, os.O_RDONLY, expected) as fd:
+        with self.opened(target, os.O_RDONLY, expected) as fd:
             attributes.remove(fd, name)
 
     # The store as a whole

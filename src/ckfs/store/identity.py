@@ -8,6 +8,7 @@ itself is the last to check. CAP_SYS_RESOURCE, which would let root past disk qu
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,27 +19,40 @@ from ckfs.store import syscalls
 ROOT = Owner(Uid(0), Gid(0))
 
 
+class _Acting(threading.local):
+    owner = ROOT
+
+
+_acting = _Acting()
+
+
 @contextmanager
 def acting_as(owner: Owner) -> Iterator[None]:
-    """Let the calling thread make its file system calls as *owner*, with no supplementary groups.
+    """Let the calling thread make its file system calls as *owner*, with no supplementary groups, and after the block as whom
+    it made them before.
 
     Raises PermissionError if the kernel refuses; the thread is then as it was.
     """
-    if owner == ROOT:
+    before = _acting.owner
+    if owner == before:
         yield
         return
     try:
-        syscalls.set_fsgid(owner.gid)
-        syscalls.set_fsuid(owner.uid)
+        _become(owner)
         yield
     finally:
-        _back_to_root()
+        _back_to(before)
 
 
-def _back_to_root() -> None:
+def _become(owner: Owner) -> None:
+    syscalls.set_fsgid(owner.gid)
+    syscalls.set_fsuid(owner.uid)
+    _acting.owner = owner
+
+
+def _back_to(owner: Owner) -> None:
     try:
-        syscalls.set_fsuid(0)
-        syscalls.set_fsgid(0)
+        _become(owner)
     except PermissionError:  # a worker thread stuck in a user's identity must never serve another
         os.abort()
 

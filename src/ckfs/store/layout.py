@@ -9,6 +9,7 @@
       users/<uid>/  the sets of each user, real files under readable names
       staging/      what is being made, and is linked into place when complete
       trash/<uid>/  what was removed (see trash); made on first use in stores that have none
+      mounts/       which mounts there are (see mounts); made on first use too
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ from ckfs.policy.settings import Policy
 from ckfs.store import attributes, record
 from ckfs.store.door import Door
 from ckfs.store.identity import ROOT, acting_as
+from ckfs.store.mounts import MOUNTS, Mounts
 from ckfs.store.setnames import NAMES, STAGING, USERS, SetNames
 from ckfs.store.trash import TRASH, Trash
 
 FORMAT = 1
 _FORMAT_FILE = b"ckfs.toml"
 _POLICY_FILE = b"policy.toml"
-_DIRECTORIES = {NAMES: 0o755, USERS: 0o1777, STAGING: 0o1777, TRASH: 0o1777}
+_DIRECTORIES = {NAMES: 0o755, USERS: 0o1777, STAGING: 0o1777, TRASH: 0o1777, MOUNTS: 0o755}
 _HARMLESS = {*_DIRECTORIES, _POLICY_FILE, b"lost+found"}
 _UNFINISHED = (b"." + _FORMAT_FILE + b"-", b"." + _POLICY_FILE + b"-")
 """What an init that died may have left."""
@@ -57,6 +59,7 @@ class Store:
     door: Door
     names: SetNames
     trash: Trash
+    mounts: Mounts
     service: Owner
     read_only: bool
 
@@ -79,6 +82,26 @@ class Store:
                 ) from None
             finally:
                 os.close(root_fd)
+
+
+def directories() -> dict[bytes, int]:
+    """The directories right in a store, with their modes."""
+    return dict(_DIRECTORIES)
+
+
+def root_record() -> Record:
+    """What a new store says of the mounts' root, in the attribute of ``names/``."""
+    return _MOUNT_ROOT
+
+
+def check_format(path: str) -> None:
+    """Raises StoreUnusable unless *path* is a store of a format that this ckfs knows."""
+    with _unusable(path):
+        root_fd = _open_root(path)
+        try:
+            _read_format(root_fd, path)
+        finally:
+            os.close(root_fd)
 
 
 def initialise(path: str, service: Owner = ROOT) -> bool:
@@ -196,10 +219,11 @@ def open_store(path: str, service: Owner = ROOT, *, read_only: bool = False) -> 
             door = Door(root_fd, read_only=read_only)
             names = SetNames(door, root_fd, service, read_only=read_only)
             trash = Trash(door, names, service)
+            mounts = Mounts(root_fd, service, read_only=read_only)
         except BaseException:
             os.close(root_fd)
             raise
-    return Store(path, identifier, door, names, trash, service, read_only)
+    return Store(path, identifier, door, names, trash, mounts, service, read_only)
 
 
 def _check_keeper_again(root_fd: int, path: str, service: Owner) -> None:

@@ -40,10 +40,10 @@ def rename_set(
 
     Returns what *new* says now, and the top of the set that it replaced.
     """
-    return _replacing(flags, lambda: _rename_set(names, door, old, new, flags, check, discard))
+    return looking_again(flags, lambda: _rename_set(names, door, old, new, flags, check, discard))
 
 
-def _replacing(flags: int, move: Callable[[], T]) -> T:
+def looking_again(flags: int, move: Callable[[], T]) -> T:
     """Look again when another mount changed the target's name in between: a rename that may replace never meets EEXIST."""
     for _ in range(_TRIES if not flags else 0):
         with contextlib.suppress(Exists, Stale):
@@ -101,7 +101,7 @@ def file_to_set(
     discard: Discard,
 ) -> tuple[SetEntry, Found]:
     """Move *source*, from inside the set whose entry is *like*, to the top as *new*."""
-    return _replacing(flags, lambda: _file_to_set(names, door, source, new, like, flags, check, discard))
+    return looking_again(flags, lambda: _file_to_set(names, door, source, new, like, flags, check, discard))
 
 
 def _file_to_set(

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import platform
+import sys
 from collections.abc import Iterator
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -158,6 +159,23 @@ def unmount(target: bytes, flags: int) -> None:
     """umount2(2)."""
     if _libc.umount2(target, ctypes.c_int(flags)) != 0:
         raise _failed("umount2")
+
+
+_AT_SYMLINK_NOFOLLOW = 0x100
+_STATX_BTIME = 0x800
+_STATX_BYTES = 256
+
+
+def birth_time_ns(dir_fd: int, name: bytes) -> int | None:
+    """When the file was made (statx(2)), in ns since the epoch; None where the file system does not say."""
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    if _libc.statx(dir_fd, name, _AT_SYMLINK_NOFOLLOW, ctypes.c_uint(_STATX_BTIME), buffer) != 0:
+        raise _failed("statx")
+    raw = buffer.raw  # struct statx: u32 stx_mask at 0; stx_btime at 80: s64 seconds, u32 nanoseconds
+    if not int.from_bytes(raw[0:4], sys.byteorder) & _STATX_BTIME:
+        return None
+    seconds = int.from_bytes(raw[80:88], sys.byteorder, signed=True)
+    return seconds * 1_000_000_000 + int.from_bytes(raw[88:92], sys.byteorder)
 
 
 _STATFS_BYTES = 256

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ckfs.errors import FsError, Stale
 from ckfs.model import Owner
-from ckfs.names import Gid, SetName, Uid, shown
+from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.store import restoring
-from ckfs.store.door import Door, Spot
+from ckfs.store.door import Door, Found, Spot
 from ckfs.store.removed import ATTRIBUTE, Damaged, Item, Note, decode, encode, fitted
 from ckfs.store.restoring import Failure
-from ckfs.store.setnames import SetNames
+from ckfs.store.setnames import SetEntry, SetNames
 from ckfs.store.syscalls import RENAME_NOREPLACE
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,33 @@ class Trash:
         """Move the file or directory *spot* into the trash. Stale if it is not the inode of *note*."""
         return self._with_room(spot.identity, lambda: self._put(spot, fitted(note)))
 
-    def _put(self, spot: Spot, note: Note) -> Item:
+    def put_as_able(self, spot: Spot, note: Note) -> Item:
+        """As :meth:`put`, for what leaves the trash again at once: nothing else gives way to its note, which may be missing."""
+        try:
+            return self._put(spot, fitted(note))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+        return self._put(spot, fitted(note), noted=False)
+
+    def put_set(self, name: SetName, ino: Inode, note: Callable[[SetEntry, Found], Note]) -> Item:
+        """Move the whole set *name* into the trash, and take its name away. Stale if it is not the one whose top is *ino*."""
+        items: list[Item] = []
+
+        def check(found: Found) -> None:
+            if found.record.ino != ino or self._names.twins(name):
+                raise Stale("another set has the name by now, or the set is just being renamed")
+
+        def put(entry: SetEntry, found: Found) -> None:
+            items.append(self.put(entry.spot, note(entry, found)))
+
+        self._names.remove(name, put, check)
+        return items[0]
+
+    def _put(self, spot: Spot, note: Note, *, noted: bool = True) -> Item:
         target = self._new_spot(spot.identity)
-        self._door.set_attribute(spot, note.ino, ATTRIBUTE, encode(note))
+        if noted:
+            self._door.set_attribute(spot, note.ino, ATTRIBUTE, encode(note))
         self._door.rename(spot, target)
         item = Item(target, self._door.examine(target), note)
         if (
@@ -175,10 +199,13 @@ class Trash:
 
     def bytes_of(self, entry: Item | Damaged) -> int:
         """How much room *entry* takes in the store."""
-        status = self._door.status(entry.spot)
+        return self.bytes_at(entry.spot)
+
+    def bytes_at(self, spot: Spot) -> int:
+        status = self._door.status(spot)
         if not stat.S_ISDIR(status.st_mode):
             return status.st_blocks * 512 if status.st_nlink == 1 else 0
-        below = (found.stat for _, found in self._door.files_below(entry.spot))
+        below = (found.stat for _, found in self._door.files_below(spot))
         return 512 * sum({inner.st_ino: inner.st_blocks for inner in below}.values())
 
     # Taking out
@@ -203,7 +230,7 @@ class Trash:
         with contextlib.suppress(OSError, Stale, RecursionError):
             freed = self.bytes_of(entry)
         self._door.remove_tree(self._begun(entry))
-        log.info("trash: removed for good, %d bytes: %s", freed, described(entry))
+        log.info("trash: removed for good, %d bytes: %s", freed, described(entry), extra={"always": True})
         return freed
 
     def _begun(self, entry: Item | Damaged) -> Spot:
@@ -218,7 +245,12 @@ class Trash:
 
     def purge_older(self, before_ns: int) -> int:
         """Remove for good what was removed before *before_ns* (since the epoch). Returns how many bytes that freed."""
-        return sum(self._purge_if_able(entry) for entry in self._entries(None) if entry.when_ns < before_ns)
+        return sum(self.purge_if_able(entry) for entry in self.older(before_ns))
+
+    def older(self, before_ns: int) -> list[Item | Damaged]:
+        """What was removed before *before_ns* (since the epoch), the oldest first."""
+        entries = (entry for entry in self._entries(None) if entry.when_ns < before_ns)
+        return sorted(entries, key=lambda entry: entry.when_ns)
 
     def make_room(self, stored: Owner | None, wanted_bytes: int) -> int:
         """Remove for good, the oldest first, from the trash of *stored* or of all, until *wanted_bytes* are freed.
@@ -230,10 +262,11 @@ class Trash:
         for entry in sorted(self._entries(uid), key=lambda entry: entry.when_ns):
             if freed >= wanted_bytes:
                 break
-            freed += self._purge_if_able(entry)
+            freed += self.purge_if_able(entry)
         return freed
 
-    def _purge_if_able(self, entry: Item | Damaged) -> int:
+    def purge_if_able(self, entry: Item | Damaged) -> int:
+        """As :meth:`purge`; what cannot be removed stays, with a line in the log."""
         try:
             return self.purge(entry)
         except (FileNotFoundError, Stale):  # another mount was first, or it has been restored

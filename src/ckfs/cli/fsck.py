@@ -1,0 +1,151 @@
+"""``ckfs fsck``: what is wrong in a store, and mending it, for root. It works on the store itself."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ckfs.daemon.mounting import is_dead, mounts
+from ckfs.errors import CkfsError, FsError, NotPermitted, StoreInUse, StoreUnusable
+from ckfs.names import shown
+from ckfs.store.checking.check import check
+from ckfs.store.checking.findings import Finding
+from ckfs.store.identity import prepare_process
+
+_PAUSE_S = 1.0
+"""Between the two looks at what seems wrong: longer than anybody takes from a set's place to its name."""
+_LONGEST_SHOWN = 4096
+_PROGRESS_S = 0.2
+
+
+def fsck(path: str, *, repair: bool, as_json: bool, even_if_mounted: bool) -> int:
+    """Check the store at *path*. Returns the exit status; raises CkfsError."""
+    if os.geteuid() != 0:
+        raise NotPermitted(f"{shown(path)}: only root checks a store")
+    prepare_process()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if repair and not even_if_mounted:
+        _check_not_in_use(path)
+    report = _Report(as_json, _Progress(sys.stderr.isatty()))
+    if repair:
+        print("ckfs: no other host may have the store mounted while it is mended", file=sys.stderr)
+    report.begin()
+    try:
+        for finding in check(
+            path, repair=repair, pause=lambda: time.sleep(_PAUSE_S), progress=report.progress.say
+        ):
+            report.tell(finding)
+    except FsError as error:
+        raise CkfsError(f"{shown(path)}: {error}") from None
+    except OSError as error:
+        raise StoreUnusable(f"{shown(path)}: {error.strerror or error}") from None
+    finally:
+        report.progress.clear()
+    report.end()
+    return 1 if report.left else 0
+
+
+def _check_not_in_use(path: str) -> None:
+    if places := _mounted_at(path):
+        raise StoreInUse(
+            f"{shown(path)}: mounted on {', '.join(places)}: umount it here and on all hosts, or give --even-if-mounted"
+        )
+
+
+def _mounted_at(path: str) -> list[str]:
+    """Where the store at *path* is in use. Of other hosts nobody here can tell."""
+    places = []
+    for mounted in mounts():
+        with contextlib.suppress(OSError):
+            if (
+                mounted.is_ckfs
+                and os.path.samefile(mounted.source, path)
+                and not is_dead(os.fsdecode(mounted.path))
+            ):
+                places.append(shown(mounted.path))
+    return places
+
+
+@dataclass(slots=True)
+class _Progress:
+    """A line on a terminal, written over again and again."""
+
+    wanted: bool
+    said_at: float = 0.0
+    is_there: bool = False
+
+    def say(self, done: int, count: int) -> None:
+        if not self.wanted or (done < count and time.monotonic() - self.said_at < _PROGRESS_S):
+            return
+        self.said_at, self.is_there = time.monotonic(), True
+        print(f"\rsets looked at: {done} of {count}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self.is_there:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self.is_there = False
+
+
+@dataclass(slots=True)
+class _Report:
+    as_json: bool
+    progress: _Progress
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def left(self) -> int:
+        return self.counts["left"]
+
+    def begin(self) -> None:
+        if self.as_json:
+            print("[", end="", flush=True)
+
+    def tell(self, finding: Finding) -> None:
+        """A line at once, so that it is known what was done by the time that somebody interrupts it."""
+        self.progress.clear()
+        separator = ",\n " if self.counts.total() else "\n "
+        self.counts["left" if finding.is_left else "mended" if finding.done else "notes"] += 1
+        if self.as_json:
+            print(separator + json.dumps(_row(finding)), end="", flush=True)
+            return
+        print(_line(finding), flush=True)
+
+    def end(self) -> None:
+        if self.as_json:
+            print("\n]")
+            return
+        print(f"mended: {self.counts['mended']}; left: {self.left}; notes: {self.counts['notes']}")
+
+
+def _row(finding: Finding) -> dict[str, str | bool]:
+    return {
+        "code": finding.kind.code,
+        "severity": finding.kind.severity.value,
+        "path": shown(finding.where),
+        "finding": finding.kind.sentence,
+        "detail": finding.detail,
+        "mended": bool(finding.done),
+        "done": finding.done,
+        "failure": finding.failure,
+    }
+
+
+def _line(finding: Finding) -> str:
+    kind, where = finding.kind, shown(finding.where)
+    if len(where) > _LONGEST_SHOWN:
+        where = f"{where[: _LONGEST_SHOWN // 2]}[…]{where[-_LONGEST_SHOWN // 2 :]}"
+    text = f"{kind.severity.value}: {where}: {kind.sentence}"
+    if finding.detail:
+        text += f" ({finding.detail})"
+    if finding.done:
+        return f"{text}: mended: {finding.done} [{kind.code}]"
+    if finding.failure:
+        return f"{text}: not mended: {finding.failure} [{kind.code}]"
+    return f"{text} [{kind.code}]"

@@ -1,0 +1,101 @@
+"""This mount among the others: its registration in the store, renewed for as long as it lives.
+
+Others settle what a mount was writing once they have not heard of it for the policy's fence time. So whoever writes makes sure
+first that this cannot have happened: if the last beat that the store took is older than half of that time, nothing is written
+until another one got through. A mount that finds itself fenced registers anew; what it had open for writing before gets EIO.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+
+import trio
+
+from ckfs.errors import Fenced, FsError
+from ckfs.fs.liveness import registration_here
+from ckfs.names import MountId, shown
+from ckfs.policy.settings import Policy
+from ckfs.store.gate import Gate
+from ckfs.store.mounts import Mounts
+
+log = logging.getLogger(__name__)
+
+_BEATS_PER_LEASE = 4
+
+
+def _since_boot_s() -> float:
+    """Goes on while the host is suspended, unlike time.monotonic."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Membership:
+    """Made, and so registered, before the loop runs; everything else belongs to the loop's thread."""
+
+    def __init__(self, mounts: Mounts, node: bytes, clock: Callable[[], float] = _since_boot_s) -> None:
+        self._mounts = mounts
+        self._node = node
+        self._clock = clock
+        self._renewing = trio.Lock()
+        self._own = registration_here(node)
+        self._registered = False
+        self._heard_s = -math.inf
+        try:
+            mounts.register(self._own)
+        except OSError as error:  # a store that is full is still good for reading and clearing up
+            log.info("this mount cannot register, and writes nothing until it can: %s", error.strerror)
+        else:
+            self._registered, self._heard_s = True, clock()
+
+    @property
+    def id(self) -> MountId:
+        return self._own.id
+
+    async def run(self, gate: Gate, policy: Callable[[], Policy]) -> None:
+        """Renew the registration; for the life of the mount."""
+        failing = False
+        while True:
+            await trio.sleep(policy().lease_s / _BEATS_PER_LEASE)
+            try:
+                await self._renew(gate)
+                failing = False
+            except Fenced:
+                log.error(  # noqa: TRY400 - not a bug
+                    "this mount was not heard of for too long: what it was writing has been settled by others;"
+                    " writers that had images open get EIO"
+                )
+            except (OSError, FsError) as error:
+                if not failing:
+                    log.info("other mounts do not hear of this one now: %s", error)
+                failing = True
+
+    async def assure(self, gate: Gate, policy: Policy, held: MountId | None) -> None:
+        """Before something is written that is marked as *held*: raises Fenced if others may have settled it."""
+        if self._clock() - self._heard_s > policy.fence_s / 2:
+            await self._renew(gate)
+        if held is not None and held != self.id:
+            raise Fenced("the image was settled by others while this mount was not heard of")
+
+    async def _renew(self, gate: Gate) -> None:
+        async with self._renewing:
+            began_s, own = self._clock(), self._own
+            if not self._registered:
+                await gate.call(lambda: self._mounts.register(own))
+                self._registered, self._heard_s = True, began_s
+                return
+            try:
+                self._own = await gate.call(lambda: self._mounts.renew(own))
+            except Fenced:
+                anew = registration_here(self._node)
+                await gate.call(lambda: self._mounts.register(anew))
+                self._own, self._heard_s = anew, began_s
+                log.warning("mount %s goes on as %s", shown(own.id), shown(anew.id))
+                raise
+            self._heard_s = began_s
+
+    def leave(self, *, finished: bool) -> None:
+        """Blocking; the last that a mount does. *finished*: no image is marked as being written by it."""
+        if self._registered:
+            self._mounts.leave(self.id, finished=finished)

@@ -1,0 +1,257 @@
+"""``names/`` and the users' directories against each other: which name leads to which place, and which to none.
+
+Only what is right in these directories is looked at. Nothing is changed, nor judged: see :mod:`ckfs.store.checking.naming`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ckfs.model import Owner, Record
+from ckfs.names import Gid, Inode, SetName, Uid
+from ckfs.store import removed
+from ckfs.store.checking import records
+from ckfs.store.checking.records import Trouble
+from ckfs.store.checking.walking import Directory, Seen, look, reach
+from ckfs.store.layout import Store
+from ckfs.store.removed import Note
+from ckfs.store.setnames import NAMES, STAGING, USERS, SetEntry, decode
+
+Key = tuple[int, bytes]
+"""A place: uid of the directory below ``users/``, and the name in it."""
+
+_BESIDE = re.compile(
+    rb"(?P<name>.+)~(?P<ino>[0-9a-f]{1,16})(?P<copy>~copy(?:~[0-9a-f]{16})?|~old)?", re.DOTALL
+)
+_SURELY_A_NUMBER = 12
+"""Digits after the ``~``: so many are no part of what somebody called his set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A name and what it says. *link* is the store's inode number of the link, *links* how many names that has."""
+
+    name: SetName
+    entry: SetEntry
+    link: int
+    links: int
+
+    @property
+    def key(self) -> Key:
+        return self.entry.stored.uid, self.entry.place
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A place that no name leads to. *record* None: it has none that can be read."""
+
+    uid: Uid
+    place: bytes
+    status: os.stat_result
+    record: Record | None
+    trouble: Trouble | None
+    note: Note | None
+
+    @property
+    def key(self) -> Key:
+        return self.uid, self.place
+
+    @property
+    def path(self) -> bytes:
+        return path_of(self.key)
+
+    @property
+    def is_special(self) -> bool:
+        return not (stat.S_ISREG(self.status.st_mode) or stat.S_ISDIR(self.status.st_mode))
+
+    @property
+    def beside(self) -> tuple[bytes, Inode, bytes] | None:
+        """Name, number and kind that the place is made of, if it was made beside the set's own name."""
+        match = _BESIDE.fullmatch(self.place)
+        if match is None:
+            return None
+        ino = Inode(int(match["ino"], 16))
+        is_its = self.record.ino == ino if self.record else len(match["ino"]) >= _SURELY_A_NUMBER
+        return (match["name"], ino, match["copy"] or b"") if is_its else None
+
+
+@dataclass(slots=True)
+class Survey:
+    """*held*: the places that are right, each with the name that leads to it."""
+
+    held: dict[Key, SetName] = field(default_factory=dict)
+    twins: dict[Key, list[Named]] = field(default_factory=dict)
+    """Places that several names lead to."""
+    loose: list[tuple[Named, Record | None]] = field(default_factory=list)
+    """Names whose place is not there, or is another set by its number (then with its record)."""
+    following: list[tuple[Named, bool]] = field(default_factory=list)
+    """Sets whose files have yet to follow to their new owner, and whether their tops have records."""
+    orphans: list[Orphan] = field(default_factory=list)
+    numbers: set[Inode] = field(default_factory=set)
+    """Of all that have a name."""
+    strangers: list[bytes] = field(default_factory=list)
+    damaged: list[tuple[SetName, bytes]] = field(default_factory=list)
+    newer: list[SetName] = field(default_factory=list)
+    unread: list[tuple[bytes, OSError]] = field(default_factory=list)
+    users: list[tuple[bytes, Seen | None]] = field(default_factory=list)
+    """What is in ``users/`` and no user's directory (None), or one whose owner or mode is wrong."""
+    left: dict[Inode, SetEntry] = field(default_factory=dict)
+    """Entries that somebody who died left in ``staging/``, by their sets' numbers."""
+    locks: set[Inode] = field(default_factory=set)
+    """Sets that are being copied to their new owner, or were."""
+
+
+def survey(store: Store) -> Survey:
+    found = Survey()
+    with Directory.at(store.path) as root:
+        _read_names(store, root, found)
+        _read_places(root, found)
+        _read_staging(root, found)
+    return found
+
+
+def path_of(key: Key) -> bytes:
+    return b"%s/%d/%s" % (USERS, *key)
+
+
+# Names
+
+
+def _read_names(store: Store, root: Directory, found: Survey) -> None:
+    with root.inside(NAMES) as names:
+        for name in map(SetName, names.names()):
+            try:
+                _read_name(root, names, name, found)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                found.unread.append((NAMES + b"/" + name, error))
+
+
+def _read_name(root: Directory, names: Directory, name: SetName, found: Survey) -> None:
+    status = names.status_of(name)
+    if not stat.S_ISLNK(status.st_mode):
+        found.strangers.append(name)
+        return
+    target = reach(names.owner, lambda: os.readlink(name, dir_fd=names.fd))
+    try:
+        entry = decode(target)
+    except OSError:
+        if records.is_later_version(target):
+            found.newer.append(name)
+        else:
+            found.damaged.append((name, target))
+        return
+    found.numbers.add(entry.ino)
+    _place(root, Named(name, entry, status.st_ino, status.st_nlink), found)
+
+
+def _place(root: Directory, named: Named, found: Survey) -> None:
+    known = _top(root, named.key)
+    if known is None:
+        found.loose.append((named, None))
+        return
+    if isinstance(known, Record) and known.ino != named.entry.ino:
+        found.loose.append((named, known))
+        return
+    if named.key in found.held:
+        found.twins.setdefault(named.key, []).append(named)
+        return
+    found.held[named.key] = named.name
+    if named.entry.is_followed:
+        found.following.append((named, isinstance(known, Record)))
+
+
+def _top(root: Directory, key: Key) -> Record | Trouble | None:
+    """The record of what lies at a place; None if nothing does."""
+    try:
+        with root.inside(USERS, b"%d" % key[0]) as directory:
+            seen = look(directory, key[1], [])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return records.reading(seen.raw, seen.status)
+
+
+# Places
+
+
+def _read_places(root: Directory, found: Survey) -> None:
+    with root.inside(USERS) as users:
+        for user in users.names():
+            try:
+                _read_user(users, user, found)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                found.unread.append((USERS + b"/" + user, error))
+
+
+def is_users_name(name: bytes) -> bool:
+    """Whether *name* is one that ckfs gives to a user's directory."""
+    return name.isdigit() and name == b"%d" % int(name) and int(name) < 1 << 32
+
+
+def _read_user(users: Directory, user: bytes, found: Survey) -> None:
+    seen = look(users, user, [USERS])
+    if not seen.is_directory or not is_users_name(user):
+        found.users.append((user, None))
+        return
+    if seen.status.st_uid != int(user) or stat.S_IMODE(seen.status.st_mode) & 0o777 != 0o700:
+        found.users.append((user, seen))
+    with users.inside(user) as directory:
+        for place in directory.names():
+            if (int(user), place) not in found.held:
+                _read_orphan(directory, Uid(int(user)), place, found)
+
+
+def _read_orphan(directory: Directory, uid: Uid, place: bytes, found: Survey) -> None:
+    try:
+        seen = look(directory, place, [])
+        known = records.reading(seen.raw, seen.status)
+        note = directory.attribute_of(place, seen.status, removed.ATTRIBUTE)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        found.unread.append((path_of((uid, place)), error))
+        return
+    record, trouble = (known, None) if isinstance(known, Record) else (None, known)
+    found.orphans.append(
+        Orphan(uid, place, seen.status, record, trouble, removed.decode(note) if note is not None else None)
+    )
+
+
+# What is left in staging
+
+
+def _read_staging(root: Directory, found: Survey) -> None:
+    with root.inside(STAGING) as staging:
+        for name in staging.names():
+            kind, _, number = name.partition(b"-")
+            if kind == b"copying":
+                found.locks |= _number(number)
+            elif kind in (b"cleared", b"staging"):
+                for entry in _entries(staging, name):
+                    found.left[entry.ino] = entry
+
+
+def _number(text: bytes) -> set[Inode]:
+    try:
+        return {Inode(int(text, 16))}
+    except ValueError:
+        return set()
+
+
+def _entries(staging: Directory, name: bytes) -> Iterator[SetEntry]:
+    try:
+        yield decode(reach(staging.owner, lambda: os.readlink(name, dir_fd=staging.fd)))
+    except OSError:
+        return
+
+
+def stored_as(orphan: Orphan) -> Owner:
+    """Whose an orphan's files are: the directory that it lies in says so."""
+    return Owner(orphan.uid, Gid(orphan.status.st_gid))

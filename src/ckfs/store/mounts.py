@@ -1,0 +1,258 @@
+"""Which mounts a store has: a small file for each in ``mounts/``, written anew for as long as the mount lives.
+
+::
+
+    mounts/5f3a90c1e2d4b687         1;b=2a;n=tqn1;h=<boot id>;s=<pid namespace>;p=<pid>;t=<start, in ticks since boot>
+    mounts/5f3a90c1e2d4b687.ended   the same, once nobody will write as that mount any more: it died, or was fenced
+    mounts/housekeeper.7            a symbolic link that nobody follows: the mount that keeps house in the seventh term
+
+``b`` is the beat: a number that only grows. Others judge a mount by whether it has grown, never by anybody's clock
+(:mod:`ckfs.fs.liveness`). A mount whose file is gone, or ended, is gone for good: fencing is one rename, and the next
+beat of the fenced one finds nothing to write to.
+
+All calls are synchronous, for worker threads; they raise OSError as the store does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from ckfs.errors import Fenced, ReadOnly
+from ckfs.model import Owner
+from ckfs.names import MountId
+from ckfs.store import syscalls
+from ckfs.store.identity import acting_as
+
+MOUNTS = b"mounts"
+
+_VERSION = b"1"
+_ENDED = b".ended"
+_TERM_PREFIX = b"housekeeper."
+_TERM = _TERM_PREFIX + b"%d"
+_LONGEST_BYTES = 1024
+_ID_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A mount, as it says of itself: the *node*, and the process that serves it, if that is in the same pid namespace
+    (*namespace*, an inode number) of the same running kernel (*boot*). *started* in ticks since boot."""
+
+    id: MountId
+    node: bytes
+    boot: bytes
+    namespace: int
+    pid: int
+    started: int
+    beat: int = 0
+
+
+def encode(registration: Registration) -> bytes:
+    return b"%s;b=%x;n=%s;h=%s;s=%d;p=%d;t=%d\n" % (
+        _VERSION,
+        registration.beat,
+        registration.node,
+        registration.boot,
+        registration.namespace,
+        registration.pid,
+        registration.started,
+    )
+
+
+def decode(id: MountId, raw: bytes) -> Registration | None:  # noqa: A002 - its name everywhere
+    """The registration in *raw*; None if it is of no version that this ckfs knows, or just being written."""
+    version, *pairs = raw.rstrip(b"\n").split(b";")
+    fields = dict(pair.split(b"=", 1) for pair in pairs if b"=" in pair)
+    try:
+        if version != _VERSION:
+            return None
+        return Registration(
+            id=id,
+            node=fields[b"n"],
+            boot=fields[b"h"],
+            namespace=int(fields[b"s"]),
+            pid=int(fields[b"p"]),
+            started=int(fields[b"t"]),
+            beat=int(fields[b"b"], 16),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def new_id() -> MountId:
+    return MountId(secrets.token_hex(_ID_LENGTH // 2).encode())
+
+
+def is_id(name: bytes) -> bool:
+    return len(name) == _ID_LENGTH and not name.strip(b"0123456789abcdef")
+
+
+class Mounts:
+    """The directory ``mounts/`` of the store whose root is *root_fd*, kept by *service*; made when it is first needed."""
+
+    def __init__(self, root_fd: int, service: Owner, *, read_only: bool = False) -> None:
+        self._root_fd = root_fd
+        self._service = service
+        self._read_only = read_only
+
+    # One's own
+
+    def register(self, registration: Registration) -> None:
+        with self._changing() as directory:
+            _write(directory, registration.id, os.O_CREAT | os.O_EXCL, registration)
+
+    def renew(self, registration: Registration) -> Registration:
+        """The next beat. Raises Fenced if somebody has ended this mount."""
+        beating = replace(registration, beat=registration.beat + 1)
+        try:
+            with self._changing() as directory:
+                _write(directory, registration.id, 0, beating)
+        except FileNotFoundError:
+            raise Fenced("another mount has ended this one") from None
+        return beating
+
+    def leave(self, id: MountId, *, finished: bool) -> None:  # noqa: A002
+        """The mount ends by itself; unless it *finished* its images, others have to look after those."""
+        if not finished:
+            self.end(id)
+            return
+        with self._changing() as directory, contextlib.suppress(FileNotFoundError):
+            os.unlink(id, dir_fd=directory)
+
+    # Others'
+
+    def read(self, id: MountId) -> Registration | None:  # noqa: A002
+        """What a mount says of itself; None if it has ended."""
+        try:
+            with self._opened() as directory:
+                return _read(directory, id)
+        except FileNotFoundError:
+            return None
+
+    def all(self) -> list[Registration]:
+        """Those that have not ended."""
+        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+            found = (_read_or_none(directory, MountId(name)) for name in _names(directory) if is_id(name))
+            return [registration for registration in found if registration is not None]
+        return []
+
+    def ended(self) -> list[MountId]:
+        """Those that have ended without finishing their images, as far as nobody has looked after these."""
+        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+            names = (name.removesuffix(_ENDED) for name in _names(directory) if name.endswith(_ENDED))
+            return [MountId(name) for name in names if is_id(name)]
+        return []
+
+    def end(self, id: MountId) -> None:  # noqa: A002
+        """Fence a mount: nobody writes as it any more. Nothing happens if it has ended."""
+        with self._changing() as directory, contextlib.suppress(FileNotFoundError):
+            os.rename(id, id + _ENDED, src_dir_fd=directory, dst_dir_fd=directory)
+
+    def forget(self, id: MountId) -> None:  # noqa: A002
+        """Nothing in the store names that ended mount any more."""
+        with self._changing() as directory, contextlib.suppress(FileNotFoundError):
+            os.unlink(id + _ENDED, dir_fd=directory)
+
+    # Keeping house
+
+    def housekeeper(self) -> MountId | None:
+        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+            _, holder = _last_term(directory)
+            return holder
+        return None
+
+    def keep_house(self, id: MountId, is_alive: Callable[[MountId], bool]) -> bool:  # noqa: A002
+        """Whether *id* is the one mount that keeps house: it is already, or who did is not alive; then it is from now on.
+
+        Of several that take over at once exactly one does, on every file system: the next term has one name, which is made
+        exclusively. One that comes so late that its term is over, and cleared away, finds a later one beside its own.
+        """
+        with self._changing() as directory:
+            term, holder = _last_term(directory)
+            if holder == id:
+                return True
+            if holder is not None and is_alive(holder):
+                return False
+            try:
+                os.symlink(id, _TERM % (term + 1), dir_fd=directory)
+            except FileExistsError:
+                return False
+            for number in _terms(directory):
+                if number > term + 1:
+                    os.unlink(_TERM % (term + 1), dir_fd=directory)
+                    return False
+                if number <= term:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(_TERM % number, dir_fd=directory)
+            return True
+
+    # The directory
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        fd = os.open(
+            MOUNTS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root_fd
+        )
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _changing(self) -> Iterator[int]:
+        if self._read_only:
+            raise ReadOnly("the store is open for reading only")
+        with acting_as(self._service):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(MOUNTS, 0o755, dir_fd=self._root_fd)
+            with self._opened() as directory:
+                yield directory
+
+
+def _names(directory: int) -> list[bytes]:
+    return list(syscalls.names_in(directory))
+
+
+def _write(directory: int, name: bytes, flags: int, registration: Registration) -> None:
+    """In place, in one write: the line never gets shorter, since its only field that changes grows."""
+    flags |= os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o644, dir_fd=directory)
+    try:
+        os.pwrite(fd, encode(registration), 0)
+    finally:
+        os.close(fd)  # on NFS the moment at which others see it
+
+
+def _read(directory: int, name: MountId) -> Registration:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        found = decode(name, os.pread(fd, _LONGEST_BYTES, 0))
+    finally:
+        os.close(fd)
+    # A line that cannot be read is no reason to take a mount for gone.
+    return found or Registration(name, b"", b"", 0, 0, 0)
+
+
+def _read_or_none(directory: int, name: MountId) -> Registration | None:
+    with contextlib.suppress(FileNotFoundError):
+        return _read(directory, name)
+    return None
+
+
+def _terms(directory: int) -> list[int]:
+    """The numbers of the terms that there are, in order."""
+    names = (name.removeprefix(_TERM_PREFIX) for name in _names(directory) if name.startswith(_TERM_PREFIX))
+    return sorted(int(number) for number in names if number.isdigit())
+
+
+def _last_term(directory: int) -> tuple[int, MountId | None]:
+    """Its number, and who has kept house since; 0 and None if nobody ever has."""
+    for number in reversed(_terms(directory)):
+        with contextlib.suppress(FileNotFoundError):  # a later one has begun meanwhile
+            return number, MountId(os.readlink(_TERM % number, dir_fd=directory))
+    return 0, None

@@ -1,0 +1,44 @@
+"""Who is writing an image: a mark of each mount that has it open for writing, beside its record.
+
+A mark is an attribute of its own, ``user.ckfs.w.<mount id>``: two mounts that come and go at the same time
+each change only theirs, and none gets lost. It is made before the image is written and taken away when the mount's last
+writer has ended, so an image of the state ``writing`` without any is not being written, and one whose marks are all of
+mounts that are gone was left.
+
+Synchronous, as the owner of the file, who holds it open as *fd*.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+
+from ckfs.names import MountId
+from ckfs.store import attributes
+
+_MARK = b"user.ckfs.w."
+
+
+def mark_of(mount: MountId) -> bytes:
+    return _MARK + mount
+
+
+def put(fd: int, mount: MountId) -> None:
+    attributes.put(fd, mark_of(mount), b"1")  # not every store keeps one without a value
+
+
+def drop(where: attributes.Where, mount: MountId) -> None:
+    try:
+        attributes.remove(where, mark_of(mount))
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+
+
+def of(where: attributes.Where) -> frozenset[MountId]:
+    """The mounts that have marked the image."""
+    with contextlib.suppress(FileNotFoundError):
+        return frozenset(
+            MountId(name.removeprefix(_MARK)) for name in attributes.names(where) if name.startswith(_MARK)
+        )
+    return frozenset()

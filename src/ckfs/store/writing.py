@@ -1,0 +1,84 @@
+"""The first and the last step of writing an image, as the store sees them: mark and record, in an order that no other mount's
+steps and no death can turn into a torn image that counts as whole.
+
+* The mark comes before the state ``writing``, so that an image of that state without a mark is not being written.
+* Partial is said before the mark goes: nobody may take what is torn for left by its writers in good order.
+* Complete is said after the mark has gone, and only if no other mount has one. Of two mounts that end together each takes its
+  own away before it looks, so that at least one of them sees that it is the last.
+* Who says complete looks once more: a writer that began in that moment has marked the image before it read the record.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ckfs.errors import Stale
+from ckfs.model import Record, State
+from ckfs.names import Inode, MountId
+from ckfs.policy import lifecycle
+from ckfs.policy.lifecycle import Event
+from ckfs.store import attributes, record, writers
+from ckfs.store.door import Door, Found, Target
+
+Change = Callable[[Found], Record]
+
+
+def begin(
+    door: Door, target: Target, ino: Inode, mount: MountId, change: Change, is_gone: Callable[[MountId], bool]
+) -> Found:
+    """Mark *target* as written by *mount*, and let *change* say so in its record."""
+    with door.opened(target, os.O_RDONLY) as fd:
+        before = _same(door, fd, ino)
+        writers.put(fd, mount)
+        if (
+            before.record.state is not State.WRITING
+        ):  # what mounts left that died between settling and unmarking
+            for other in writers.of(fd) - {mount}:
+                if is_gone(other):
+                    writers.drop(fd, other)
+        return _changed(fd, before, change(before))
+
+
+def finish(door: Door, target: Target, ino: Inode, mount: MountId, change: Change | None) -> Found:
+    """*mount* writes *target* no more; *change* settles the record if no other mount does. None: it has no final name yet."""
+    with door.opened(target, os.O_RDONLY) as fd:
+        before = _same(door, fd, ino)
+        after = before.record if change is None else change(before)
+        if after.state is State.PARTIAL:
+            before = _changed(fd, before, after)
+        writers.drop(fd, mount)
+        if writers.of(fd):
+            return Found(os.fstat(fd), before.record)
+        found = _changed(fd, before, after)
+        if found.record.state is not State.WRITING and writers.of(fd):
+            return _changed(fd, found, lifecycle.after(found.record, Event.WRITTEN))
+        return found
+
+
+def settle_left(door: Door, target: Target, ino: Inode, left: frozenset[MountId], change: Change) -> Found:
+    """Settle what the mounts *left*, all gone, were writing: nothing happens if there are other marks on it by now."""
+    with door.opened(target, os.O_RDONLY) as fd:
+        before = _same(door, fd, ino)
+        if before.record.state is not State.WRITING or writers.of(fd) != left:
+            return before
+        found = _changed(fd, before, change(before))
+        for mount in left:
+            writers.drop(fd, mount)
+        if writers.of(fd):
+            return _changed(fd, found, lifecycle.after(found.record, Event.WRITTEN))
+        return found
+
+
+def _same(door: Door, fd: int, ino: Inode) -> Found:
+    found = door.found(os.fstat(fd), fd)
+    if found.record.ino != ino:
+        raise Stale("the name leads to another file by now")
+    return found
+
+
+def _changed(fd: int, before: Found, after: Record) -> Found:
+    if after == before.record:
+        return before
+    attributes.put(fd, record.ATTRIBUTE, record.encode(after))
+    return Found(os.fstat(fd), after)

@@ -1,0 +1,126 @@
+"""``ckfs fsck --repair`` dies at each of its calls on the store, and is run again.
+
+The second run goes on where the first one stopped: afterwards the store is as it is after one that was not killed, nothing is
+lost, and a mount serves all of it. The calls are counted in process, so that each step is met for certain.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ckfs.store import record
+from tests.fs.cores import BOB
+from tests.fs.damage import (
+    DAMAGES,
+    Damage,
+    all_bytes,
+    codes,
+    copied,
+    dump,
+    fsck,
+    item,
+    left,
+    put,
+    record_of,
+    single,
+    whole_store,
+    without_attributes,
+)
+from tests.fs.failing import Failing, Killed, install
+
+pytestmark = pytest.mark.root
+
+_MOST_CALLS = 100_000
+_CHANGES = {
+    "chmod",
+    "chown",
+    "link",
+    "mkdir",
+    "removexattr",
+    "rename",
+    "rmdir",
+    "setxattr",
+    "symlink",
+    "unlink",
+}
+
+
+def _all_at_once(store: Path) -> None:
+    """As a bad backup leaves a store: names, records, owners and modes are lost, each somewhere."""
+    without_attributes(store, f"users/{BOB.uid}")
+    for name in ("dump", "7.server.CK"):
+        (store / "names" / name).unlink()
+    shutil.copytree(dump(store), dump(store).with_name("copied"))
+    copied(dump(store) / "tree", dump(store) / "tree2")
+    os.chown(dump(store) / "image", 0, 0)
+    (dump(store) / "tree/two").chmod(0)
+    os.setxattr(dump(store) / "tree/two", record.ATTRIBUTE, b"torn")
+    put(item(store), replace(record_of(item(store)), ino=record_of(dump(store)).ino))
+    single(store).rename(single(store).with_name("elsewhere"))
+    (store / "names/8.server.CK").unlink()
+    os.symlink("1:torn", store / "names/8.server.CK")
+    (store / "staging").chmod(0o700)
+
+
+SEVERAL = Damage("all at once", _all_at_once, frozenset())
+MENDED = [damage for damage in DAMAGES if not damage.stays]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whole_store(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    return install(monkeypatch)
+
+
+@pytest.fixture(params=[False, True], ids=["flags", "no flags"])
+def flags(request: pytest.FixtureRequest, failing: Failing) -> bool:
+    """With and without RENAME_EXCHANGE, which NFS does not know."""
+    failing.lacks_noreplace = request.param
+    return not request.param
+
+
+@pytest.mark.parametrize("damage", [*MENDED, SEVERAL], ids=str)
+def test_a_second_run_goes_on_after_a_death_at_any_step(
+    damage: Damage, failing: Failing, flags: bool, template: Path, tmp_path: Path
+) -> None:
+    damaged = copied(template, tmp_path / "damaged")
+    damage.act(damaged)
+    contents = all_bytes(damaged)
+    for at in _steps(failing, damaged, tmp_path):
+        store = copied(damaged, tmp_path / "store")
+        assert _killed(failing, store, at)
+        where = f"at {at} of {failing.log}"
+        assert contents <= all_bytes(store), where
+        assert left(fsck(store, repair=True)) == [], where
+        assert codes(fsck(store)) == set(), where
+        assert contents <= all_bytes(store), where
+        shutil.rmtree(store)
+
+
+def _steps(failing: Failing, damaged: Path, tmp_path: Path) -> list[int]:
+    """At which of its calls fsck changes something: dying before one that only looks is dying before the next of these."""
+    store = copied(damaged, tmp_path / "whole")
+    with failing.armed(_MOST_CALLS, Killed):
+        fsck(store, repair=True)
+    assert failing.count < _MOST_CALLS
+    steps = [at for at, call in enumerate(failing.log, 1) if call in _CHANGES]
+    assert steps
+    return steps
+
+
+def _killed(failing: Failing, store: Path, at: int) -> bool:
+    with failing.armed(at, Killed):
+        try:
+            fsck(store, repair=True)
+        except Killed:
+            return True
+    return False
