@@ -13,11 +13,13 @@ import pytest
 import trio
 import xxhash
 
-from ckfs.errors import NoAttribute
+from ckfs.errors import Denied, NoAttribute
+from ckfs.fs.chores import Chores
 from ckfs.fs.metadata import Changes
+from ckfs.fs.superseded import Superseded
 from ckfs.fs.undigested import UndigestedImages
 from ckfs.model import Owner, State
-from ckfs.names import Gid, Inode, Uid
+from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.store import everywhere, rereading
 from ckfs.store.copying import copy_tree
 from ckfs.store.door import Found, Spot
@@ -341,6 +343,43 @@ async def test_what_cannot_be_read_is_not_marked(store: Path, monkeypatch: pytes
             checker(mount).check(image, NOW)
         monkeypatch.undo()
         assert await mount.alice.state("s/image") is State.COMPLETE
+
+
+async def test_a_damaged_image_that_is_removed_goes_to_the_trash(store: Path) -> None:
+    """Most of it is what it was: it may be all that somebody has."""
+    async with damaged(store) as (mount, image):
+        checker(mount).check(image, NOW)
+        await mount.alice.unlink("s/image")
+        (item,) = (item for item in mount.core.store.trash.items() if isinstance(item, Item))
+        assert (item.note.path, item.found.record.damaged) == (b"image", NOW)
+
+
+async def test_a_damaged_checkpoint_counts_no_more_so_that_an_older_one_is_kept(store: Path) -> None:
+    """Two are kept of each batch set. The one that was outlived goes neither by itself nor by its owner's hand."""
+    in_a_year = NOW + (10 << 60)
+    async with digesting(store) as mount:
+        await mount.root.mkdir("7.server.CK")
+        await mount.root.setattr("7.server.CK", Changes(uid=ALICE.uid, gid=ALICE.gid))
+        for name in ("one", "two", "three"):
+            await mount.alice.save(f"7.server.CK/{name}", CONTENT + name.encode())
+        await digest(mount.alice, "7.server.CK/three")
+        assert await mount.alice.state("7.server.CK/one") is State.SUPERSEDED
+        assert await attribute(mount.alice, "7.server.CK/one", "protected") == "no"
+    flip(store, "users/2101/7.server.CK/three")
+    async with mounted(store) as mount:
+        guard = mount.fs.sets.guard
+        checker(mount).check(spot_of(mount, b"7.server.CK", b"three"), NOW)
+        for name in ("one", "two"):
+            with pytest.raises(Denied):
+                await mount.alice.unlink(f"7.server.CK/{name}")
+        assert Superseded(mount.core, guard).expire(SetName(b"7.server.CK"), in_a_year) == 0
+        for _ in Chores(mount.core, guard).supersede():
+            pass
+        assert await mount.alice.state("7.server.CK/one") is State.COMPLETE
+        assert await attribute(mount.alice, "7.server.CK/three", "protected") == "no"
+        await mount.alice.save("7.server.CK/four", CONTENT)  # of the whole ones, the newest two
+        assert await mount.alice.state("7.server.CK/one") is State.SUPERSEDED
+        await mount.alice.unlink("7.server.CK/three")
 
 
 # A whole store

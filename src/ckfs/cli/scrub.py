@@ -72,7 +72,7 @@ def about(where: Where, found: Found | None) -> About:
     if found is not None:
         modified = iso_time(found.stat.st_mtime_ns)
         written_by = shown(found.record.node) or "-"
-        if found.record.completed and (lifecycle.may_be_complete(found.record) or found.record.damaged):
+        if found.record.completed and lifecycle.is_worth_keeping(found.record):
             completed = iso_time(found.record.completed)
     return About(
         set=shown(where.set_name),

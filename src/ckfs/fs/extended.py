@@ -221,8 +221,7 @@ class Extended:
 
     async def _completed(self, node: Node) -> bytes:
         record = (await self.core.examine(node)).record
-        was_complete = lifecycle.may_be_complete(record) or record.damaged
-        return _time(record.completed if was_complete else 0)
+        return _time(record.completed if lifecycle.is_worth_keeping(record) else 0)
 
     async def _damaged(self, node: Node) -> bytes:
         return _time((await self.core.examine(node)).record.damaged)

@@ -123,3 +123,8 @@ def is_complete(record: Record) -> bool:
 def may_be_complete(record: Record) -> bool:
     """It is, for all that anybody knows: what would be lost with it may be somebody's only image."""
     return is_complete(record) or record.state is State.UNKNOWN
+
+
+def is_worth_keeping(record: Record) -> bool:
+    """It may be complete, or it was, and most of it is what it was: a disk may have lost no more than a byte."""
+    return may_be_complete(record) or bool(record.damaged)
