@@ -11,9 +11,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import table
+from tests.bench import protection, table
 from tests.bench.compare import Measured, compare
 from tests.bench.manysets import Size, measure
 from tests.bench.places import forget_names
@@ -32,11 +33,19 @@ def main(arguments: list[str] | None = None) -> int:
         scale = dataclasses.replace(scale, repetitions=options.repetitions)
     places = {"tmpfs": options.tmpfs, "disk": options.disk}
     chosen = list(places) if options.on == "both" else [options.on]
+    titles = {kind: _title(kind, places[kind]) for kind in chosen}
     loads, results = [os.getloadavg()[0]], []
-    for kind in chosen:
-        results.append((_title(kind, places[kind]), *_measured(kind, places[kind], scale)))
+    for kind in chosen if options.only == "all" else []:
+        results.append((titles[kind], *_measured(places[kind], scale, _say(kind), on_disk=kind == "disk")))
         loads.append(os.getloadavg()[0])
-    document = table.text(scale, results, loads, dropped=forget_names())
+    costs = [
+        (titles[kind], protection.measure(places[kind], scale.rounds, scale.images, _say(kind)))
+        for kind in chosen
+    ]
+    if options.only == "all":
+        document = table.text(scale, results, costs, loads, dropped=forget_names())
+    else:
+        document = table.of_protection(costs)
     print(document)
     if options.write is not None:
         Path(options.write).write_text(document, encoding="utf-8")
@@ -59,17 +68,26 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--disk", default="/var/tmp", metavar="DIR", help="a directory on a disk (default: %(default)s)"
     )
+    parser.add_argument(
+        "--only", choices=("all", "protection"), default="all", help="only what protection and the trash cost"
+    )
     parser.add_argument("--write", metavar="FILE", help="where to write the table, besides standard output")
     return parser.parse_args(arguments)
 
 
-def _measured(kind: str, directory: str, scale: Scale) -> tuple[list[Measured], Size]:
+def _measured(
+    directory: str, scale: Scale, say: Callable[[str], None], *, on_disk: bool
+) -> tuple[list[Measured], Size]:
+    return compare(directory, scale, say, on_disk=on_disk), measure(directory, scale.sets, say)
+
+
+def _say(kind: str) -> Callable[[str], None]:
     begin = time.monotonic()
 
     def say(line: str) -> None:
         print(f"[{time.monotonic() - begin:6.1f} s, {kind}] {line}", file=sys.stderr, flush=True)
 
-    return compare(directory, scale, say, on_disk=kind == "disk"), measure(directory, scale.sets, say)
+    return say
 
 
 def _title(kind: str, directory: str) -> str:

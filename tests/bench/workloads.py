@@ -42,7 +42,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """*stream_bytes* per sequential step, *small_bytes* for writes of 4 KiB."""
+    """*stream_bytes* per sequential step, *small_bytes* for writes of 4 KiB; what protection costs is measured in so many
+    *rounds*, each of so many *images*."""
 
     stream_bytes: int
     small_bytes: int
@@ -50,11 +51,13 @@ class Scale:
     cycles: int
     sets: int
     repetitions: int
+    rounds: int
+    images: int
 
 
-FULL = Scale(2 * GIB, 2 * GIB, 10_000, 2_000, 100_000, 5)
-QUICK = Scale(256 * MIB, 32 * MIB, 2_000, 300, 10_000, 3)
-TINY = Scale(4 * MIB, 256 * KIB, 20, 5, 50, 1)
+FULL = Scale(2 * GIB, 2 * GIB, 10_000, 2_000, 100_000, 5, 25, 96)
+QUICK = Scale(256 * MIB, 32 * MIB, 2_000, 300, 10_000, 3, 15, 48)
+TINY = Scale(4 * MIB, 256 * KIB, 20, 5, 50, 1, 2, 2)
 
 
 def scenarios(scale: Scale) -> list[list[Step]]:

@@ -8,15 +8,26 @@ import errno
 import itertools
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ckfs.store.syscalls import RENAME_EXCHANGE
-from tests.e2e.torque import HOSTS, NODE_A, NODE_B, SERVER, Failure, Requeued, SetUp, Torque, write_image
+from tests.e2e.torque import (
+    HOSTS,
+    NODE_A,
+    NODE_B,
+    SERVER,
+    Checkpointer,
+    Failure,
+    Requeued,
+    SetUp,
+    Torque,
+    write_image,
+)
 from tests.support.jobfiles import Job, binary
-from tests.support.mounting import make_store, mounted
+from tests.support.mounting import make_store, mounted, run_ckfs
 from tests.support.users import ALICE, ROOT, as_user, errno_as
 
 pytestmark = pytest.mark.root
@@ -59,20 +70,64 @@ def pbs_home(module_workdir: Path) -> Path:
     return module_workdir / "torque"
 
 
-@pytest.fixture(scope="module")
-def three_mounts(root_and_fuse: None, module_workdir: Path, pbs_home: Path) -> Iterator[dict[str, str]]:
-    with _tmpfs(module_workdir / "private", 0o700) as private, contextlib.ExitStack() as stack:
-        store = make_store(private)
-        policy = store / "policy.toml"
-        policy.write_text(policy.read_text().replace('"/var/spool/torque"', f'"{pbs_home}"'))
+@contextlib.contextmanager
+def _btrfs_with_quota(directory: Path) -> Iterator[Path]:
+    """A directory on a larger file system that has a quota."""
+    disk, top = directory.with_suffix(".disk"), directory.with_suffix(".top")
+    with disk.open("wb") as file:
+        file.truncate(512 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", disk], check=True)
+    top.mkdir(mode=0o700)
+    done = subprocess.run(["mount", "-o", "loop", disk, top], check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"cannot mount btrfs from a file: {done.stderr.strip()}")
+    try:
+        limited = top / "limited"
+        subprocess.run(["btrfs", "quota", "enable", top], check=True, capture_output=True)
+        subprocess.run(["btrfs", "subvolume", "create", limited], check=True, capture_output=True)
+        _limit(limited, STORE_BYTES)
+        limited.chmod(0o700)
+        yield limited
+    finally:
+        subprocess.run(["umount", "-l", top], check=True)
+
+
+def _limit(subvolume: Path, size_bytes: int) -> None:
+    subprocess.run(["btrfs", "qgroup", "limit", str(size_bytes), subvolume], check=True)
+
+
+@contextlib.contextmanager
+def _three(private: Path, where: Path, pbs_home: Path) -> Iterator[dict[str, str]]:
+    store = make_store(private)
+    policy = store / "policy.toml"
+    policy.write_text(policy.read_text().replace('"/var/spool/torque"', f'"{pbs_home}"'))
+    partial = r"image .* is partial: (its writer was killed|a write failed)"
+    where.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
         mounts = {}
         for host in HOSTS:
             role = "server" if host == SERVER else "node"
-            where = module_workdir / host
-            partial = r"image .* is partial: (its writer was killed|a write failed)"
-            mount = stack.enter_context(mounted(store, where, role=role, node=host, may_log=[partial]))
+            mount = stack.enter_context(mounted(store, where / host, role=role, node=host, may_log=[partial]))
             mounts[host] = str(mount.path)
         yield mounts
+
+
+@pytest.fixture(scope="module")
+def three_mounts(root_and_fuse: None, module_workdir: Path, pbs_home: Path) -> Iterator[dict[str, str]]:
+    with (
+        _tmpfs(module_workdir / "private", 0o700) as private,
+        _three(private, module_workdir, pbs_home) as mounts,
+    ):
+        yield mounts
+
+
+@pytest.fixture
+def three_with_quota(
+    root_and_fuse: None, workdir: Path, pbs_home: Path
+) -> Iterator[tuple[dict[str, str], Path]]:
+    """The mounts, and what the quota is of."""
+    with _btrfs_with_quota(workdir / "quota") as private, _three(private, workdir, pbs_home) as mounts:
+        yield mounts, private
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +163,9 @@ def images_at(job: Torque, host: str, name: str | None = None) -> dict[str, byte
     }
 
 
-def check_kept(job: Torque, expected: dict[str, bytes] | None = None) -> None:
+def check_kept(
+    job: Torque, expected: dict[str, bytes] | None = None, also: Iterable[tuple[str, int]] = ()
+) -> None:
     """On every host the images are there, byte for byte, whole and nobody's to remove; and TORQUE was answered as it can bear."""
     expected = dict(list(job.images.items())[-KEPT:]) if expected is None else expected
     assert expected
@@ -119,19 +176,21 @@ def check_kept(job: Torque, expected: dict[str, bytes] | None = None) -> None:
             path = f"{job.ck(host)}/{name}"
             assert as_user(ROOT, os.getxattr, path, "user.ckfs.state") == b"complete"
             assert as_user(job.user, os.getxattr, path, "user.ckfs.protected") != b"no"
-    check_answers(job)
+    check_answers(job, also)
 
 
-def check_answers(job: Torque) -> None:
-    bad = [str(refusal) for refusal in job.refused if (refusal.call, refusal.error) not in ALLOWED]
+def check_answers(job: Torque, also: Iterable[tuple[str, int]] = ()) -> None:
+    """*also*: how else they may fail."""
+    allowed = ALLOWED.union(also)
+    bad = [str(refusal) for refusal in job.refused if (refusal.call, refusal.error) not in allowed]
     assert not bad
     assert not [r for r in job.refused if r.who == "server" and r.call != "mkdir"]
 
 
-def check_gone(job: Torque) -> None:
+def check_gone(job: Torque, also: Iterable[tuple[str, int]] = ()) -> None:
     for host in HOSTS:
         assert not [name for name in as_user(ROOT, os.listdir, job.mounts[host]) if name == job.set_name]
-    check_answers(job)
+    check_answers(job, also)
 
 
 # With ckfs
@@ -169,7 +228,11 @@ def test_where_no_copy_works_a_held_job_stays_and_so_do_its_images(job: Torque) 
 
 @pytest.mark.parametrize("failure", Failure)
 @pytest.mark.parametrize("set_up", SetUp)
-def test_earlier_images_outlive_a_failed_checkpoint(job: Torque, failure: Failure) -> None:
+@pytest.mark.parametrize("checkpointer", Checkpointer)
+def test_earlier_images_outlive_a_failed_checkpoint(
+    job: Torque, failure: Failure, checkpointer: Checkpointer
+) -> None:
+    job.checkpointer = checkpointer
     size = TOO_LARGE if failure is Failure.NO_ROOM else None
     job.checkpoint(NODE_A, failure, size)  # the first: there is nothing to keep yet
     assert as_user(ROOT, images_at, job, SERVER) == {}
@@ -181,12 +244,42 @@ def test_earlier_images_outlive_a_failed_checkpoint(job: Torque, failure: Failur
         job.checkpoint(NODE_A, failure, size)
     assert len(job.images) == KEPT
     check_kept(job)
-    assert not [name for name in as_user(ROOT, os.listdir, job.ck(SERVER)) if name.endswith(".tmp")]
+    assert sorted(as_user(ROOT, os.listdir, job.ck(SERVER))) == sorted(job.images)
     if set_up_shares(job):
         job.hold(NODE_A)
         assert job.restart(NODE_B) == job.images[job.newest]
     job.ends(NODE_B)
     check_gone(job)
+
+
+@pytest.mark.parametrize("set_up", SetUp)
+def test_earlier_images_outlive_a_checkpoint_that_the_quota_ends(
+    three_with_quota: tuple[dict[str, str], Path], set_up: SetUp
+) -> None:
+    """btrfs refuses removals, too, while a quota is used up: what the script leaves stays until there is room."""
+    mounts, limited = three_with_quota
+    job = a_job(mounts, set_up)
+    for _ in range(2):
+        job.checkpoint(NODE_A)
+    assert errno_as(job.user, _write_too_much, f"{job.ck(NODE_B)}/.too-much.tmp") == errno.EDQUOT
+    for _ in range(2):
+        job.checkpoint(NODE_A, Failure.NO_ROOM, TOO_LARGE)
+        check_kept(job, also={("unlink", errno.EDQUOT)})
+    _limit(limited, 2 * STORE_BYTES)
+    job.checkpoint(NODE_A)
+    assert len(job.images) == KEPT + 1
+    check_kept(job, also={("unlink", errno.EDQUOT)})
+    job.ends(NODE_B)
+    check_gone(job, also={("unlink", errno.EDQUOT)})
+
+
+def _write_too_much(path: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        for _ in range(TOO_LARGE >> 16):
+            os.write(fd, os.urandom(1 << 16))
+    finally:
+        os.close(fd)
 
 
 def set_up_shares(job: Torque) -> bool:
@@ -216,6 +309,44 @@ def test_the_server_removes_everything_at_the_end(job: Torque, at: str | None) -
         job.restart(at)
     job.ends(at)
     check_gone(job)
+
+
+@pytest.mark.parametrize("at", [NODE_A, None], ids=["complete", "held: qdel"])
+@pytest.mark.parametrize("set_up", SetUp)
+def test_what_the_server_removed_can_be_restored(job: Torque, at: str | None) -> None:
+    """All of it, byte for byte, on every host, and as safe as before. (Two of three were left to the server.)"""
+    for _ in range(2):
+        job.checkpoint(NODE_A)
+    job.hold(NODE_A)
+    if set_up_shares(job) and at is not None:
+        job.restart(at)
+    images = dict(job.images)
+    job.ends(at)
+    check_gone(job)
+    done = run_ckfs("trash", "restore", "--store", job.mounts[SERVER], "--set", job.set_name)
+    assert done.returncode == 0, done.stderr
+    for host in HOSTS:
+        assert as_user(ROOT, images_at, job, host) == images
+        assert as_user(job.user, images_at, job, host) == images
+    check_kept(job, dict(list(images.items())[-KEPT:]))
+    job.images = images
+    assert job.restart(NODE_B, staged=False) == images[job.newest]
+    job.ends(NODE_B)
+    check_gone(job)
+
+
+@pytest.mark.parametrize("set_up", SetUp)
+def test_what_was_removed_stays_restorable_when_its_job_is_gone_and_another_has_run(job: Torque) -> None:
+    job.checkpoint(NODE_A)
+    images = dict(job.images)
+    job.ends(NODE_A)
+    other = Torque(job.mounts, job.set_up, f"{next(_numbers)}.tqsrv")
+    other.checkpoint(NODE_A)
+    other.ends(NODE_A)
+    name = f"kept-of-{job.job}"
+    done = run_ckfs("trash", "restore", "--store", job.mounts[SERVER], "--set", job.set_name, "--to", name)
+    assert done.returncode == 0, done.stderr
+    assert as_user(job.user, images_at, job, NODE_B, name) == images
 
 
 @pytest.mark.parametrize("set_up", SetUp)

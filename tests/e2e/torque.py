@@ -23,6 +23,8 @@ SERVER, NODE_A, NODE_B = "tqsrv", "tqn1", "tqn2"
 HOSTS = (SERVER, NODE_A, NODE_B)
 _RMDIR_TRIES = 10
 _PIECE = 64 << 10
+_EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.ECANCELED)
+"""What a checkpoint that is to fail may meet."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,8 +42,15 @@ class Failure(enum.Enum):
     """What ends a checkpoint before it is whole."""
 
     SCRIPT = "the script gives up and removes its temporary file"
-    NO_ROOM = "ENOSPC from write, and the same"
+    NO_ROOM = "ENOSPC or EDQUOT from write, and the same"
     KILLED = "SIGKILL of the writer"
+
+
+class Checkpointer(enum.Enum):
+    """How the script writes an image."""
+
+    BLCR = "a hidden temporary name, fsync and rename while it is open"
+    DMTCP = "a temporary name, renamed once it is closed"
 
 
 class Requeued(Exception):
@@ -104,8 +113,36 @@ def content_of(number: int, size: int) -> bytes:
     return (f"image {number} ".encode() * (size // 8 + 1))[:size]
 
 
-def write_image(directory: str, name: str, data: bytes, failure: Failure | None) -> bool:
-    """The checkpoint script, BLCR's way. Returns whether it says that all is well."""
+def write_image(
+    directory: str,
+    name: str,
+    data: bytes,
+    failure: Failure | None,
+    checkpointer: Checkpointer = Checkpointer.BLCR,
+) -> bool:
+    """The checkpoint script. Returns whether it says that all is well."""
+    write = _write_as_blcr if checkpointer is Checkpointer.BLCR else _write_as_dmtcp
+    return write(directory, name, data, failure)
+
+
+def _write_as_dmtcp(directory: str, name: str, data: bytes, failure: Failure | None) -> bool:
+    os.chdir(directory)
+    temporary = f"{name}.temp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        _write_all(fd, data, failure)
+    except OSError as error:
+        if failure is None or error.errno not in _EXPECTED:
+            raise
+        os.unlink(temporary)
+        return False
+    finally:
+        os.close(fd)
+    os.rename(temporary, name)
+    return True
+
+
+def _write_as_blcr(directory: str, name: str, data: bytes, failure: Failure | None) -> bool:
     os.chdir(directory)
     temporary = f".{name}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK | os.O_TRUNC
@@ -121,7 +158,7 @@ def write_image(directory: str, name: str, data: bytes, failure: Failure | None)
     except OSError as error:
         os.stat(temporary)
         os.unlink(temporary)
-        if failure is None or error.errno not in (errno.ENOSPC, errno.ECANCELED):
+        if failure is None or error.errno not in _EXPECTED:
             raise
         return False
     finally:
@@ -162,6 +199,7 @@ class Torque:
     job: str
     user: int = ALICE
     image_bytes: int = 300_000
+    checkpointer: Checkpointer = Checkpointer.BLCR
     images: dict[str, bytes] = field(default_factory=dict)
     """What must be there: each image that a checkpoint said was made."""
     refused: list[Refusal] = field(default_factory=list)
@@ -279,9 +317,13 @@ class Torque:
 
     def _script(self, node: str, name: str, data: bytes, failure: Failure | None) -> bool:
         try:
-            return self._in_child(lambda: write_image(self.ck(node), name, data, failure))
+            return self._in_child(lambda: write_image(self.ck(node), name, data, failure, self.checkpointer))
         except ChildFailed:
             if failure is not Failure.KILLED:
+                raise
+            return False
+        except OSError as error:  # not even the file could be made, or be removed again: btrfs, at its quota
+            if failure is None or error.errno not in _EXPECTED:
                 raise
             return False
 

@@ -22,6 +22,7 @@ _CALLS = frozenset(
         "ftruncate",
         "getxattr",
         "link",
+        "listdir",
         "listxattr",
         "mkdir",
         "open",

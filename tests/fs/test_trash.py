@@ -19,7 +19,7 @@ from ckfs.errors import Exists, Invalid, NotFound, OtherOwner, ReadOnly, Stale
 from ckfs.fs.metadata import Changes
 from ckfs.model import Owner, Record, State
 from ckfs.names import Gid, Inode, SetName, Uid
-from ckfs.store import removed
+from ckfs.store import removed, syscalls
 from ckfs.store.door import Found, Spot
 from ckfs.store.layout import Store, initialise, open_store
 from ckfs.store.record import new_inode
@@ -512,18 +512,17 @@ def test_another_file_is_not_moved(store: Store) -> None:
 async def test_a_file_that_takes_the_name_in_that_moment_is_moved_back(
     path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = store.door.rename
+    real = syscalls.rename
     note, spot = note_of(store, b"tree/one"), spot_of(store, b"tree/one")
 
-    def rename(old: Spot, new: Spot, flags: int = 0) -> None:
-        if old == spot:
-            real(spot_of(store, b"tree/two"), spot)
-        real(old, new, flags)
+    def rename(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> None:
+        monkeypatch.undo()
+        store.door.rename(spot_of(store, b"tree/two"), spot)
+        real(old_fd, old, new_fd, new, flags)
 
-    monkeypatch.setattr(store.door, "rename", rename)
+    monkeypatch.setattr(syscalls, "rename", rename)
     with pytest.raises(Stale):
         store.trash.put(spot, note)
-    monkeypatch.undo()
     assert await tree(path) == {**without("dump/tree/two", "dump/tree/one"), "dump/tree/one": b"two"}
 
 
@@ -576,23 +575,23 @@ def test_where_no_note_fits_what_is_there_gives_way(
     store: Store, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     old = put(store, b"tree")
-    real, left = store.door.set_attribute, [OSError(number, "full")]
+    real, left = store.door.rename_noted, [OSError(number, "full")]
 
-    def set_attribute(*args: object) -> None:
+    def rename_noted(*args: object) -> Found:
         if left:
             raise left.pop()
-        real(*args)  # type: ignore[arg-type]
+        return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store.door, "set_attribute", set_attribute)
+    monkeypatch.setattr(store.door, "rename_noted", rename_noted)
     item = put(store, b"image")
     assert tokens(listed(store)) == {item.token} != {old.token}
 
 
 def test_where_nothing_gives_way_the_file_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def set_attribute(*_: object) -> None:
+    def rename_noted(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(store.door, "set_attribute", set_attribute)
+    monkeypatch.setattr(store.door, "rename_noted", rename_noted)
     with pytest.raises(OSError, match="full"):
         put(store, b"image")
     assert store.door.examine(spot_of(store, b"image")).stat.st_size == len(CONTENT)

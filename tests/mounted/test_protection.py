@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from errno import EACCES, EEXIST, ENOTEMPTY, EOPNOTSUPP
+from errno import EACCES, EEXIST, ENOTEMPTY, EOPNOTSUPP, EPERM, EXDEV
 from pathlib import Path
 
 import pytest
@@ -34,11 +34,12 @@ _numbers = itertools.count(100)
 
 @dataclass(frozen=True)
 class Place:
-    """Two nodes and the server, each with a mount of one store."""
+    """Two nodes, the server, and a host that is both, each with a mount of one store."""
 
     node: Mount
     other: Mount
     server: Mount
+    both: Mount
     store: Path
 
 
@@ -51,8 +52,9 @@ def place(root_and_fuse: None, module_workdir: Path) -> Iterator[Place]:
         mounted(store, module_workdir / "node", node="node") as node,
         mounted(store, module_workdir / "other", node="other") as other,
         mounted(store, module_workdir / "server", role="server", node="server") as server,
+        mounted(store, module_workdir / "of-both", role="both", node="of-both") as both,
     ):
-        yield Place(node, other, server, store)
+        yield Place(node, other, server, both, store)
 
 
 @pytest.fixture
@@ -117,6 +119,15 @@ def fallocate(fd: int, mode: int, size: int) -> None:
 
 def open_and_close(path: str, flags: int) -> None:
     os.close(os.open(path, flags))
+
+
+def open_again_for_writing(image: str) -> None:
+    """By the descriptor of somebody who reads it."""
+    fd = os.open(image, os.O_RDONLY)
+    try:
+        open_and_close(f"/proc/self/fd/{fd}", os.O_WRONLY)
+    finally:
+        os.close(fd)
 
 
 def rename_over(image: str) -> None:
@@ -201,12 +212,25 @@ DOORS: dict[str, Callable[[str], object]] = {
     "O_WRONLY": lambda image: open_and_close(image, os.O_WRONLY),
     "O_APPEND": lambda image: open_and_close(image, os.O_WRONLY | os.O_APPEND),
     "O_RDWR": lambda image: open_and_close(image, os.O_RDWR),
+    "O_WRONLY, by /proc/self/fd": open_again_for_writing,
     "link, then unlink": link_then_unlink,
 }
+ELSEWHERE = [
+    pytest.param(door, mount, uid, id=f"{door}-{mount}-{who}")
+    for door in DOORS
+    for mount, uid, who in (
+        ("other", ALICE, "owner"),
+        ("other", ROOT, "root"),
+        ("both", ALICE, "owner"),
+        ("both", ROOT, "root, by what is no remover"),
+        ("server", ALICE, "owner"),
+    )
+]
+"""Root on the server may remove: that is another test's."""
 
 
 def check_untouched(place: Place, name: str, image: str = "image", content: bytes = CONTENT) -> None:
-    for mount in (place.node, place.other, place.server):
+    for mount in (place.node, place.other, place.server, place.both):
         path = mount.path / name / image
         assert path.read_bytes() == content
         assert state_of(str(path)) == "complete"
@@ -225,11 +249,24 @@ def test_a_door_is_shut(place: Place, name: str, door: str, uid: int, chmod: int
     check_untouched(place, name)
 
 
+@pytest.mark.parametrize("chmod", [None, 0o777], ids=["", "chmod"])
 @pytest.mark.parametrize("uid", [ALICE, ROOT], ids=["owner", "root"])
-def test_the_set_is_not_empty(place: Place, name: str, uid: int) -> None:
+def test_the_set_is_not_empty(place: Place, name: str, uid: int, chmod: int | None) -> None:
     path = make_set(place.node.path, name)
     dump_as(ALICE, path, "image")
-    assert errno_as(uid, os.rmdir, path) == ENOTEMPTY
+    if chmod is not None:
+        as_user(uid, os.chmod, path, chmod)
+    for mount in (place.node, place.other, place.server, place.both):
+        assert errno_as(uid, os.rmdir, f"{mount.path}/{name}") == ENOTEMPTY
+    check_untouched(place, name)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_mode_of_the_set_opens_no_door_to_others(place: Place, name: str, door: str) -> None:
+    path = make_set(place.node.path, name)
+    image = dump_as(ALICE, path, "image", mode=0o666)
+    as_user(ALICE, os.chmod, path, 0o777)
+    assert errno_as(BOB, DOORS[door], image) in (EACCES, EPERM, EXDEV)  # mv copies what is EXDEV
     check_untouched(place, name)
 
 
@@ -246,13 +283,8 @@ def test_nothing_is_allocated_or_punched(place: Place, name: str, uid: int, mode
     check_untouched(place, name)
 
 
-@pytest.mark.parametrize("uid", [ALICE, ROOT], ids=["owner", "root"])
-@pytest.mark.parametrize("mount", ["other", "server"])
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(("door", "mount", "uid"), ELSEWHERE)
 def test_other_mounts_have_the_same_doors(place: Place, name: str, door: str, mount: str, uid: int) -> None:
-    """Root on the server may remove: that is another test's."""
-    if (mount, uid) == ("server", ROOT):
-        pytest.skip("root on the server may")
     path = make_set(place.node.path, name)
     dump_as(ALICE, path, "image", mode=0o700)
     elsewhere: Mount = getattr(place, mount)
@@ -264,7 +296,8 @@ def test_chown_of_one_image_to_somebody_else(place: Place, name: str) -> None:
     path = make_set(place.node.path, name)
     image = dump_as(ALICE, path, "image")
     before = os.stat(image)
-    assert errno_as(ROOT, os.chown, image, BOB, BOB) == EACCES
+    for mount in (place.node, place.other, place.both):
+        assert errno_as(ROOT, os.chown, f"{mount.path}/{name}/image", BOB, BOB) == EACCES
     os.chown(image, ALICE, ALICE)  # as pbs_mom does before a restart
     after = os.stat(image)
     assert (after.st_uid, after.st_mtime_ns) == (ALICE, before.st_mtime_ns)
@@ -297,6 +330,23 @@ def map_and_store(fd: int, data: bytes) -> None:
         mapped.flush()
 
 
+_mapped: list[mmap.mmap] = []
+"""Of the process of an agent."""
+
+
+def map_file(fd: int) -> None:
+    _mapped.append(mmap.mmap(fd, len(CONTENT)))
+
+
+def store_in_map(data: bytes) -> None:
+    _mapped[-1][: len(data)] = data
+    _mapped[-1].flush()
+
+
+def unmap() -> None:
+    _mapped.pop().close()
+
+
 HANDLE_DOORS: dict[str, Callable[[Agent, int], object]] = {
     "write": lambda other, fd: other.do(write_at, fd, b"x"),
     "ftruncate": lambda other, fd: other.do(os.ftruncate, fd, 0),
@@ -327,12 +377,17 @@ def test_a_handle_from_before_writes_no_more(
     check_untouched(place, name)
 
 
+@pytest.mark.parametrize("mount", ["node", "other"])
+@pytest.mark.parametrize("uid", [ALICE, ROOT], ids=["owner", "root"])
 @pytest.mark.parametrize("mode", [0, PUNCH_HOLE, 0x10], ids=["fallocate", "punch hole", "zero range"])
-def test_a_handle_from_before_allocates_and_punches_nothing(place: Place, name: str, mode: int) -> None:
+def test_a_handle_from_before_allocates_and_punches_nothing(
+    place: Place, name: str, mode: int, uid: int, mount: str
+) -> None:
     path = make_set(place.node.path, name)
-    with Agent(ALICE) as writer, Agent(ALICE) as other:
+    elsewhere: Mount = getattr(place, mount)
+    with Agent(ALICE) as writer, Agent(uid) as other:
         fd = writer.do(os.open, f"{path}/image", os.O_WRONLY | os.O_CREAT, 0o600)
-        old = other.do(os.open, f"{path}/image", os.O_RDWR)
+        old = other.do(os.open, f"{elsewhere.path}/{name}/image", os.O_RDWR)
         writer.do(os.write, fd, CONTENT)
         writer.do(os.close, fd)
         with raises_errno(EACCES, EOPNOTSUPP):
@@ -340,21 +395,31 @@ def test_a_handle_from_before_allocates_and_punches_nothing(place: Place, name: 
     check_untouched(place, name)
 
 
+@pytest.mark.parametrize("mount", ["node", "other"])
 @pytest.mark.parametrize("uid", [ALICE, ROOT], ids=["owner", "root"])
+@pytest.mark.parametrize("mapped", ["before it was complete", "since"])
 def test_what_is_stored_through_an_old_handles_mapping_goes_nowhere(
-    place: Place, name: str, uid: int
+    place: Place, name: str, mapped: str, uid: int, mount: str
 ) -> None:
     path = make_set(place.node.path, name)
+    elsewhere: Mount = getattr(place, mount)
     with Agent(ALICE) as writer, Agent(uid) as other:
         fd = writer.do(os.open, f"{path}/image", os.O_WRONLY | os.O_CREAT, 0o600)
-        old = other.do(os.open, f"{path}/image", os.O_RDWR)
+        old = other.do(os.open, f"{elsewhere.path}/{name}/image", os.O_RDWR)
         writer.do(os.write, fd, CONTENT)
-        writer.do(os.close, fd)
-        with pytest.raises(OSError):  # noqa: PT011 - what msync makes of a refused page is the kernel's affair
-            other.do(map_and_store, old, b"stored")
-        assert (place.other.path / name / "image").read_bytes() == CONTENT
+        if mapped == "since":
+            writer.do(os.close, fd)
+            with pytest.raises(OSError):  # noqa: PT011 - what msync makes of a refused page is the kernel's affair
+                other.do(map_and_store, old, b"stored")
+        else:
+            other.do(map_file, old)
+            writer.do(os.close, fd)
+            with pytest.raises(OSError):  # noqa: PT011
+                other.do(store_in_map, b"stored")
+            other.do(unmap)
+        assert (place.server.path / name / "image").read_bytes() == CONTENT
         other.do(os.close, old)
-    assert (place.other.path / name / "image").read_bytes() == CONTENT
+    assert (place.server.path / name / "image").read_bytes() == CONTENT
     assert state_of(f"{path}/image") == "complete"
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import os
-import pwd
 import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ckfs.cli.users import uid_of
 from ckfs.errors import UsageError
 from ckfs.names import shown
-from ckfs.owners.accounts import uid_in
 from ckfs.store.removed import Damaged, Item
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -65,7 +64,7 @@ def choice_of(arguments: argparse.Namespace) -> Choice:
         before.append(_time_ns(arguments.before, now_ns))
     return Choice(
         set_name=arguments.set,
-        uid=None if arguments.owner is None else _uid_of(arguments.owner),
+        uid=None if arguments.owner is None else uid_of(arguments.owner),
         since_ns=None if arguments.since is None else _time_ns(arguments.since, now_ns),
         before_ns=min(before, default=None),
     )
@@ -92,15 +91,6 @@ def _time_ns(text: str, now_ns: int) -> int:
         raise UsageError(
             f"{shown(text)}: not a time: give one as 2026-03-01T12:00, or an age as 3d"
         ) from None
-
-
-def _uid_of(user: str) -> int:
-    if (uid := uid_in(user)) is not None:
-        return uid
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except (KeyError, ValueError):
-        raise UsageError(f"{shown(user)}: there is no such user on this host; a uid will do") from None
 
 
 def named(entries: Sequence[Item | Damaged], tokens: Sequence[str]) -> Iterator[Item | Damaged]:

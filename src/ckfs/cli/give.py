@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 
+from ckfs.cli.users import uid_of
 from ckfs.daemon.mounting import mount_of
 from ckfs.errors import CkfsError, NotPermitted, UsageError
 from ckfs.names import shown
-from ckfs.owners.accounts import uid_in
 
 
 def give(path: str, user: str) -> str:
@@ -17,7 +16,7 @@ def give(path: str, user: str) -> str:
     name = shown(path)
     if os.geteuid() != 0:
         raise NotPermitted(f"{name}: only root gives sets to users")
-    uid = _uid_of(user)
+    uid = uid_of(user)
     parent, entry = os.path.split(os.path.abspath(path))
     try:
         directory = os.open(parent, os.O_PATH | os.O_DIRECTORY)
@@ -55,12 +54,3 @@ def _check_is_set(directory: int, entry: str, name: str) -> None:
     except OSError:
         raise UsageError(f"{name}: not in a set on a ckfs mount") from None
     raise UsageError(f"{name}: inside the set {shown(set_name)}: only whole sets are given")
-
-
-def _uid_of(user: str) -> int:
-    if (uid := uid_in(user)) is not None:
-        return uid
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except (KeyError, ValueError):
-        raise UsageError(f"{shown(user)}: there is no such user on this host") from None

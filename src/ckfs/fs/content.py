@@ -27,7 +27,7 @@ from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
-from ckfs.store.door import OpenFile, Target
+from ckfs.store.door import Found, OpenFile, Target
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,12 @@ class Content:
             return self.states.begun(record, caller, Event.REPLACED)
 
         def work() -> OpenFile:
-            self._check_open(held or node.spot, ino, place, flags, caller)
-            file = door.open_again(held, access) if held is not None else door.open(node.spot, access, ino)
+            if held is not None:
+                file, found = door.open_again(held, access), door.examine(held, ino)
+            else:
+                file, found = door.open_found(node.spot, access, ino)
             try:
+                self._check_open(held or node.spot, found, place, flags, caller)
                 if truncate:
                     target = file if access & os.O_ACCMODE else node.spot
                     with self._marked(mount, file, ino, access, keep=is_marked):
@@ -110,14 +113,12 @@ class Content:
             raise
 
     def _check_open(
-        self, target: Target, ino: Inode, place: Place | None, flags: int, caller: Caller
+        self, target: Target, found: Found, place: Place | None, flags: int, caller: Caller
     ) -> None:
         """Refuse to write what is protected, and to read what is torn."""
-        writes, reads = flags & os.O_ACCMODE or flags & os.O_TRUNC, flags & os.O_ACCMODE != os.O_WRONLY
-        if place is None or not (reads or self.core.policy.is_batch(place.set_name)):
+        if place is None:
             return
-        found = self.core.store.door.examine(target, ino)
-        if writes:
+        if flags & os.O_ACCMODE or flags & os.O_TRUNC:
             self.guard.check(place, found, caller)
         elif not self.core.reads_partial and self.left.state_of(target, found, place) is State.PARTIAL:
             what = "damaged" if found.record.damaged else "partial"

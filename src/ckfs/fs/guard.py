@@ -6,18 +6,19 @@ Everything here looks at the store, and so runs in its threads; nothing in it aw
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ckfs.errors import OtherOwner
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Place
-from ckfs.model import Caller, Checkpoint, Role, State
+from ckfs.model import Caller, Checkpoint, Record, Role, State
 from ckfs.names import Inode, SetName, shown
 from ckfs.owners.processes import is_one_of, program_of
 from ckfs.policy import lifecycle, protection
 from ckfs.policy.lifecycle import Event
 from ckfs.policy.protection import Until
-from ckfs.store.checkpoints import checkpoints
+from ckfs.store.checkpoints import checkpoints, with_record
 from ckfs.store.door import Found, Spot
 
 log = logging.getLogger(__name__)
@@ -27,17 +28,20 @@ log = logging.getLogger(__name__)
 class Guard:
     core: Core
 
-    def check(self, place: Place, found: Found, caller: Caller) -> None:
-        """Refuse (EACCES) to take away, move or change *found*, at *place*, if a protected checkpoint needs it."""
+    def check(self, place: Place, found: Found, caller: Caller) -> list[Checkpoint] | None:
+        """Refuse (EACCES) to take away, move or change *found*, at *place*, if a protected checkpoint needs it.
+
+        Returns the family's checkpoints, if that took a look at them.
+        """
         policy = self.core.policy
         if not policy.is_batch(place.set_name) or not protection.concerns(found.record):
-            return
+            return None
         if self._may_remove(caller):
-            return
+            return None
         of_family = self.family(place.set_name)
         reason = self._reason(place, of_family, found.record.ino)
         if reason is None or protection.may_remove_old(policy, place.set_name, caller, of_family):
-            return
+            return of_family
         # What a mom does as a matter of course is no news.
         level = logging.DEBUG if caller.is_root else logging.INFO
         log.log(level, "kept %s from uid %d: %s", place, caller.uid, reason)
@@ -99,32 +103,45 @@ class Guard:
 
     # The order of checkpoints
 
-    def next_number(self, name: SetName, now_ns: int) -> int:
-        """A completion number for an image of the set *name*: later than all in its family, whatever clocks say."""
-        if not self.core.policy.is_batch(name):
-            return now_ns
-        return max(now_ns, *(one.order + 1 for one in self.family(name)), 0)
+    def look(self, name: SetName) -> list[Checkpoint]:
+        """The checkpoints among which those of the set *name* count; none if it is no batch set."""
+        return self.family(name) if self.core.policy.is_batch(name) else []
+
+    def next_number(self, of_family: Sequence[Checkpoint], now_ns: int) -> int:
+        """A completion number for an image of *of_family*: later than all in there, whatever clocks say."""
+        return max(now_ns, *(one.order + 1 for one in of_family), 0)
+
+    def completed(self, name: SetName, before: Sequence[Checkpoint], record: Record) -> None:
+        """An image has the *record* now, and *before* was the family just before that."""
+        if self.core.policy.keep and self.core.policy.is_batch(name):
+            # An image that had just been renamed may be missing in there.
+            self._recount(with_record(before, record) or self.family(name))
+
+    def removed(self, place: Place, before: Sequence[Checkpoint] | None) -> None:
+        """An image is gone from *place*, and *before* was the family just before that, if anybody looked."""
+        newest = protection.newest(self.core.policy, before or ())
+        if before is None or any(one.name in place.below[:1] for one in newest):
+            self.recount(place.set_name)
 
     def recount(self, name: SetName) -> None:
         """Say of each complete image of a family whether newer checkpoints have outlived it."""
-        if not self.core.policy.keep or not self.core.policy.is_batch(name):
-            return
-        of_family = self.family(name)
+        if self.core.policy.keep and self.core.policy.is_batch(name):
+            self._recount(self.family(name))
+
+    def _recount(self, of_family: Sequence[Checkpoint]) -> None:
         newest = {one.key for one in protection.newest(self.core.policy, of_family)}
         for one in of_family:
             if protection.is_complete(self.core.policy, one):
                 self._say(one, Event.NEEDED if one.key in newest else Event.OUTLIVED)
 
     def _say(self, checkpoint: Checkpoint, event: Event) -> None:
-        store, said = self.core.store, False
-        for image in checkpoint.images:
-            if lifecycle.after(image.record, event) == image.record:
-                continue
-            entry = store.names.read(checkpoint.set_name)
+        changed = [one for one in checkpoint.images if lifecycle.after(one.record, event) is not one.record]
+        if not changed:
+            return
+        door, entry, said = self.core.store.door, self.core.store.names.read(checkpoint.set_name), False
+        for image in changed:
             spot = Spot(entry.stored, (*entry.spot.components, *filter(None, image.path.split(b"/"))))
-            after = store.door.amend(
-                spot, image.record.ino, lambda found: lifecycle.after(found.record, event)
-            )
+            after = door.amend(spot, image.record.ino, lambda found: lifecycle.after(found.record, event))
             said = said or after.record.state is lifecycle.after(image.record, event).state
         if said:
             state = State.COMPLETE if event is Event.NEEDED else State.SUPERSEDED

@@ -93,7 +93,7 @@ class Left:
 
     def settle(self, target: Target, found: Found, place: Place, marks: frozenset[MountId]) -> Found:
         """Say for good what an image is worth whose writers' mounts, *marks*, are gone."""
-        number = self.guard.next_number(place.set_name, time.time_ns())
+        number = self.guard.next_number(self.guard.look(place.set_name), time.time_ns())
 
         def settled(found: Found) -> Record:
             event = _event(found, place.name, self.core.policy, marks)

@@ -14,7 +14,7 @@ from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place
 from ckfs.fs.keeping import Keeping
 from ckfs.fs.sets import Sets, taking
-from ckfs.model import Caller, Owner, Record, State
+from ckfs.model import Caller, Checkpoint, Owner, Record, State
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.policy import lifecycle, presented
 from ckfs.store.door import Build, Found, OpenFile, Spot
@@ -159,15 +159,16 @@ class Naming:
         def inside() -> Found:
             spot, place = directory.inside(name), directory.place.inside(name)
             found = door.examine(spot)
-            check(place, found)
+            before = check(place, found)
             self.keeping.remove(spot, place, directory.set_entry.owner, found, caller, remove)
             if lifecycle.may_be_complete(found.record):
-                self.guard.recount(place.set_name)
+                self.guard.removed(place, before)
             return found
 
-        def check(place: Place, found: Found) -> None:
-            if not found.record.is_directory:  # a directory that holds anything is ENOTEMPTY
-                self.guard.check(place, found, caller)
+        def check(place: Place, found: Found) -> list[Checkpoint] | None:
+            if found.record.is_directory:  # one that holds anything is ENOTEMPTY
+                return []
+            return self.guard.check(place, found, caller)
 
         def at_top(found: Found) -> None:
             taking(caller)(found)

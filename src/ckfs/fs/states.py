@@ -117,10 +117,11 @@ class States:
             if not settles:
                 return writing.finish(door, target, node.ino, mount, None)
             name = place.set_name if place is not None else SetName(b"")
-            number = self.guard.next_number(name, time.time_ns())
+            of_family = self.guard.look(name)
+            number = self.guard.next_number(of_family, time.time_ns())
             found = writing.finish(door, target, node.ino, mount, lambda found: settled(found, number))
             if found.record.completed == number:
-                self.guard.recount(name)
+                self.guard.completed(name, of_family, found.record)
             return found
 
         def settled(found: Found, number: int) -> Record:

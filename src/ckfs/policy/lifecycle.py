@@ -78,6 +78,8 @@ def after(record: Record, event: Event) -> Record:
     state = TRANSITIONS[record.state, event]
     synced = None if event in (Event.REPLACED, Event.FINISHED, Event.BROKEN) else record.synced
     damaged = 0 if event is Event.REPLACED else record.damaged
+    if (state, synced, damaged) == (record.state, record.synced, record.damaged):
+        return record
     return record.with_(state=state, synced=synced, damaged=damaged)
 
 

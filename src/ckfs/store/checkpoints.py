@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable
 
 from ckfs.errors import Stale
 from ckfs.model import Checkpoint, Image, Keep, Record, State
 from ckfs.names import SetName
 from ckfs.policy import lifecycle
-from ckfs.store.door import Door, Found, Spot
-from ckfs.store.setnames import SetEntry, SetNames
+from ckfs.store.door import Door, Spot
+from ckfs.store.setnames import SetNames
 
 IsFinal = Callable[[bytes], bool]
 """Whether an image of that name is meant to keep it."""
@@ -21,45 +22,71 @@ def checkpoints(names: SetNames, door: Door, sets: Iterable[SetName], is_final: 
     found: list[Checkpoint] = []
     for name in sets:
         with contextlib.suppress(FileNotFoundError, Stale):
-            found += _of_set(door, name, *names.examine(name), is_final)
+            spot, records = _records(names, door, name)
+            found += _of_set(
+                name, [(path, _meant(door, spot, name, path, one, is_final)) for path, one in records]
+            )
     return found
 
 
-def _of_set(door: Door, name: SetName, entry: SetEntry, top: Found, is_final: IsFinal) -> list[Checkpoint]:
-    if top.record.is_regular:
-        record = _meant(door, entry.spot, name, top, is_final)
-        return [Checkpoint(name, b"", record.keep, (Image(b"", record),))]
-    if not top.record.is_directory:
-        return []
-    return [
-        Checkpoint(name, inner, _keep(found, top), tuple(_images(door, entry, inner, found, is_final)))
-        for inner, found in door.entries(entry.spot)
-    ]
-
-
-def _keep(found: Found, top: Found) -> Keep:
-    return top.record.keep if found.record.keep is Keep.BY_RULE else found.record.keep
-
-
-def _images(door: Door, entry: SetEntry, name: bytes, found: Found, is_final: IsFinal) -> Iterable[Image]:
-    spot = Spot(entry.stored, (*entry.spot.components, name))
-    if found.record.is_regular:
-        yield Image(name, _meant(door, spot, name, found, is_final))
-    elif found.record.is_directory:
-        for path, below in door.files_below(spot):
-            *_, last = components = path.split(b"/")
-            inner = Spot(spot.identity, (*spot.components, *components))
-            yield Image(name + b"/" + path, _meant(door, inner, last, below, is_final))
-
-
-def _meant(door: Door, spot: Spot, name: bytes, found: Found, is_final: IsFinal) -> Record:
-    """The image's record; see :func:`lifecycle.closed_unsaid`."""
-    if found.record.state is not State.WRITING or not is_final(name):
-        return found.record
+def _records(names: SetNames, door: Door, name: SetName) -> tuple[Spot, list[tuple[bytes, Record]]]:
+    """Where the set is, and the records of its top, whose path is empty, and of all below it."""
+    spot = names.read(name).spot
     try:
-        marked = bool(door.writers(spot, found.record.ino))
+        return spot, door.records_below(spot)
+    except (OSError, Stale):  # it is a file, or just on its way
+        entry, top = names.examine(name)
+        records = door.records_below(entry.spot) if top.record.is_directory else [(b"", top.record)]
+        return entry.spot, records
+
+
+def _meant(door: Door, spot: Spot, name: SetName, path: bytes, record: Record, is_final: IsFinal) -> Record:
+    """The image's record; see :func:`lifecycle.closed_unsaid`."""
+    if record.state is not State.WRITING or not record.is_regular:
+        return record
+    *_, last = components = (name, *filter(None, path.split(b"/")))
+    if not is_final(last):
+        return record
+    image = Spot(spot.identity, (*spot.components, *components[1:]))
+    try:
+        found = door.examine(image, record.ino)
+        marked = bool(door.writers(image, record.ino))
     except (FileNotFoundError, Stale):
-        return found.record
+        return record
     return lifecycle.closed_unsaid(
         found.record, is_final=True, marked=marked, size=found.stat.st_size, ctime_ns=found.stat.st_ctime_ns
     )
+
+
+def _of_set(name: SetName, records: list[tuple[bytes, Record]]) -> list[Checkpoint]:
+    (_, top), *below = records
+    if top.is_regular:
+        return [Checkpoint(name, b"", top.keep, (Image(b"", top),))]
+    kept: dict[bytes, Keep] = {}
+    images: dict[bytes, list[Image]] = {}
+    for path, record in below:
+        inner, slash, _ = path.partition(b"/")
+        if not slash:
+            kept[inner], images[inner] = _keep(record, top), []
+        if record.is_regular:
+            images[inner].append(Image(path, record))
+    return [Checkpoint(name, inner, keep, tuple(images[inner])) for inner, keep in kept.items()]
+
+
+def _keep(record: Record, top: Record) -> Keep:
+    return top.keep if record.keep is Keep.BY_RULE else record.keep
+
+
+def with_record(of_family: Iterable[Checkpoint], record: Record) -> list[Checkpoint] | None:
+    """*of_family* as it is once the image of that number has that *record*; None if there is no such image."""
+    found = False
+
+    def changed(image: Image) -> Image:
+        nonlocal found
+        if image.record.ino != record.ino:
+            return image
+        found = True
+        return dataclasses.replace(image, record=record)
+
+    after = [dataclasses.replace(one, images=tuple(map(changed, one.images))) for one in of_family]
+    return after if found else None

@@ -198,11 +198,38 @@ class Door:
         with _as_owner_of(directory.fd):
             return self.examine_in(directory.fd, name)
 
-    def entries(self, spot: Spot) -> list[tuple[bytes, Found]]:
-        """What is right in the directory *spot*."""
+    def records_below(self, spot: Spot) -> list[tuple[bytes, Record]]:
+        """The records of the directory *spot*, its path being empty, and of everything under it; a directory comes before
+        what is in it. Looked at as briefly as can be: what protects images does it at every close and removal of one."""
         with self.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            looked = ((name, _or_none(self.examine_in, fd, name)) for name in syscalls.names_in(fd))
-            return [(name, found) for name, found in looked if found is not None]
+            return [(b"", self._directory_record(fd, None)), *self._records_below(fd, b"")]
+
+    def _records_below(self, fd: int, prefix: bytes) -> Iterator[tuple[bytes, Record]]:
+        for name in os.listdir(b"/proc/self/fd/%d" % fd):
+            known = self._record_in(fd, name)
+            if known is None:
+                continue
+            yield prefix + name, known
+            if known.is_directory:
+                try:
+                    inner = os.open(
+                        name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
+                    )
+                except FileNotFoundError:  # removed since: all the others are there
+                    continue
+                try:
+                    yield from self._records_below(inner, prefix + name + b"/")
+                finally:
+                    os.close(inner)
+
+    def _record_in(self, dir_fd: int, name: bytes) -> Record | None:
+        """The record of a name in an open directory; None if that is gone by now."""
+        try:
+            raw = attributes.get_or_none(attributes.path_of(dir_fd, name), record.ATTRIBUTE)
+            known = record.decode(raw) if raw is not None else None
+            return known if known is not None else self.examine_in(dir_fd, name).record
+        except (FileNotFoundError, Stale):
+            return None
 
     def files_below(self, spot: Spot) -> Iterator[tuple[bytes, Found]]:
         """Every regular file under the directory *spot*, with its path below it."""
@@ -364,16 +391,21 @@ class Door:
 
     def open(self, spot: Spot, flags: int, expected: Inode) -> OpenFile:
         """Open an existing regular file or directory; Stale if the name leads to another inode by now."""
+        return self.open_found(spot, flags, expected)[0]
+
+    def open_found(self, spot: Spot, flags: int, expected: Inode) -> tuple[OpenFile, Found]:
+        """As :meth:`open`, and what was opened."""
         if flags & os.O_ACCMODE:
             self._check_writable()
         with self._parent(spot) as (dir_fd, name):
             fd = _open(dir_fd, name, flags)
             try:
-                _check_same(self.found(os.fstat(fd), fd), expected)
+                found = self.found(os.fstat(fd), fd)
+                _check_same(found, expected)
             except BaseException:
                 os.close(fd)
                 raise
-            return OpenFile(fd)
+            return OpenFile(fd), found
 
     def open_again(self, file: OpenFile, flags: int) -> OpenFile:
         """A descriptor of its own for an open file, which may have no name any more."""
@@ -480,6 +512,16 @@ class Door:
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
             # Inside both blocks, as the owner.
             syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
+
+    def rename_noted(self, old: Spot, new: Spot, expected: Inode, name: bytes, value: bytes | None) -> Found:
+        """Set an attribute of *old*, if there is a *value*, and rename it within one identity. Returns what is at *new* then: another file, if
+        another mount gave it the name *old* in just that moment."""
+        with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
+            _check_same(self.examine_in(old_fd, old_name), expected)
+            if value is not None:
+                attributes.put(attributes.path_of(old_fd, old_name), name, value)
+            syscalls.rename(old_fd, old_name, new_fd, new_name, 0)
+            return self.examine_in(new_fd, new_name)
 
     def link(self, old: Spot, new: Spot, expected: Inode | None = None) -> None:
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):

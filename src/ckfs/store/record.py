@@ -10,6 +10,7 @@ A field that a later version adds goes before ``n``; a reader ignores fields tha
 
 from __future__ import annotations
 
+import functools
 import secrets
 import stat
 
@@ -20,6 +21,8 @@ ATTRIBUTE = b"user.ckfs"
 """The attribute's name in the store. ``user.ckfs.*`` through a mount is made up, never stored."""
 
 _VERSION = b"1"
+_MOST_DECODED = 4096
+"""Records that were decoded lately, which are decoded at once: all of a set are looked at again and again."""
 _STATES = {
     State.WRITING: b"w",
     State.COMPLETE: b"c",
@@ -55,6 +58,7 @@ def _encode_rest(record: Record) -> bytes:
     return rest
 
 
+@functools.lru_cache(maxsize=_MOST_DECODED)
 def decode(raw: bytes) -> Record | None:
     """The record in *raw*; None if it is of no version that this ckfs knows, or damaged."""
     head, _, node = raw.partition(b";n=")

@@ -31,8 +31,13 @@ try:
 except KeyError:
     raise ImportError(f"ckfs does not know the system call numbers of {platform.machine()}") from None
 
-_ID = ctypes.c_uint32
 _NO_ID = 0xFFFFFFFF
+
+_set_id = _quick_libc[
+    "syscall"
+]  # a function of its own: it is called several times in every call on the store
+_set_id.argtypes = (ctypes.c_long, ctypes.c_uint32)
+_set_id.restype = ctypes.c_uint32
 
 
 def _failed(what: str) -> OSError:
@@ -42,15 +47,15 @@ def _failed(what: str) -> OSError:
 
 def set_fsuid(uid: int) -> None:
     """Switch the calling thread's file system uid; PermissionError if the kernel did not."""
-    _quick_libc.syscall(_SETFSUID, _ID(uid))
-    if _quick_libc.syscall(_SETFSUID, _ID(_NO_ID)) & 0xFFFFFFFF != uid:  # the call itself reports no error
+    _set_id(_SETFSUID, uid)
+    if _set_id(_SETFSUID, _NO_ID) != uid:  # the call itself reports no error
         raise PermissionError(errno.EPERM, f"the kernel refused the file system uid {uid}")
 
 
 def set_fsgid(gid: int) -> None:
     """Switch the calling thread's file system gid; PermissionError if the kernel did not."""
-    _quick_libc.syscall(_SETFSGID, _ID(gid))
-    if _quick_libc.syscall(_SETFSGID, _ID(_NO_ID)) & 0xFFFFFFFF != gid:
+    _set_id(_SETFSGID, gid)
+    if _set_id(_SETFSGID, _NO_ID) != gid:
         raise PermissionError(errno.EPERM, f"the kernel refused the file system gid {gid}")
 
 

@@ -48,16 +48,18 @@ class Trash:
 
     def put(self, spot: Spot, note: Note) -> Item:
         """Move the file or directory *spot* into the trash. Stale if it is not the inode of *note*."""
-        return self._with_room(spot.identity, lambda: self._put(spot, fitted(note)))
+        return self._with_room(
+            spot.identity, lambda: self._there(spot.identity, lambda: self._put(spot, fitted(note)))
+        )
 
     def put_as_able(self, spot: Spot, note: Note) -> Item:
         """As :meth:`put`, for what leaves the trash again at once: nothing else gives way to its note, which may be missing."""
         try:
-            return self._put(spot, fitted(note))
+            return self._there(spot.identity, lambda: self._put(spot, fitted(note)))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-        return self._put(spot, fitted(note), noted=False)
+        return self._there(spot.identity, lambda: self._put(spot, fitted(note), noted=False))
 
     def put_set(self, name: SetName, ino: Inode, note: Callable[[SetEntry, Found], Note]) -> Item:
         """Move the whole set *name* into the trash, and take its name away. Stale if it is not the one whose top is *ino*."""
@@ -74,11 +76,9 @@ class Trash:
         return items[0]
 
     def _put(self, spot: Spot, note: Note, *, noted: bool = True) -> Item:
-        target = self._new_spot(spot.identity)
-        if noted:
-            self._door.set_attribute(spot, note.ino, ATTRIBUTE, encode(note))
-        self._door.rename(spot, target)
-        item = Item(target, self._door.examine(target), note)
+        target = self._name_for(spot.identity)
+        value = encode(note) if noted else None
+        item = Item(target, self._door.rename_noted(spot, target, note.ino, ATTRIBUTE, value), note)
         if (
             item.found.record.ino != note.ino
         ):  # another mount has given the name to another file in that moment
@@ -91,10 +91,12 @@ class Trash:
 
     def link(self, spot: Spot, note: Note) -> Item:
         """Have a hard link of the file *spot* in the trash, before a rename takes its name. Stale as in :meth:`put`."""
-        return self._with_room(spot.identity, lambda: self._link(spot, fitted(note)))
+        return self._with_room(
+            spot.identity, lambda: self._there(spot.identity, lambda: self._link(spot, fitted(note)))
+        )
 
     def _link(self, spot: Spot, note: Note) -> Item:
-        target = self._new_spot(spot.identity)
+        target = self._name_for(spot.identity)
         self._door.set_attribute(spot, note.ino, ATTRIBUTE, encode(note))
         self._door.link(spot, target, note.ino)
         item = Item(target, self._door.examine(target), note)
@@ -116,12 +118,29 @@ class Trash:
             if other.found.record.ino == item.found.record.ino:
                 self.drop(other)
 
+    def _there(self, stored: Owner, work: Callable[[], Item]) -> Item:
+        """*work*, which puts something into the trash of *stored*; that is made first if it is not there."""
+        try:
+            return work()
+        except (
+            Stale,
+            PermissionError,
+        ):  # or what goes there has just moved; or who made trash/ died before all could enter
+            self._ensure(stored)
+            return work()
+
+    def _ensure(self, stored: Owner) -> None:
+        self._door.ensure_shared_directory(Spot(self._service, (TRASH,)))
+        self._door.ensure_directory(Spot(stored, (TRASH, b"%d" % stored.uid)))
+
     def _new_spot(self, stored: Owner) -> Spot:
         """A name of its own in the trash of *stored*, which is there afterwards."""
-        self._door.ensure_shared_directory(Spot(self._service, (TRASH,)))
-        user = (TRASH, b"%d" % stored.uid)
-        self._door.ensure_directory(Spot(stored, user))
-        return Spot(stored, (*user, secrets.token_hex(8).encode()))
+        self._ensure(stored)
+        return self._name_for(stored)
+
+    @staticmethod
+    def _name_for(stored: Owner) -> Spot:
+        return Spot(stored, (TRASH, b"%d" % stored.uid, secrets.token_hex(8).encode()))
 
     def _with_room(self, stored: Owner, work: Callable[[], Item]) -> Item:
         """Where a note does not fit any more, what is in the trash already gives way to it."""
