@@ -51,6 +51,12 @@ class MountFailed(CkfsError):
     exit_status = 6
 
 
+def of_status(status: int, message: str) -> CkfsError:
+    """The error that a process with that exit status met, to be raised again in another."""
+    kinds = (UsageError, StoreUnusable, MountRefused, NotPermitted, MountFailed)
+    return next((kind(message) for kind in kinds if kind.exit_status == status), CkfsError(message))
+
+
 class FsError(Exception):
     """A call on the mount is answered with :attr:`errno`; the message is for the log only."""
 

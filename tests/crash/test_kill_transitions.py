@@ -113,7 +113,8 @@ TRANSITIONS = (
     Transition(
         "failed write",
         _write_in_vain,
-        {"new": _TORN, "older": {(COMPLETE, OLDER)}},
+        {"new": _TORN, "older": {(COMPLETE, OLDER)}, "oldest": {ABSENT, (SUPERSEDED, OLDEST)}},
+        removes=frozenset({OLDEST}),  # what newer ones outlived gives way to who has no room
     ),
     Transition(
         "overwriting",

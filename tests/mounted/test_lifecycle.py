@@ -135,7 +135,15 @@ def test_init_makes_the_layout_and_a_commented_policy(store: Path) -> None:
     }
     assert tomllib.loads((store / "ckfs.toml").read_text())["format"] == 1
     policy = (store / "policy.toml").read_text()
-    assert set(tomllib.loads(policy)) == {"sets", "images", "protection", "trash", "liveness", "resolvers"}
+    assert set(tomllib.loads(policy)) == {
+        "sets",
+        "images",
+        "protection",
+        "trash",
+        "gc",
+        "liveness",
+        "resolvers",
+    }
     lines = policy.splitlines()
     for before, line in itertools.pairwise(lines):
         if " = " in line and not line.startswith("#"):

@@ -23,8 +23,9 @@ LAYERS: dict[str, set[str]] = {
     "owners": {"policy"},
     "fs": {"policy", "store", "owners"},
     "transport": {"policy", "store", "owners", "fs"},
-    "daemon": {"policy", "store", "owners", "fs", "transport"},
-    "cli": {"policy", "store", "owners", "fs", "transport", "daemon", "demo"},
+    "control": {"policy", "store", "owners", "fs"},
+    "daemon": {"policy", "store", "owners", "fs", "transport", "control"},
+    "cli": {"policy", "store", "owners", "fs", "transport", "control", "daemon", "demo"},
 }
 FOREIGN: dict[str, set[str]] = {
     # what of outside a part must not import

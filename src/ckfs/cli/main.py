@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_ls(commands)
     _add_give(commands)
     _add_trash(commands)
+    _add_cat(commands)
+    _add_status(commands)
     _add_release(commands)
     _add_protect(commands)
     _add_pin(commands)
@@ -157,7 +159,7 @@ def _give(arguments: argparse.Namespace) -> int:
 
 def _add_trash(commands: Commands[_Parser]) -> None:
     command = commands.add_parser(
-        "trash", help="what was removed: list, restore, remove for good (root)", allow_abbrev=False
+        "trash", help="what was removed: list, restore, remove for good", allow_abbrev=False
     )
     actions = command.add_subparsers(metavar="ACTION", required=True, parser_class=_Parser)
     listing = _trash_action(actions, "ls", "list what was removed")
@@ -200,6 +202,34 @@ def _trash(arguments: argparse.Namespace) -> int:
     from ckfs.cli import trash
 
     return trash.run(arguments)
+
+
+def _add_cat(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("cat", help="write an image to standard output", allow_abbrev=False)
+    command.add_argument("path", metavar="PATH")
+    command.add_argument("--partial", action="store_true", help="even if it is not complete")
+    command.set_defaults(run=_cat)
+
+
+def _cat(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.cat import cat
+
+    cat(arguments.path, partial=arguments.partial)
+    return 0
+
+
+def _add_status(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("status", help="how a mount and its store are", allow_abbrev=False)
+    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(run=_status)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.status import print_status
+
+    print_status(arguments.mountpoint, as_json=arguments.json)
+    return 0
 
 
 def _add_release(commands: Commands[_Parser]) -> None:

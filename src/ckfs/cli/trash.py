@@ -1,4 +1,7 @@
-"""``ckfs trash``: what was removed from a store, for root. It works on the store itself, whatever is mounted."""
+"""``ckfs trash``: what was removed. root works on the store itself, whatever is mounted; users ask a mount's daemon.
+
+Both ways the same is chosen, shown and done, by :mod:`ckfs.store.desk`; here it is asked for, and printed.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +13,36 @@ import os
 import pwd
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Protocol, TypeVar
 
-from ckfs.cli.choice import choice_of, named
-from ckfs.daemon.mounting import FILE_SYSTEM, mounts
+from ckfs.cli.choice import choice_of
+from ckfs.cli.mounted import mount_at, only_mount
+from ckfs.control.client import ask
+from ckfs.control.protocol import Values
+from ckfs.daemon.mounting import mounts
 from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable, UsageError
-from ckfs.model import Owner
-from ckfs.names import NAME_MAX, Gid, SetName, Uid, shown
+from ckfs.model import Caller, Owner
+from ckfs.names import ROOT_UID, Gid, Uid, shown
+from ckfs.policy import settings
+from ckfs.store import desk
+from ckfs.store.choosing import Choice, Entry, check_purge, check_restore
+from ckfs.store.desk import Desk, Outcome, Row
 from ckfs.store.identity import prepare_process
 from ckfs.store.layout import Store, open_store
-from ckfs.store.removed import Damaged, Item
-from ckfs.store.restoring import Failure
-from ckfs.store.trash import described
+
+T = TypeVar("T")
 
 _DEEPEST_CALLS = 3_000
 """Users make trees of any depth; one that is deeper is left alone, and said so."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Shown:
     """An item, as ``--json`` shows it. Of a damaged one only *item*, *size_bytes*, *removed_at* (about) and *damaged*
-    (why) are known. *kept_until* is when it goes for good by itself, if not sooner for want of room; None if the policy cannot be read."""
+    (why) are known. *kept_until* is when it goes for good by itself, if not sooner for want of room; None if the policy
+    cannot be read."""
 
     item: str
     kind: str
@@ -50,25 +61,31 @@ class Row:
     damaged: str | None
 
 
+class Trash(Protocol):
+    """The trash, as whoever calls may see it and change it."""
+
+    def rows(self, choice: Choice) -> Iterator[Row]: ...
+
+    def restore(self, choice: Choice, to: str | None) -> Iterator[Outcome]: ...
+
+    def purge(self, choice: Choice, *, everything: bool) -> Iterator[Outcome]: ...
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Do what *arguments* say. Returns the exit status; raises CkfsError."""
-    if os.geteuid() != 0:
-        raise NotPermitted("the trash is in the store, which only root reaches: ask an admin to restore")
-    actions: dict[str, Callable[[Store, argparse.Namespace], int]] = {
+    actions: dict[str, Callable[[Trash, argparse.Namespace], int]] = {
         "ls": _list,
         "show": _show,
         "restore": _restore,
         "purge": _purge,
     }
-    prepare_process()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree
-    sys.setrecursionlimit(_DEEPEST_CALLS)
+    action = actions[arguments.action]
+    if os.geteuid() != ROOT_UID:
+        return action(_Asked(_device(arguments.store)), arguments)
     path = _store_path(arguments.store)
-    read_only = arguments.action in ("ls", "show")
-    with contextlib.closing(open_store(path, service_of(path), read_only=read_only)) as store:
+    with _opened(path, read_only=arguments.action in ("ls", "show")) as trash:
         try:
-            return actions[arguments.action](store, arguments)
+            return action(trash, arguments)
         except FsError as error:
             raise CkfsError(str(error)) from None
         except OSError as error:
@@ -77,16 +94,59 @@ def run(arguments: argparse.Namespace) -> int:
             raise CkfsError(f"{shown(path)}: a tree in its trash is deeper than ckfs walks") from None
 
 
-# Which store
+# On the store
+
+
+@dataclass(frozen=True, slots=True)
+class _OnStore:
+    desk: Desk
+
+    def rows(self, choice: Choice) -> Iterator[Row]:
+        return _there(self.desk.rows(choice))
+
+    def restore(self, choice: Choice, to: str | None) -> Iterator[Outcome]:
+        target = check_restore(choice, to)
+        chosen = self._chosen(choice)
+        if not chosen:
+            raise UsageError(desk.NOTHING_THERE)
+        for name, group in desk.groups(chosen, target):
+            yield from self.desk.restore(name, group)
+
+    def purge(self, choice: Choice, *, everything: bool) -> Iterator[Outcome]:
+        check_purge(choice, everything=everything)
+        return _there(self.desk.purge(entry) for entry in self._chosen(choice))
+
+    def _chosen(self, choice: Choice) -> list[Entry]:
+        return choice.of(list(_there(self.desk.found(choice))))
+
+
+def _there(steps: Iterator[T | None]) -> Iterator[T]:
+    return (value for value in steps if value is not None)
+
+
+@contextlib.contextmanager
+def _opened(path: str, *, read_only: bool) -> Iterator[Trash]:
+    prepare_process()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree
+    sys.setrecursionlimit(_DEEPEST_CALLS)
+    root = Caller(ROOT_UID, Gid(0), 0, 0o077)
+    with contextlib.closing(open_store(path, service_of(path), read_only=read_only)) as store:
+        # What root does here asks for no policy: a mistake in it must not keep anybody from his images.
+        yield _OnStore(Desk(store, settings.parse(""), root, _retention_s(store)))
+
+
+def _retention_s(store: Store) -> float | None:
+    with contextlib.suppress(StoreUnusable):
+        return store.read_policy().retention_s
+    return None
 
 
 def _store_path(path: str | None) -> str:
     """The store that *path* is, or whose mount it is on; or the one that is mounted on this host."""
-    mounted = {
-        os.fsdecode(place.path): os.fsdecode(place.source) for place in mounts() if place.kind == FILE_SYSTEM
-    }
     if path is None:
-        return _only_one(list(dict.fromkeys(mounted.values())))
+        return os.fsdecode(only_mount().source)
+    mounted = {os.fsdecode(place.path): os.fsdecode(place.source) for place in mounts() if place.is_ckfs}
     # A mount comes first: what users put on it may look like a store.
     above = os.path.realpath(path)
     while above not in mounted:
@@ -94,14 +154,6 @@ def _store_path(path: str | None) -> str:
             return path
         above = os.path.dirname(above)
     return mounted[above]
-
-
-def _only_one(stores: list[str]) -> str:
-    if not stores:
-        raise UsageError("no ckfs is mounted on this host: name a store with --store PATH")
-    if len(stores) > 1:
-        raise UsageError(f"{len(stores)} stores are mounted on this host: name one of them with --store PATH")
-    return stores[0]
 
 
 def service_of(path: str) -> Owner:
@@ -112,90 +164,85 @@ def service_of(path: str) -> Owner:
     return Owner(Uid(0), Gid(0))
 
 
+# Through a mount's daemon
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    device: str
+
+    def rows(self, choice: Choice) -> Iterator[Row]:
+        return (_made(Row, said) for said in ask(self.device, "trash-ls", asdict(choice)))
+
+    def restore(self, choice: Choice, to: str | None) -> Iterator[Outcome]:
+        said_of_all = ask(self.device, "trash-restore", {**asdict(choice), "to": to})
+        return (_made(Outcome, said) for said in said_of_all)
+
+    def purge(self, choice: Choice, *, everything: bool) -> Iterator[Outcome]:
+        said_of_all = ask(self.device, "trash-purge", {**asdict(choice), "all": everything})
+        return (_made(Outcome, said) for said in said_of_all)
+
+
+def _made(kind: type[T], said: Values) -> T:
+    try:
+        return kind(**said)
+    except TypeError:
+        raise CkfsError("the mount's daemon is of another version of ckfs") from None
+
+
+def _device(path: str | None) -> str:
+    if path is None:
+        return only_mount().device
+    try:
+        return mount_at(path).device
+    except UsageError as error:
+        raise NotPermitted(
+            f"{error}: name a mount, or something on it; only root works on a store itself"
+        ) from None
+
+
 # Looking
 
 
-def _list(store: Store, arguments: argparse.Namespace) -> int:
-    choice = choice_of(arguments)
-    entries = sorted(filter(choice.fits, store.trash.items()), key=lambda entry: entry.when_ns)
+def _list(trash: Trash, arguments: argparse.Namespace) -> int:
+    rows = sorted(trash.rows(choice_of(arguments)), key=lambda row: row.removed_ns)
     if arguments.json:
-        print(json.dumps([asdict(row) for row in _rows(store, entries)], indent=1))
+        print(json.dumps([asdict(_shown(row)) for row in rows], indent=1))
         return 0
     print(
         f"{'ITEM':<16}  {'REMOVED':<19}  {'KEPT UNTIL':<16}  {'BY':<12} {'OWNER':<12} {'SIZE':>14}  {'NODE':<12}  NAME"
     )
-    for entry, row in zip(entries, _rows(store, entries), strict=False):
+    for row in rows:
+        item = _shown(row)
         name = f"({row.damaged})" if row.damaged else row.set + (f"/{row.path}" if row.path else "")
-        when = _local(entry.when_ns, "%Y-%m-%d %H:%M:%S")
-        until = "-" if row.kept_until is None else row.kept_until[:16].replace("T", " ")
+        when = _local(row.removed_ns, "%Y-%m-%d %H:%M:%S")
+        until = "-" if row.kept_until_ns is None else _local(row.kept_until_ns, "%Y-%m-%d %H:%M")
         print(
-            f"{row.item:<16}  {when:<19}  {until:<16}  {row.removed_by:<12} {row.owner:<12} {row.size_bytes:>14}"
-            f"  {row.node:<12}  {name}"
+            f"{row.item:<16}  {when:<19}  {until:<16}  {item.removed_by:<12} {item.owner:<12} {row.size_bytes:>14}  {row.node:<12}  {name}"
         )
     return 0
 
 
-def _rows(store: Store, entries: Sequence[Item | Damaged]) -> Iterator[Row]:
-    retention_ns = _retention_ns(store)
-    return (_row(store, entry, retention_ns) for entry in entries)
-
-
-def _retention_ns(store: Store) -> int | None:
-    """None if the policy cannot be read: a mistake in it keeps nobody from his images."""
-    with contextlib.suppress(StoreUnusable):
-        return int(store.read_policy().retention_s * 1e9)
-    return None
-
-
-def _show(store: Store, arguments: argparse.Namespace) -> int:
-    (entry,) = named(list(store.trash.items()), [arguments.item])
-    (row,) = _rows(store, [entry])
-    for key, value in asdict(row).items():
+def _show(trash: Trash, arguments: argparse.Namespace) -> int:
+    (row,) = trash.rows(Choice(tokens=(arguments.item,)))
+    for key, value in asdict(_shown(row)).items():
         if value is not None:
             print(f"{key + ':':<16}{value}")
-    print(f"{'lies_at:':<16}{shown(os.fsencode(store.path) + b'/' + b'/'.join(entry.spot.components))}")
+    print(f"{'lies_at:':<16}{row.lies_at}")
     return 0
 
 
-def _row(store: Store, entry: Item | Damaged, retention_ns: int | None) -> Row:
-    removed_at = _local(entry.when_ns, "")
-    kept_until = None if retention_ns is None else _local(entry.when_ns + retention_ns, "")
-    if isinstance(entry, Damaged):
-        unknown = ("", "", "-", None, "-")
-        size_bytes = _size_of(store, entry)
-        token = shown(entry.token)
-        return Row(
-            token, "-", *unknown, size_bytes, removed_at, "-", None, "-", "-", kept_until, entry.reason
-        )
-    note, record = entry.note, entry.found.record
-    return Row(
-        item=shown(entry.token),
-        kind="set" if not note.path else "directory" if record.is_directory else "image",
-        set=shown(note.set_name),
-        path=shown(note.path),
-        owner="-" if note.owner is None else _user_name(note.owner.uid),
-        uid=None if note.owner is None else note.owner.uid,
-        state="-" if record.is_directory else record.state.value,
-        size_bytes=_size_of(store, entry),
-        removed_at=removed_at,
-        removed_by=_user_name(note.uid),
-        removed_by_uid=note.uid,
-        node=shown(note.node) or "-",
-        program=shown(note.program) or "-",
-        kept_until=kept_until,
-        damaged=None,
+def _shown(row: Row) -> Shown:
+    """*row* with names of users and times as they are on this host."""
+    known = asdict(row)
+    del known["removed_ns"], known["kept_until_ns"], known["lies_at"]
+    return Shown(
+        **known,
+        owner="-" if row.uid is None else _user_name(row.uid),
+        removed_at=_local(row.removed_ns, ""),
+        kept_until=None if row.kept_until_ns is None else _local(row.kept_until_ns, ""),
+        removed_by="-" if row.removed_by_uid is None else _user_name(row.removed_by_uid),
     )
-
-
-def _size_of(store: Store, entry: Item | Damaged) -> int:
-    """Bytes of content; 0 where that cannot be looked at, or has just gone."""
-    with contextlib.suppress(OSError, FsError, RecursionError):
-        if isinstance(entry, Damaged):
-            return store.trash.bytes_of(entry)
-        if not entry.found.record.is_directory:
-            return entry.found.stat.st_size
-        return sum(found.stat.st_size for _, found in store.door.files_below(entry.spot))
-    return 0
 
 
 def _local(when_ns: int, form: str) -> str:
@@ -217,103 +264,27 @@ def _user_name(uid: int) -> str:
 # Changing
 
 
-def _chosen(store: Store, arguments: argparse.Namespace) -> list[Item | Damaged]:
-    choice = choice_of(arguments)
-    entries = list(store.trash.items())
-    if not arguments.items:
-        return [entry for entry in entries if choice.fits(entry)]
-    if not choice.is_any:
-        raise UsageError("give items, or say which by --set, --owner and times; not both")
-    return list(named(entries, arguments.items))
+def _restore(trash: Trash, arguments: argparse.Namespace) -> int:
+    status = 0
+    for outcome in trash.restore(choice_of(arguments), arguments.to):
+        status = max(status, _told(outcome))
+    return status
 
 
-def _restore(store: Store, arguments: argparse.Namespace) -> int:
-    if not arguments.items and arguments.set is None:
-        raise UsageError("say what to restore: items, as 'ckfs trash ls' shows them, or --set SET")
-    to = None if arguments.to is None else _set_name(arguments.to)
-    chosen = _chosen(store, arguments)
-    if not chosen:
-        raise UsageError("there is nothing of that in the trash: see 'ckfs trash ls'")
-    groups = [chosen] if to is not None else _by_set(chosen)
-    return max([_restore_group(store, group, to) for group in groups])
-
-
-def _by_set(entries: Sequence[Item | Damaged]) -> list[list[Item | Damaged]]:
-    by_set: dict[bytes, list[Item | Damaged]] = {}
-    for entry in entries:
-        by_set.setdefault(b"" if isinstance(entry, Damaged) else entry.note.set_name, []).append(entry)
-    return list(by_set.values())
-
-
-def _restore_group(store: Store, group: Sequence[Item | Damaged], to: SetName | None) -> int:
-    """Restore together what goes into one set, and say what became of each. Returns the exit status."""
-    for entry in group:
-        if isinstance(entry, Damaged):
-            _complain(entry.token, f"{entry.reason}: copy it out of the store by hand (see ckfs trash show)")
-    latest, older = _latest([entry for entry in group if isinstance(entry, Item)])
-    for item in older:
-        _complain(item.token, "an older one of the same name stays in the trash: restore it with --to SET")
-    failed = {item.token: error for item, error in _attempt(store, latest, to)}
-    for item in latest:
-        if item.token in failed:
-            _complain(item.token, _reason(failed[item.token]))
-            continue
-        names = (item.note.set_name if to is None else to, item.note.path)
-        print(f"{shown(item.token)}: restored as {shown(b'/'.join(filter(None, names)))}")
-    return 0 if len(latest) - len(failed) == len(group) else 1
-
-
-def _attempt(store: Store, items: Sequence[Item], to: SetName | None) -> list[Failure]:
-    """Those that could not be restored; all of them if not even their set could be."""
-    if not items:
-        return []
-    try:
-        return store.trash.restore_together(items, to)
-    except (FsError, OSError) as error:
-        return [(item, error) for item in items]
-
-
-def _latest(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
-    """Of those that were at the same path the one that was removed last, and the others."""
-    by_path: dict[bytes, Item] = {}
-    for item in sorted(items, key=lambda item: item.when_ns):
-        by_path[item.note.path] = item
-    latest = list(by_path.values())
-    return latest, [item for item in items if item not in latest]
-
-
-def _reason(error: FsError | OSError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-
-
-def _complain(token: str, what: str) -> None:
-    print(f"ckfs: {shown(token)}: {what}", file=sys.stderr)
-
-
-def _set_name(text: str) -> SetName:
-    name = os.fsencode(text)
-    if name in (b"", b".", b"..") or b"/" in name or len(name) > NAME_MAX:
-        raise UsageError(
-            f"{shown(text)}: not a set's name: give one as it is on the mount, without directories"
-        )
-    return SetName(name)
-
-
-def _purge(store: Store, arguments: argparse.Namespace) -> int:
-    chosen_by = arguments.items or not choice_of(arguments).is_any
-    if bool(chosen_by) == arguments.all:
-        raise UsageError("say what to remove for good: items, --set, --owner or times; or --all")
+def _purge(trash: Trash, arguments: argparse.Namespace) -> int:
     status = freed = count = 0
-    for entry in _chosen(store, arguments):
-        try:
-            freed += store.trash.purge(entry)
-        except FileNotFoundError:  # another was first
-            continue
-        except (FsError, OSError) as error:
-            _complain(entry.token, _reason(error))
-            status = 1
-        else:
-            count += 1
-            print(f"removed for good: {described(entry)}")
+    for outcome in trash.purge(choice_of(arguments), everything=arguments.all):
+        status = max(status, _told(outcome))
+        freed += outcome.freed_bytes
+        count += not outcome.failed
     print(f"items removed for good: {count}; bytes freed: {freed}")
     return status
+
+
+def _told(outcome: Outcome) -> int:
+    """Print what became of an item. Returns the exit status for it."""
+    if not outcome.failed:
+        print(outcome.text)
+        return 0
+    print(f"ckfs: {outcome.item}: {outcome.text}", file=sys.stderr)
+    return CkfsError.exit_status

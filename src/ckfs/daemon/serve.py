@@ -16,6 +16,8 @@ import pyfuse3
 import trio
 
 from ckfs import __version__
+from ckfs.control import operations
+from ckfs.control.server import Server
 from ckfs.daemon import mounting
 from ckfs.daemon.mounting import OwnMount
 from ckfs.daemon.notify import notify
@@ -172,6 +174,7 @@ class _Mount:
         self._path = own.path
         self._fs = filesystem(core)
         self._operations = Operations(self._fs)
+        self._control = Server(operations.Mount(self._fs, own.path))
         self._ready = ready
         self._told_early = told_early
         self._stopping = False
@@ -199,6 +202,7 @@ class _Mount:
     async def _serve(self) -> None:
         failure: list[CkfsError] = []
         async with trio.open_nursery() as nursery:
+            await nursery.start(self._control.run, self._own.device)
             nursery.start_soon(self._stop_on_signal)
             nursery.start_soon(self._core.gate.watch)
             nursery.start_soon(self._follow_policy)
@@ -208,6 +212,7 @@ class _Mount:
             nursery.start_soon(self._fs.digesting.run)
             if self._core.member is not None:
                 nursery.start_soon(self._core.member.run, self._core.gate, lambda: self._core.policy)
+            nursery.start_soon(self._core.figures.sum_up)
             nursery.start_soon(self._announce, failure)
             await pyfuse3.main(max_tasks=_MOST_REQUESTS)
             notify("STOPPING=1")

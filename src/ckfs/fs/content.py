@@ -55,6 +55,7 @@ class Content:
         await self.sets.check_change(node, caller, writing=truncate or bool(flags & os.O_ACCMODE))
         self.core.check_handles(caller)
         door, place = self.core.store.door, place_of(node)
+        torn_too = self.core.reads_partial or self.core.permits.take(caller.pid, ino)
 
         def change(record: Record) -> Record:
             return self.states.begun(record, caller, Event.REPLACED)
@@ -65,7 +66,7 @@ class Content:
             else:
                 file, found = door.open_found(node.spot, access, ino)
             try:
-                self._check_open(held or node.spot, found, place, flags, caller)
+                self._check_open(held or node.spot, found, place, flags, caller, torn_too=torn_too)
                 if truncate:
                     target = file if access & os.O_ACCMODE else node.spot
                     with self._marked(mount, file, ino, access, keep=is_marked):
@@ -113,14 +114,21 @@ class Content:
             raise
 
     def _check_open(
-        self, target: Target, found: Found, place: Place | None, flags: int, caller: Caller
+        self,
+        target: Target,
+        found: Found,
+        place: Place | None,
+        flags: int,
+        caller: Caller,
+        *,
+        torn_too: bool,
     ) -> None:
         """Refuse to write what is protected, and to read what is torn."""
         if place is None:
             return
         if flags & os.O_ACCMODE or flags & os.O_TRUNC:
             self.guard.check(place, found, caller)
-        elif not self.core.reads_partial and self.left.state_of(target, found, place) is State.PARTIAL:
+        elif not torn_too and self.left.state_of(target, found, place) is State.PARTIAL:
             what = "damaged" if found.record.damaged else "partial"
             log.warning("image %s is %s: not opened for uid %d", place, what, caller.uid)
             raise OSError(errno.EIO, "a partial image")

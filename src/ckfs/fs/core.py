@@ -20,9 +20,11 @@ import trio
 
 from ckfs.errors import BadHandle, ReadOnly, Stale, StoreDown
 from ckfs.fs.aside import Aside
+from ckfs.fs.figures import Figures
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.fs.liveness import Fate, Judge
 from ckfs.fs.membership import Membership
+from ckfs.fs.permits import Permits
 from ckfs.fs.undigested import UndigestedImages
 from ckfs.model import Caller, JobFate, Owner, Record, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName
@@ -111,6 +113,8 @@ class Core:
     background: trio.Nursery | None = None
     """What runs for as long as the mount does."""
     aside: Aside = field(default_factory=Aside)
+    figures: Figures = field(default_factory=Figures)
+    permits: Permits = field(default_factory=Permits)
 
     def __post_init__(self) -> None:
         self.locks = InodeLocks(self.op_timeout_s)

@@ -42,8 +42,10 @@ class Guard:
         reason = self._reason(place, of_family, found.record.ino)
         if reason is None or protection.may_remove_old(policy, place.set_name, caller, of_family):
             return of_family
-        # What a mom does as a matter of course is no news.
-        level = logging.DEBUG if caller.is_root else logging.INFO
+        # What a mom does as a matter of course is no news: it is summed up.
+        of_mom = caller.is_root and is_one_of(program_of(caller.pid), policy.moms)
+        self.core.figures.refused(to_mom=of_mom)
+        level = logging.DEBUG if of_mom else logging.INFO
         log.log(level, "kept %s from uid %d: %s", place, caller.uid, reason)
         raise protection.refusal(reason)
 

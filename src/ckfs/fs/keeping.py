@@ -71,6 +71,7 @@ class Keeping:
             return
         try:
             self.core.store.trash.put(spot, self._note(place, owner, found, caller))
+            self.core.figures.trashed()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -95,6 +96,8 @@ class Keeping:
             if item is not None:
                 self.core.store.trash.drop(item)
             raise
+        if item is not None:
+            self.core.figures.trashed()
 
     async def renew(self, node: Node, caller: Caller, *, begun: bool) -> None:
         """Before *node* is emptied: let it be a new file of the same number, and what it was go to the trash, if it is kept.
@@ -179,6 +182,7 @@ class Keeping:
             raise
         if item is not None:  # the number stays with the name; what comes back from the trash is another file
             door.amend(item.spot, ino, lambda old: old.record.with_(ino=new_inode()))
+            self.core.figures.trashed()
 
     def _note(self, place: Place, owner: Owner | None, found: Found, caller: Caller) -> Note:
         return Note(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ckfs.errors import Denied, NotOwner
 from ckfs.model import Caller, Keep, Owner, Record
 from ckfs.names import ROOT_UID, SetName, Uid
+from ckfs.policy.protection import family
 from ckfs.policy.settings import Policy
 
 
@@ -36,6 +37,19 @@ def check_take_away(record: Record, caller: Caller) -> None:
     """Refuse to remove or replace another user's set: the mount's root is sticky, for whatever has a name by now."""
     if not caller.is_root and record.uid != caller.uid:
         raise NotOwner("only its owner, or root, takes a set away")
+
+
+def check_restore_way(policy: Policy, old: SetName, new: SetName) -> None:
+    """Refuse a user to restore into a batch set what was in none of that job's: it could take the place of its newest."""
+    if policy.is_batch(new) and family(old) != family(new):
+        raise Denied("nothing comes into a batch set from another set")
+
+
+def check_restore_of(record: Record, caller: Caller, *, in_directory: bool) -> None:
+    """Refuse a set's owner what somebody else made *in_directory* of it: that may have been closed to him, and need not be
+    the same when it is made again."""
+    if in_directory and not caller.is_root and record.uid != caller.uid:
+        raise NotOwner(f"uid {record.uid} made it, in a directory: ask an admin to restore it")
 
 
 def check_give(caller: Caller) -> None:

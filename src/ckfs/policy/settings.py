@@ -33,6 +33,8 @@ keep = 2
 superseded_days = 30.0
 # Where server and mom share a host (role=both), root removes them only by these programs, named by path or last component.
 removers = ["pbs_server"]
+# What these programs of root's, named so too, are refused is routine: counted by itself, and summed up in the log.
+moms = ["pbs_mom"]
 
 [trash]
 # Complete images that were removed, replaced or overwritten can be restored for so many days; 0 for no trash.
@@ -94,6 +96,7 @@ class Policy:
     superseded_s: float
     """From when it was completed, until a superseded checkpoint goes by itself; 0 for never."""
     removers: tuple[str, ...]
+    moms: tuple[str, ...]
     retention_s: float
     keep_free: float
     """The part of the store (of 1) that the trash leaves free."""
@@ -123,7 +126,7 @@ def parse(text: str) -> Policy:
     sets, images, protection, trash, gc, liveness, resolvers = (_table(tables, name) for name in _TABLES)
     _check_keys("sets.", sets, ("batch",))
     _check_keys("images.", images, ("temporary",))
-    _check_keys("protection.", protection, ("keep", "superseded_days", "removers"))
+    _check_keys("protection.", protection, ("keep", "superseded_days", "removers", "moms"))
     _check_keys("trash.", trash, ("retention_days", "keep_free_percent"))
     _check_keys("gc.", gc, ("automatic", "temporary_hours", "unclaimed_days", "job_gone_days"))
     _check_keys("liveness.", liveness, ("lease", "fence_hours"))
@@ -135,6 +138,7 @@ def parse(text: str) -> Policy:
         keep=_count("protection.keep", protection.get("keep", 2)),
         superseded_s=_days("protection.superseded_days", protection.get("superseded_days", 30.0)),
         removers=_texts("protection.removers", protection.get("removers", ["pbs_server"])),
+        moms=_texts("protection.moms", protection.get("moms", ["pbs_mom"])),
         retention_s=_days("trash.retention_days", trash.get("retention_days", 7.0)),
         keep_free=_percent("trash.keep_free_percent", trash.get("keep_free_percent", 5.0)),
         gc=Collecting(

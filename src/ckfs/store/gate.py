@@ -101,6 +101,8 @@ class Gate:
         self._up = trio.Event()
         self._up.set()
         self._came_down = trio.Event()
+        self.since_ns = time.time_ns()
+        """Since when it is up, or down."""
 
     @property
     def is_up(self) -> bool:
@@ -285,6 +287,7 @@ class Gate:
                 "store down: a call took longer than %g s; calls fail until it answers a probe", limit_s
             )
             self._up = trio.Event()
+            self.since_ns = time.time_ns()
             self._came_down.set()
 
     async def watch(self) -> None:
@@ -296,6 +299,7 @@ class Gate:
             while not await self._probe_once():  # noqa: ASYNC110
                 await trio.sleep(_PROBE_INTERVAL_S)
             log.warning("store up again")
+            self.since_ns = time.time_ns()
             self._up.set()
 
     async def _probe_once(self) -> bool:

@@ -26,7 +26,15 @@ NewSpot = Callable[[Owner], Spot]
 
 _PRIVATE_DIRECTORY = stat.S_IFDIR | 0o700
 _GONE = "it is not in the trash any more"
-_WAY_OUT = "restore it to another set with --to NAME"
+WAY_OUT = "restore it to another set with --to NAME"
+
+
+def exists_again(name: SetName) -> Exists:
+    return Exists(f"there is a set {shown(name)} again: {WAY_OUT}")
+
+
+def others_by_now(name: SetName) -> OtherOwner:
+    return OtherOwner(f"the set {shown(name)} belongs to somebody else by now: {WAY_OUT}")
 
 
 def restore(
@@ -79,7 +87,7 @@ def _set_back(door: Door, names: SetNames, item: Item, name: SetName) -> None:
     except BaseException as error:
         door.rename(entry.spot, item.spot)
         if isinstance(error, Exists):
-            raise Exists(f"there is a set {shown(name)} again: {_WAY_OUT}") from None
+            raise exists_again(name) from None
         raise
     _without_note(door, entry.spot, item.found)
 
@@ -88,7 +96,7 @@ def _check_free(names: SetNames, name: SetName) -> None:
     try:
         names.check_free(name)
     except Exists:
-        raise Exists(f"there is a set {shown(name)} again: {_WAY_OUT}") from None
+        raise exists_again(name) from None
 
 
 def _to_place(door: Door, item: Item, entry: SetEntry) -> SetEntry:
@@ -130,13 +138,13 @@ def _each_into(
 
 def _check_fits(entry: SetEntry, found: Found, item: Item, name: SetName) -> None:
     if not item.note.path:
-        raise Exists(f"there is a set {shown(name)} again: {_WAY_OUT}")
+        raise exists_again(name)
     if not _is_same_user(entry.owner, item.note.owner):
-        raise OtherOwner(f"the set {shown(name)} belongs to somebody else by now: {_WAY_OUT}")
+        raise others_by_now(name)
     if entry.stored.uid != item.spot.identity.uid:
-        raise OtherOwner(f"the files of the set {shown(name)} are kept as another user's by now: {_WAY_OUT}")
+        raise OtherOwner(f"the files of the set {shown(name)} are kept as another user's by now: {WAY_OUT}")
     if not found.record.is_directory:
-        raise Exists(f"{shown(name)} is a file by now: {_WAY_OUT}")
+        raise Exists(f"{shown(name)} is a file by now: {WAY_OUT}")
 
 
 def _into(door: Door, top: Spot, item: Item) -> None:
@@ -158,7 +166,7 @@ def _ensure_directory(door: Door, spot: Spot, item: Item) -> None:
         door.make_directory(spot, lambda _: _directory_of(item))
         return
     if not door.examine(spot).record.is_directory:
-        raise Exists(f"{shown(spot.components[-1])} is no directory any more: {_WAY_OUT}")
+        raise Exists(f"{shown(spot.components[-1])} is no directory any more: {WAY_OUT}")
 
 
 def _directory_of(item: Item) -> Record:
@@ -175,7 +183,7 @@ def _move_if_free(door: Door, item: Item, target: Spot) -> None:
                 raise
             _move_without_flag(door, item, target)
     except FileExistsError:
-        raise Exists(f"there is {shown(item.note.path)} again: {_WAY_OUT}") from None
+        raise Exists(f"there is {shown(item.note.path)} again: {WAY_OUT}") from None
     except FileNotFoundError:
         raise NotFound(_GONE) from None
 

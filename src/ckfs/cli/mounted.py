@@ -1,0 +1,41 @@
+"""Which mount a command means, without asking the mount: it may hang."""
+
+from __future__ import annotations
+
+import os
+
+from ckfs.daemon.mounting import Mounted, mount_of, mounts
+from ckfs.errors import UsageError
+from ckfs.names import shown
+
+
+def mount_at(path: str) -> Mounted:
+    """The ckfs mount that *path* is on. UsageError if it is on none."""
+    try:
+        descriptor = os.open(path, os.O_PATH)
+    except OSError as error:
+        raise UsageError(f"{shown(path)}: {error.strerror}") from None
+    try:
+        return mount_through(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def mount_through(descriptor: int, path: str) -> Mounted:
+    """The ckfs mount that *descriptor* was reached through, by *path*. The kernel is asked: anybody can name a file
+    system of his own as he likes."""
+    mount = mount_of(descriptor)
+    if mount is None or not mount.is_ckfs:
+        raise UsageError(f"{shown(path)}: not on a ckfs mount")
+    return mount
+
+
+def only_mount() -> Mounted:
+    """The mount of the one store that is mounted on this host. UsageError if there is none, or several."""
+    here = {mounted.path: mounted for mounted in mounts() if mounted.is_ckfs}  # the uppermost of each place
+    stores = {mounted.source for mounted in here.values()}
+    if not stores:
+        raise UsageError("no ckfs is mounted on this host: name a mount with --store PATH")
+    if len(stores) > 1:
+        raise UsageError(f"{len(stores)} stores are mounted on this host: name one of them with --store PATH")
+    return list(here.values())[-1]

@@ -1,0 +1,129 @@
+"""What can be asked through a control socket: a function and a row of :data:`OPERATIONS` each.
+
+An operation runs in the event loop. It reads what it was asked by type, checks that this is all that was asked, goes to
+the store through the gate, and tells its answer part by part. What it raises ends the answer: a CkfsError with its exit
+status, an FsError or OSError with that of what it means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+import trio
+
+from ckfs import __version__
+from ckfs.control.protocol import Asked, Malformed, Values
+from ckfs.control.trash import TrashDesk
+from ckfs.errors import CkfsError
+from ckfs.fs.filesystem import Filesystem
+from ckfs.model import Caller
+from ckfs.names import Gid, Inode, Uid, shown
+from ckfs.owners.processes import Process
+from ckfs.store.choosing import Choice
+
+Tell = Callable[[Values], Awaitable[None]]
+
+_STORE_CALLS = 8
+"""How many requests may have a thread of the store at once: the rest is for the file system's calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What operations are about. *path* is the mount point."""
+
+    fs: Filesystem
+    path: str
+    store_calls: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_STORE_CALLS))
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who asks. *process* is None if it is of another pid namespace, or has gone."""
+
+    uid: Uid
+    gid: Gid
+    process: Process | None
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(self.uid, self.gid, 0, 0o077)
+
+
+Operation = Callable[[Mount, Peer, Asked, Tell], Awaitable[None]]
+
+
+async def status(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
+    """All from memory, so that it is answered while the store hangs."""
+    asked.only()
+    core = mount.fs.core
+    figures = core.figures.read()
+    await tell(
+        {
+            "version": __version__,
+            "role": core.role.value,
+            "node": shown(core.node_name),
+            "mountpoint": shown(mount.path),
+            "store": shown(core.store.path),
+            "store_up": core.gate.is_up,
+            "store_since_ns": core.gate.since_ns,
+            "keep": core.policy.keep,
+            "retention_s": core.policy.retention_s,
+            "open_writers": sum(handle.writable for handle in core.handles.all()),
+            **asdict(figures),
+        }
+    )
+
+
+async def read_partial(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
+    """Let the process that asks open an image once, soon, even if it is partial. The kernel checks the open as any."""
+    asked.only("ino")
+    ino = asked.number("ino")
+    if ino is None:
+        raise Malformed("which file?")
+    if peer.process is None:
+        raise CkfsError(
+            "from another pid namespace partial images are read only on a mount with the option partial"
+        )
+    mount.fs.core.permits.give(peer.process, Inode(ino), peer.uid)
+
+
+async def trash_ls(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
+    asked.only(*_CHOICE)
+    await _desk(mount, peer).ls(_choice(asked), tell)
+
+
+async def trash_restore(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
+    asked.only(*_CHOICE, "to")
+    await _desk(mount, peer).restore(_choice(asked), asked.text("to"), tell)
+
+
+async def trash_purge(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
+    asked.only(*_CHOICE, "all")
+    await _desk(mount, peer).purge(_choice(asked), asked.flag("all"), tell)
+
+
+_CHOICE = ("set_name", "uid", "since_ns", "before_ns", "tokens")
+
+
+def _choice(asked: Asked) -> Choice:
+    return Choice(
+        asked.text("set_name"),
+        asked.number("uid"),
+        asked.number("since_ns"),
+        asked.number("before_ns"),
+        asked.texts("tokens"),
+    )
+
+
+def _desk(mount: Mount, peer: Peer) -> TrashDesk:
+    return TrashDesk(mount.fs.core, peer.caller, mount.store_calls)
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    "status": status,
+    "read-partial": read_partial,
+    "trash-ls": trash_ls,
+    "trash-restore": trash_restore,
+    "trash-purge": trash_purge,
+}

@@ -1,0 +1,67 @@
+"""What a mount counts of itself since it began, for those who ask."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field, replace
+
+import trio
+
+log = logging.getLogger(__name__)
+
+_INTERVAL_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Removals and changes of what is protected that were refused: to a batch system's mom, who tries as a matter of
+    course, and to others; and how many items this mount put into the trash."""
+
+    refused_to_moms: int = 0
+    refused_to_others: int = 0
+    trashed: int = 0
+
+
+@dataclass(slots=True)
+class Figures:
+    """Counted in any thread."""
+
+    _counts: Counts = field(default_factory=Counts)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self) -> Counts:
+        return self._counts
+
+    def refused(self, *, to_mom: bool) -> None:
+        with self._lock:
+            now = self._counts
+            self._counts = (
+                replace(now, refused_to_moms=now.refused_to_moms + 1)
+                if to_mom
+                else replace(now, refused_to_others=now.refused_to_others + 1)
+            )
+
+    def trashed(self) -> None:
+        with self._lock:
+            self._counts = replace(self._counts, trashed=self._counts.trashed + 1)
+
+    async def sum_up(self) -> None:
+        """Log now and then what moms were refused, one line instead of one each; runs for the life of the mount."""
+        told = 0
+        try:
+            while True:
+                await trio.sleep(_INTERVAL_S)
+                told = self._tell(told)
+        finally:
+            self._tell(told)
+
+    def _tell(self, told: int) -> int:
+        now = self._counts.refused_to_moms
+        if now != told:
+            log.info(
+                "kept %d times what is protected from the batch system's mom, as usual; %d since the mount began",
+                now - told,
+                now,
+            )
+        return now

@@ -1,0 +1,50 @@
+"""ckfs commands as other users: in a forked child, since their uids have neither accounts nor a way to the source."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckfs.cli import cat as _cat
+from ckfs.cli import status as _status
+from ckfs.cli import trash as _trash
+from ckfs.cli.main import main
+from tests.support.users import as_user
+
+_IMPORTED = (_cat, _status, _trash)
+"""Here, before the child is another user who may not read the modules."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    status: int
+    output: bytes
+    errors: str
+
+    @property
+    def text(self) -> str:
+        return self.output.decode()
+
+
+def ckfs_as(uid: int, *arguments: str | Path, gid: int | None = None) -> Ran:
+    """Run a command as *uid* to its end."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+
+        def run() -> int:
+            os.dup2(out.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, the process's own
+            sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            try:
+                return main(list(map(str, arguments)))
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+
+        status = as_user(uid, run, gid=gid)
+        for file in (out, errors):
+            file.seek(0)
+        return Ran(status, out.read(), errors.read().decode())
