@@ -69,6 +69,7 @@ def test_what_the_service_account_still_keeps_for_a_user_is_his(store: Store) ->
     assert seen(store, ROOT) == [item]
     [row] = [row for row in desk(store, ALICE).rows(ANY) if row is not None]
     assert (row.item, row.uid) == (item.token, ALICE.uid)
+    assert row.kept_until_ns == row.removed_ns + 7 * 86_400 * 10**9
 
 
 def test_what_nobody_owned_is_root_s(store: Store) -> None:

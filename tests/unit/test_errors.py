@@ -107,8 +107,8 @@ def test_exit_statuses_are_the_documented_ones() -> None:
         "CkfsError": 1,
         "UsageError": 2,
         "StoreUnusable": 3,
-        "StoreInUse": 4,
         "MountRefused": 4,
+        "StoreInUse": 4,
         "NotPermitted": 5,
         "MountFailed": 6,
     }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import logging
 import os
 import pwd
 import resource
@@ -58,6 +59,7 @@ def gc(path: str, *, apply: bool, as_json: bool) -> int:
     CkfsError."""
     if os.geteuid() != 0:
         raise NotPermitted(f"{shown(path)}: only root clears up a store")
+    logging.basicConfig(format="ckfs: %(message)s")  # what resolvers have to say, on standard error
     prepare_process()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree

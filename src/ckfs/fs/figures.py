@@ -16,7 +16,7 @@ _INTERVAL_S = 600.0
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Removals and changes of what is protected that were refused: to a batch system's mom, who tries as a matter of
-    course, and to others; and how many items this mount put into the trash."""
+    course, and to others; and how many items programs put into the trash through this mount, not what housekeeping moves."""
 
     refused_to_moms: int = 0
     refused_to_others: int = 0
