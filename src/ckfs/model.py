@@ -84,6 +84,8 @@ class Record:
     synced: tuple[int, int] | None = None
     """Size in bytes and mtime in ns at the last fsync under a final name."""
     keep: Keep = Keep.BY_RULE
+    damaged: int = 0
+    """When its content was found to differ from its digest; 0 if it was not. ns since the epoch."""
 
     def with_(self, **changes: object) -> Record:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]  # the call sites name real fields

@@ -1,11 +1,12 @@
 """The words of ckfs as types, and how names of hostile users are shown.
 
 Names are bytes everywhere: a user may call a file anything but ``/`` and NUL. They become text only here,
-in :func:`shown`, for a log line, a message or a listing.
+in :func:`shown`, for a log line, a message or a listing. So do times.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from typing import NewType
 
@@ -33,6 +34,14 @@ def shown(name: bytes | str) -> str:
     """
     text = (os.fsencode(name) if isinstance(name, str) else name).decode("utf-8", "surrogateescape")
     return "".join(c if c.isprintable() and c != "\\" else _escaped(c) for c in text)
+
+
+def iso_time(when_ns: int) -> str:
+    """A time in ns since the epoch as ISO 8601 in UTC, to the second; ``-`` if no calendar has it."""
+    try:
+        return dt.datetime.fromtimestamp(when_ns // 1_000_000_000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OSError, OverflowError, ValueError):
+        return "-"
 
 
 def _escaped(character: str) -> str:

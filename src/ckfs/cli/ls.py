@@ -43,14 +43,14 @@ def list_sets(path: str | None, *, as_json: bool) -> int:
     """Print what is at *path*, or on this host's mounts. Returns the exit status; raises CkfsError."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree
-    unread = _Unread()
-    rows = (row for place in _places(path) for row in _rows_at(place, unread))
+    unread = Unread()
+    rows = (row for place in places(path) for row in _rows_at(place, unread))
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=1))
         return unread.status
     print(f"{'OWNER':<12} {'STATE':<10} {'SIZE':>14}  {'MODIFIED':<19}  {'NODE':<12}  NAME")
     for row in rows:
-        when = _local_time(row.modified)
+        when = local_time(row.modified)
         name = f"{row.set}/{row.image}" if row.image else row.set
         print(
             f"{row.owner:<12} {row.state:<10} {row.size_bytes:>14}  {when:<19}  {row.written_by:<12}  {name}"
@@ -59,7 +59,7 @@ def list_sets(path: str | None, *, as_json: bool) -> int:
 
 
 @dataclass(slots=True)
-class _Unread:
+class Unread:
     """What could not be read is named on stderr; all the rest is shown."""
 
     status: int = 0
@@ -76,20 +76,20 @@ class _Unread:
         try:
             yield
         except OSError as error:
-            if error.errno in _OUT_OF_REACH:
+            if error.errno in OUT_OF_REACH:
                 raise
-            if error.errno not in _CLOSED | _GONE:
+            if error.errno not in _CLOSED | GONE:
                 self.name(*parts, error=error)
 
 
-def _local_time(when: float) -> str:
+def local_time(when: float) -> str:
     try:
         return dt.datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M:%S")
     except (OSError, OverflowError, ValueError):  # users set any time
         return "-"
 
 
-def _places(path: str | None) -> list[str]:
+def places(path: str | None) -> list[str]:
     if path is not None:
         return [os.path.realpath(path)]
     here = [os.fsdecode(mounted.path) for mounted in mounts() if mounted.kind == FILE_SYSTEM]
@@ -98,22 +98,30 @@ def _places(path: str | None) -> list[str]:
     return list(dict.fromkeys(here))
 
 
-def _rows_at(path: str, unread: _Unread) -> Iterator[Row]:
+def _rows_at(path: str, unread: Unread) -> Iterator[Row]:
     try:
-        below = _below_mount(path)
+        below = below_mount(path)
         if below is not None:
-            yield from _rows_on_mount(below, path, unread)
+            for top in tops_on_mount(below, path, unread):
+                yield from _rows_of_set(top.directory, top.name, top.set_name, unread)
             return
-    except FileNotFoundError:
-        raise UsageError(f"{shown(path)}: there is no such file or directory") from None
-    except PermissionError:
-        raise NotPermitted(f"{shown(path)}: closed to you by its mode; its owner and root list it") from None
     except OSError as error:
-        raise StoreUnusable(f"{shown(path)}: {error.strerror}") from None
+        raise said_of(path, error) from None
     yield from _rows_of_store(path, unread)
 
 
-def _below_mount(path: str) -> str | None:
+def said_of(path: str, error: OSError) -> CkfsError:
+    """Why nothing more can be said of what is at *path*."""
+    match error:
+        case FileNotFoundError():
+            return UsageError(f"{shown(path)}: there is no such file or directory")
+        case PermissionError():
+            return NotPermitted(f"{shown(path)}: closed to you by its mode; its owner and root list it")
+        case _:
+            return StoreUnusable(f"{shown(path)}: {error.strerror}")
+
+
+def below_mount(path: str) -> str | None:
     """The mount that *path* is on; None if it is not on a ckfs mount."""
     os.lstat(path)
     while True:
@@ -138,17 +146,28 @@ _CLOSED = {
     errno.EOVERFLOW,
     errno.ELOOP,
 }
-_GONE = {errno.ENOENT, errno.ESTALE}
-_OUT_OF_REACH = {errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED}
+GONE = {errno.ENOENT, errno.ESTALE}
+OUT_OF_REACH = {errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED}
 
 
-def _rows_on_mount(mount: str, path: str, unread: _Unread) -> Iterator[Row]:
+@dataclass(frozen=True, slots=True)
+class Top:
+    """A set, or what of it was asked for: *name* in the open *directory*, and *path* below the set, empty for all of it."""
+
+    directory: int
+    name: str
+    set_name: str
+    path: str
+
+
+def tops_on_mount(mount: str, path: str, unread: Unread) -> Iterator[Top]:
+    """What is at *path* on *mount*: each set that the caller may see, or the one thing that it is. Good for one turn."""
     directory = os.open(mount, _DIRECTORY)
     try:
         if path == mount:
             for name in _names_in(directory):
                 if _may_see(directory, name, unread):
-                    yield from _rows_of_set(directory, name, name, unread)
+                    yield Top(directory, name, name, "")
             return
         set_name, *inner = os.path.relpath(path, mount).split("/")
         name = set_name
@@ -156,33 +175,36 @@ def _rows_on_mount(mount: str, path: str, unread: _Unread) -> Iterator[Row]:
             outer, directory = directory, os.open(name, _DIRECTORY, dir_fd=directory)
             os.close(outer)
             name = below
-        if not _may_see(directory, name, unread) and _attribute(directory, name, "uid") == "-":
+        if not _may_see(directory, name, unread) and known_of(directory, name, "uid") == "-":
             raise PermissionError
-        yield from _rows_of_set(directory, name, set_name, unread)
+        yield Top(directory, name, set_name, "/".join(inner))
     finally:
         os.close(directory)
 
 
-def _may_see(directory: int, name: str, unread: _Unread) -> bool:
+def _may_see(directory: int, name: str, unread: Unread) -> bool:
     """Root sees all sets, a user his own."""
     if os.geteuid() == 0:
         return True
     with unread.passing_over(name):
-        uid = _attribute(directory, name, "uid")
+        uid = known_of(directory, name, "uid")
         if uid == "-":  # closed even to its owner, or of a kind without attributes
             uid = str(os.stat(name, dir_fd=directory, follow_symlinks=False).st_uid)
         return uid == str(os.geteuid())
     return False
 
 
-def _rows_of_set(directory: int, name: str, set_name: str, unread: _Unread) -> Iterator[Row]:
+def _rows_of_set(directory: int, name: str, set_name: str, unread: Unread) -> Iterator[Row]:
     with unread.passing_over(set_name):
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         top = _row(directory, name, status, set_name, "", unread)
         if not stat.S_ISDIR(status.st_mode):
             yield top
             return
-        images = _images_below(directory, name, set_name, unread)
+        images = [
+            _row(found.directory, found.name, found.status, set_name, found.path, unread)
+            for found in images_below(directory, name, set_name, unread)
+        ]
         yield replace(top, size_bytes=sum(image.size_bytes for image in images))
         yield from images
 
@@ -196,8 +218,18 @@ class _Level:
     names: Iterator[str]
 
 
-def _images_below(directory: int, name: str, set_name: str, unread: _Unread) -> list[Row]:
-    rows: list[Row] = []
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A regular file: *name* in the open *directory*, *path* below where the walk began."""
+
+    directory: int
+    name: str
+    path: str
+    status: os.stat_result
+
+
+def images_below(directory: int, name: str, set_name: str, unread: Unread) -> Iterator[Seen]:
+    """Every regular file under the directory *name*. Each is good for one turn."""
     levels: list[_Level] = []
     try:
         with unread.passing_over(set_name):
@@ -213,11 +245,10 @@ def _images_below(directory: int, name: str, set_name: str, unread: _Unread) -> 
                 if stat.S_ISDIR(status.st_mode):
                     _descend(levels, level.fd, entry, f"{level.prefix}{entry}/")
                 elif stat.S_ISREG(status.st_mode):
-                    rows.append(_row(level.fd, entry, status, set_name, level.prefix + entry, unread))
+                    yield Seen(level.fd, entry, level.prefix + entry, status)
     finally:
         for level in levels:
             os.close(level.fd)
-    return rows
 
 
 def _descend(levels: list[_Level], directory: int, name: str, prefix: str) -> None:
@@ -244,13 +275,11 @@ def _names_in(directory: int) -> list[str]:
         os.close(fd)
 
 
-def _row(
-    directory: int, name: str, status: os.stat_result, set_name: str, image: str, unread: _Unread
-) -> Row:
+def _row(directory: int, name: str, status: os.stat_result, set_name: str, image: str, unread: Unread) -> Row:
     known = dict.fromkeys(("uid", "owner", "state", "written_by"), "-")
     with unread.passing_over(set_name, image):
         for attribute in known:
-            known[attribute] = _attribute(directory, name, attribute)
+            known[attribute] = known_of(directory, name, attribute)
     return Row(
         set=shown(set_name),
         image=shown(image),
@@ -263,7 +292,8 @@ def _row(
     )
 
 
-def _attribute(directory: int, name: str, attribute: str) -> str:
+def known_of(directory: int, name: str, attribute: str) -> str:
+    """What ckfs says; ``-`` where it says nothing, or not to this caller."""
     path = f"/proc/self/fd/{directory}/{name}"
     try:
         return os.fsdecode(os.getxattr(path, f"user.ckfs.{attribute}", follow_symlinks=False))
@@ -276,7 +306,7 @@ def _attribute(directory: int, name: str, attribute: str) -> str:
 # A bare store, without a mount: what is there is read as it lies.
 
 
-def _rows_of_store(path: str, unread: _Unread) -> Iterator[Row]:
+def _rows_of_store(path: str, unread: Unread) -> Iterator[Row]:
     if os.geteuid() != 0:
         raise NotPermitted(f"{shown(path)}: not on a ckfs mount; only root lists a bare store")
     store = open_store(path, read_only=True)
@@ -329,7 +359,7 @@ def _stored_row(
     return Row(
         set=shown(name),
         image=shown(path),
-        owner="-" if entry.owner is None else _user_name(entry.owner.uid),
+        owner="-" if entry.owner is None else user_name(entry.owner.uid),
         uid=None if entry.owner is None else entry.owner.uid,
         state="-" if state is None else state.value,
         size_bytes=size_bytes,
@@ -338,7 +368,7 @@ def _stored_row(
     )
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -61,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_release(commands)
     _add_protect(commands)
     _add_pin(commands)
+    _add_verify(commands)
+    _add_scrub(commands)
     _add_gc(commands)
     _add_fsck(commands)
     _add_prepare(commands)
@@ -279,6 +281,42 @@ def _for_each(paths: list[str], act: Callable[[str], str]) -> int:
             print(f"ckfs: {error}", file=sys.stderr)
             status = status or error.exit_status
     return status
+
+
+def _add_verify(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "verify", help="compare images on a mount with their digests", allow_abbrev=False
+    )
+    command.add_argument("paths", metavar="PATH", nargs="*", help="by default all ckfs mounts of this host")
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="one JSON document")
+    how.add_argument(
+        "--accept", action="store_true", help="let images of unknown state count as complete (root)"
+    )
+    command.set_defaults(run=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from ckfs.cli import accept, verify
+
+    if arguments.accept:
+        return accept.accept(arguments.paths)
+    return verify.verify(arguments.paths, as_json=arguments.json)
+
+
+def _add_scrub(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser(
+        "scrub", help="compare every image of a store with its digest (root)", allow_abbrev=False
+    )
+    command.add_argument("store", metavar="STORE")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(run=_scrub)
+
+
+def _scrub(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.scrub import scrub
+
+    return scrub(arguments.store, as_json=arguments.json)
 
 
 def _add_gc(commands: Commands[_Parser]) -> None:

@@ -209,6 +209,7 @@ class _Mount:
             nursery.start_soon(self._fs.sets.following.run)
             nursery.start_soon(self._fs.housekeeping.run)
             nursery.start_soon(self._fs.content.settle_later)
+            nursery.start_soon(self._fs.digesting.run)
             if self._core.member is not None:
                 nursery.start_soon(self._core.member.run, self._core.gate, lambda: self._core.policy)
             nursery.start_soon(self._core.figures.sum_up)

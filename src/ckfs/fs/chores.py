@@ -99,13 +99,13 @@ class Chores:
     # Checkpoints
 
     def supersede(self) -> Iterator[None]:
-        """Move superseded checkpoints to the trash whose time is over."""
-        if not self.core.policy.superseded_s:
-            return
+        """Move superseded checkpoints to the trash whose time is over. Before that they are counted anew: of those that outlived
+        them, some may have been found damaged, which counts no more."""
         superseded = Superseded(self.core, self.guard)
         for base in superseded.families():
             yield
             with _passing_over(base):
+                self.guard.recount(base)
                 superseded.expire(base, time.time_ns())
 
     # Leftovers

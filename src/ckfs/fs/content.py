@@ -129,7 +129,8 @@ class Content:
         if flags & os.O_ACCMODE or flags & os.O_TRUNC:
             self.guard.check(place, found, caller)
         elif not torn_too and self.left.state_of(target, found, place) is State.PARTIAL:
-            log.warning("image %s is partial: not opened for uid %d", place, caller.uid)
+            what = "damaged" if found.record.damaged else "partial"
+            log.warning("image %s is %s: not opened for uid %d", place, what, caller.uid)
             raise OSError(errno.EIO, "a partial image")
 
     def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:

@@ -25,6 +25,7 @@ from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.fs.liveness import Fate, Judge
 from ckfs.fs.membership import Membership
 from ckfs.fs.permits import Permits
+from ckfs.fs.undigested import UndigestedImages
 from ckfs.model import Caller, JobFate, Owner, Record, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName
 from ckfs.policy.settings import Policy
@@ -107,6 +108,8 @@ class Core:
     """The sets that this mount is copying to their new owners, and what is set when each has ended."""
     others: dict[SetName, Quiet] = field(default_factory=dict)
     """What other nodes seemed to be writing in sets that wait for that, and since when it is unchanged."""
+    undigested: UndigestedImages = field(default_factory=UndigestedImages)
+    """Images that have become complete on this mount, and whose digests have yet to be made."""
     background: trio.Nursery | None = None
     """What runs for as long as the mount does."""
     aside: Aside = field(default_factory=Aside)

@@ -19,11 +19,13 @@ from ckfs.fs.left import Left
 from ckfs.fs.metadata import Changes, Metadata
 from ckfs.fs.sets import Sets
 from ckfs.model import Caller, Keep, State
-from ckfs.names import Inode
+from ckfs.names import Inode, iso_time
 from ckfs.owners.jobs import job_of
-from ckfs.policy import ownership
+from ckfs.policy import lifecycle, ownership
 from ckfs.policy.protection import Until
-from ckfs.store import record
+from ckfs.store import record, rereading
+from ckfs.store.digests import Digest
+from ckfs.store.door import Target
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,9 @@ class Extended:
             b"user.ckfs.written_by": self._written_by,
             b"user.ckfs.job": self._job,
             b"user.ckfs.protected": self._protected,
+            b"user.ckfs.digest": self._digest,
+            b"user.ckfs.completed": self._completed,
+            b"user.ckfs.damaged": self._damaged,
             b"user.ckfs.kept_until": self._kept_until,
             _KEEP: self._keep,
             _PATH: self._path,
@@ -203,6 +208,24 @@ class Extended:
         reason = await self.core.gate.transfer(lambda: self.guard.reason(place))
         return b"no" if reason is None else reason.encode()
 
+    async def _digest(self, node: Node) -> bytes:
+        door = self.core.store.door
+
+        def work(target: Target) -> Digest | None:
+            return rereading.kept(door, target, door.examine(target, node.ino))
+
+        digest = await self.core.on(node, work)
+        if digest is None:
+            raise NoAttribute("it has none, or has changed since")
+        return str(digest).encode()
+
+    async def _completed(self, node: Node) -> bytes:
+        record = (await self.core.examine(node)).record
+        return _time(record.completed if lifecycle.is_worth_keeping(record) else 0)
+
+    async def _damaged(self, node: Node) -> bytes:
+        return _time((await self.core.examine(node)).record.damaged)
+
     async def _kept_until(self, node: Node) -> bytes:
         place = node.place
         until = await self.core.gate.transfer(lambda: self.guard.kept_until(place))
@@ -218,6 +241,13 @@ class Extended:
 
     async def _path(self, node: Node) -> bytes:
         return b"/".join((self.core.store.path.encode("utf-8", "surrogateescape"), *node.spot.components))
+
+
+def _time(when_ns: int) -> bytes:
+    """ISO 8601, in UTC, of a time in ns since the epoch; 0 is none."""
+    if not when_ns:
+        raise NoAttribute("that has not happened")
+    return iso_time(when_ns).encode()
 
 
 def utc(when_ns: int) -> str:

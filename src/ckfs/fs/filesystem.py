@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ckfs.fs.chores import Chores
 from ckfs.fs.content import Content
 from ckfs.fs.core import Core
+from ckfs.fs.digesting import Digesting
 from ckfs.fs.extended import Extended
 from ckfs.fs.fencing import Fencing
 from ckfs.fs.following import Following
@@ -33,6 +34,7 @@ class Filesystem:
     metadata: Metadata
     extended: Extended
     listing: Listing
+    digesting: Digesting
     housekeeping: Housekeeping
 
     def forget(self, ino: Inode, count: int) -> None:
@@ -61,5 +63,6 @@ def filesystem(core: Core) -> Filesystem:
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard, left),
         listing=Listing(core),
+        digesting=Digesting(core),
         housekeeping=Housekeeping(core, _chores(core, guard, left)),
     )

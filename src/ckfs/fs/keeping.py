@@ -47,11 +47,11 @@ class Keeping:
     guard: Guard
 
     def keeps(self, found: Found) -> bool:
-        """Whether removing *found* would lose anything: an image that may be complete, with content, that has no other name."""
+        """Whether removing *found* would lose anything: an image that is worth it, with content, that has no other name."""
         return (
             self.core.policy.retention_s > 0
             and found.record.is_regular
-            and lifecycle.may_be_complete(found.record)
+            and lifecycle.is_worth_keeping(found.record)
             and found.stat.st_size > 0
             and found.stat.st_nlink == 1
         )

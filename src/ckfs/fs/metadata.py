@@ -129,6 +129,8 @@ class Metadata:
             return found
         by_name = changes.size is not None
         found = await self.core.on(node, work, locked=True, by_name=by_name)
+        if by_name and place is not None:
+            self.core.undigested.add(node.ino, place)
         if await self._was_copied(node, found):
             return await self.core.on(node, work, locked=True, by_name=by_name)
         return found

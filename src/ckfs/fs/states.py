@@ -92,6 +92,7 @@ class States:
             node.failed = True  # in the copy, where the next attempt marks it
             raise OSError(errno.EIO, "the set was copied while the image was written")
         self._log(node, found)
+        self._want_digest(node, found)
         node.unsettled = False
         for one in node.handles:
             if not self._is_fenced(one):
@@ -101,6 +102,11 @@ class States:
 
     def _is_final(self, node: Node) -> bool:
         return self.core.policy.is_final(node.name)
+
+    def _want_digest(self, node: Node, found: Found) -> None:
+        place = place_of(node)
+        if place is not None and found.record.state is State.COMPLETE and not self.core.store.read_only:
+            self.core.undigested.add(node.ino, place)
 
     def _settling(self, node: Node) -> Callable[[Target], Found]:
         door, place, mount = self.core.store.door, place_of(node), self.core.mount_id

@@ -74,12 +74,13 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
 
 
 def after(record: Record, event: Event) -> Record:
-    """*record* as *event* leaves it. A synced mark ends with what it was made for."""
+    """*record* as *event* leaves it. A synced mark ends with what it was made for, and damage with what was damaged."""
     state = TRANSITIONS[record.state, event]
     synced = None if event in (Event.REPLACED, Event.FINISHED, Event.BROKEN) else record.synced
-    if state is record.state and synced == record.synced:
+    damaged = 0 if event is Event.REPLACED else record.damaged
+    if (state, synced, damaged) == (record.state, record.synced, record.damaged):
         return record
-    return record.with_(state=state, synced=synced)
+    return record.with_(state=state, synced=synced, damaged=damaged)
 
 
 def writer_ended(record: Record, *, killed: bool, failed: bool, size: int, mtime_ns: int) -> Event:
@@ -124,3 +125,8 @@ def is_complete(record: Record) -> bool:
 def may_be_complete(record: Record) -> bool:
     """It is, for all that anybody knows: what would be lost with it may be somebody's only image."""
     return is_complete(record) or record.state is State.UNKNOWN
+
+
+def is_worth_keeping(record: Record) -> bool:
+    """It may be complete, or it was, and most of it is what it was: a disk may have lost no more than a byte."""
+    return may_be_complete(record) or bool(record.damaged)

@@ -421,6 +421,12 @@ class Door:
         finally:
             os.close(opened.fd)
 
+    @contextmanager
+    def reading(self, target: Target, expected: Inode) -> Iterator[int]:
+        """A descriptor to read *target* by, as its owner, for the time of the block."""
+        with self.opened(target, os.O_RDONLY, expected) as fd:
+            yield fd
+
     def read_content(self, target: Target, limit: int, expected: Inode) -> bytes:
         with self.opened(target, os.O_RDONLY, expected) as fd:
             return os.pread(fd, limit, 0)
@@ -538,6 +544,19 @@ class Door:
         self._check_writable()
         with self.opened(target, os.O_RDONLY, expected) as fd:
             attributes.put(fd, name, value)
+
+    def set_attribute_if(
+        self, target: Target, expected: Inode, name: bytes, value: bytes, holds: Callable[[Found], bool]
+    ) -> bool:
+        """As :meth:`set_attribute`, only if *holds* says so of what is there now; returns what it said."""
+        self._check_writable()
+        with self.opened(target, os.O_RDONLY) as fd:
+            now = self.found(os.fstat(fd), fd)
+            _check_same(now, expected)
+            if holds(now):
+                attributes.put(fd, name, value)
+                return True
+            return False
 
     def list_attributes(self, target: Target, expected: Inode) -> list[bytes]:
         with self.opened(target, os.O_RDONLY, expected) as fd:

@@ -113,6 +113,11 @@ class Gate:
         """Whether a look may be made right in the event loop."""
         return self._local and self.is_up and time.monotonic() >= self._threads_until
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anybody's call is with the store, or waits for it."""
+        return self._waiting_for_data.total() > 0 or self._metadata.borrowed_tokens > 0
+
     async def call(
         self,
         work: Callable[[], T],

@@ -1,0 +1,56 @@
+"""Which images have become complete, and have no digest yet. All of it belongs to the event loop's thread."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import trio
+
+from ckfs.fs.inodes import Place
+from ckfs.names import Inode
+
+_MOST = 10_000
+_DELAY_S = 1.0
+"""An image that is replaced, moved or removed right after it was made is not read for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undigested:
+    """An image, where it was when it became complete, and how often its digest was tried to be made."""
+
+    ino: Inode
+    place: Place
+    since_s: float
+    tries: int = 0
+
+
+class UndigestedImages:
+    """A queue of a limited length. What does not fit is left to ``ckfs scrub``."""
+
+    def __init__(self, *, most: int = _MOST, delay_s: float = _DELAY_S) -> None:
+        self._most = most
+        self._delay_s = delay_s
+        self._images: dict[Inode, Undigested] = {}
+        self._some = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def add(self, ino: Inode, place: Place, tries: int = 0) -> None:
+        """Put it last, also if it was waiting already: it has been completed anew."""
+        self._images.pop(ino, None)
+        if len(self._images) < self._most:
+            self._images[ino] = Undigested(ino, place, time.monotonic(), tries)
+            self._some.set()
+
+    async def next(self) -> Undigested:
+        """The one that has been waiting longest, once it has waited for a moment."""
+        while True:
+            while not self._images:
+                self._some = trio.Event()
+                await self._some.wait()
+            image = next(iter(self._images.values()))
+            await trio.sleep(max(0.0, image.since_s + self._delay_s - time.monotonic()))
+            if self._images.get(image.ino) is image:  # not completed once more meanwhile
+                return self._images.pop(image.ino)
