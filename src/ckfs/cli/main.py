@@ -341,7 +341,7 @@ def _add_fsck(commands: Commands[_Parser]) -> None:
     command.add_argument("--repair", action="store_true", help="mend what can be mended")
     command.add_argument("--json", action="store_true", help="one JSON document")
     command.add_argument(
-        "--even-if-mounted", action="store_true", help="repair although this host has the store mounted"
+        "--even-if-mounted", action="store_true", help="repair although the store is mounted somewhere"
     )
     command.set_defaults(run=_fsck)
 
