@@ -18,9 +18,9 @@ from ckfs.fs.membership import Membership
 from ckfs.fs.metadata import Changes
 from ckfs.model import Caller, JobFate, Owner, Role, State
 from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, SetName, Uid
-from ckfs.store.door import Found
 from ckfs.store.gate import Gate
 from ckfs.store.layout import initialise, open_store
+from ckfs.store.spots import Found
 
 ROOT = Caller(Uid(0), Gid(0), 0, 0o022)
 ALICE = Caller(Uid(2101), Gid(2101), 0, 0o022)

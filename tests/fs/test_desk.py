@@ -16,9 +16,9 @@ from ckfs.names import SetName, Uid
 from ckfs.policy import settings
 from ckfs.store.choosing import Choice, Entry
 from ckfs.store.desk import Desk, groups
-from ckfs.store.door import Spot
 from ckfs.store.layout import Store, open_store
 from ckfs.store.removed import Item, Note
+from ckfs.store.spots import Spot
 from tests.fs.cores import ALICE, BOB, ROOT, mounted, new_store
 
 pytestmark = pytest.mark.root

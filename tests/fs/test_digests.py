@@ -22,9 +22,9 @@ from ckfs.model import Owner, State
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.store import everywhere, rereading
 from ckfs.store.copying import copy_tree
-from ckfs.store.door import Found, Spot
 from ckfs.store.removed import Item
 from ckfs.store.rereading import Checker, Reading, Result
+from ckfs.store.spots import Found, Spot
 from tests.fs.cores import ALICE, Mount, Process, mounted, new_store
 from tests.support.users import raises_errno
 

@@ -11,7 +11,8 @@ import trio
 
 from ckfs.errors import StoreDown
 from ckfs.names import ROOT_INODE
-from ckfs.store.door import Door, Found, Spot
+from ckfs.store.door import Door
+from ckfs.store.spots import Found, Spot
 from tests.fs.cores import ALICE, mounted, new_store
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]

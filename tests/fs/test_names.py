@@ -16,7 +16,7 @@ from ckfs.errors import ReadOnly, Stale
 from ckfs.fs.metadata import Changes
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid
-from ckfs.store import syscalls
+from ckfs.store import syscalls, walks
 from ckfs.store.handover import name_owner
 from ckfs.store.layout import Store, open_store
 from ckfs.store.moving import rename_set
@@ -341,5 +341,5 @@ async def test_a_search_for_a_moved_file_ends_at_its_deadline(path: Path, made: 
     async with mounted(path) as mount:
         wanted = (await mount.alice.stat("old/image")).record.ino
     with opened(path) as store:
-        assert store.door.find_below(made.spot, wanted, time.monotonic() + 10) == [(b"image", wanted)]
-        assert store.door.find_below(made.spot, wanted, time.monotonic() - 1) == []
+        assert walks.find(store.door, made.spot, wanted, time.monotonic() + 10) == [(b"image", wanted)]
+        assert walks.find(store.door, made.spot, wanted, time.monotonic() - 1) == []

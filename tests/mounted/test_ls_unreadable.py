@@ -13,7 +13,9 @@ import pytest
 
 from ckfs.cli import ls
 from ckfs.cli.main import main
-from ckfs.store.door import Door, Spot
+from ckfs.store import walks
+from ckfs.store.door import Door
+from ckfs.store.spots import Spot
 from tests.support.mounting import Mount
 from tests.support.users import ALICE, ROOT, as_user
 
@@ -103,12 +105,12 @@ def test_a_bare_store(mount: Mount) -> None:
 
 def list_bare_with_unreadable(name: bytes, store: str) -> tuple[int, str, str]:
     """As :func:`list_with`, for a store whose set *name* cannot be listed."""
-    real = Door.files_below
+    real = walks.files
 
-    def files_below(door: Door, spot: Spot) -> Any:
+    def files(door: Door, spot: Spot) -> Any:
         if spot.components[-1] == name:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(door, spot)
 
-    Door.files_below = files_below  # type: ignore[method-assign,assignment]
+    walks.files = files
     return list_with(FailingOs("none", "", 0), store)

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from ckfs.names import SetName, Uid
-from ckfs.store.door import Spot
 from ckfs.store.layout import Store, open_store
 from ckfs.store.removed import Note
+from ckfs.store.spots import Spot
 from tests.support.commands import ckfs_as
 from tests.support.mounting import Mount, run_ckfs
 from tests.support.users import ALICE, BOB, as_user

@@ -13,8 +13,8 @@ from ckfs.model import Caller, Owner, Record
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.policy import ownership, settings
 from ckfs.store.choosing import Choice, Entry, check_purge, check_restore
-from ckfs.store.door import Found, Spot
 from ckfs.store.removed import Damaged, Item, Note
+from ckfs.store.spots import Found, Spot
 
 ALICE, BOB = Owner(Uid(2101), Gid(2101)), Owner(Uid(2102), Gid(2102))
 DAY_NS = 86_400_000_000_000

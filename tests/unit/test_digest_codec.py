@@ -18,7 +18,7 @@ from ckfs.model import Record, State
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.store import digests, record
 from ckfs.store.digests import ALGORITHM, Digest, decode, encode, new_hash
-from ckfs.store.door import Found
+from ckfs.store.spots import Found
 
 VALUE = "99aa06d3014798d86001c324468d497f"
 DIGEST = Digest(ALGORITHM, VALUE, 10, 0x17979CFE362A0000)

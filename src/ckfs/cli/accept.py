@@ -16,9 +16,9 @@ from ckfs.names import SetName, shown
 from ckfs.policy import protection
 from ckfs.store import everywhere, rereading
 from ckfs.store.checkpoints import checkpoints
-from ckfs.store.door import Found
 from ckfs.store.everywhere import Unreadable, Where
 from ckfs.store.layout import Store
+from ckfs.store.spots import Found
 
 Unknown = tuple[Where, Found]
 

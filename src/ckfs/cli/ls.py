@@ -20,9 +20,10 @@ from ckfs.fs.left import state_of
 from ckfs.fs.liveness import Judge
 from ckfs.model import State
 from ckfs.names import SetName, shown
-from ckfs.store.door import Found, Spot
+from ckfs.store import walks
 from ckfs.store.layout import Store, open_store
 from ckfs.store.setnames import SetEntry
+from ckfs.store.spots import Found, Spot
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,9 +339,9 @@ def _rows_of_store(path: str, unread: Unread) -> Iterator[Row]:
 def _rows_of_entry(
     store: Store, name: SetName, entry: SetEntry, found: Found, worth: Callable[[Spot, Found], State]
 ) -> Iterator[Row]:
-    images = list(store.door.files_below(entry.spot)) if found.record.is_directory else []
+    images = list(walks.files(store.door, entry.spot)) if found.record.is_directory else []
     state = (
-        store.door.worst_state_below(entry.spot, worth)
+        walks.worst_state(store.door, entry.spot, worth)
         if found.record.is_directory
         else worth(entry.spot, found)
     )

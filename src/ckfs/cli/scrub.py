@@ -14,11 +14,11 @@ from ckfs.errors import FsError, NotPermitted, Stale, StoreUnusable
 from ckfs.names import iso_time, shown
 from ckfs.policy import lifecycle
 from ckfs.store import everywhere
-from ckfs.store.door import Found
 from ckfs.store.everywhere import Where
 from ckfs.store.identity import prepare_process
 from ckfs.store.layout import Store, open_store
 from ckfs.store.rereading import Checker, Result
+from ckfs.store.spots import Found
 
 MARKED = "its content is not what was completed; marked, and not opened until it is written anew"
 

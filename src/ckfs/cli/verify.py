@@ -31,9 +31,9 @@ from ckfs.errors import CkfsError, FsError, UsageError
 from ckfs.model import State
 from ckfs.names import SetName, iso_time, shown
 from ckfs.store import digests
-from ckfs.store.door import Spot
 from ckfs.store.layout import Store, open_store
 from ckfs.store.rereading import Checker, Result
+from ckfs.store.spots import Spot
 
 _TRIES = 3
 _PIECE_BYTES = 1 << 20

@@ -21,8 +21,9 @@ from ckfs.fs.liveness import Fate
 from ckfs.fs.superseded import Superseded
 from ckfs.model import JobFate
 from ckfs.names import MountId, SetName, shown
-from ckfs.store.door import Door, Found, Spot
+from ckfs.store.door import Door
 from ckfs.store.leftovers import Leftovers, Look
+from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
-from ckfs.store.door import Found, OpenFile, Target
+from ckfs.store.spots import Found, OpenFile, Target
 
 log = logging.getLogger(__name__)
 

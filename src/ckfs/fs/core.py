@@ -29,14 +29,14 @@ from ckfs.fs.undigested import UndigestedImages
 from ckfs.model import Caller, JobFate, Owner, Record, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName
 from ckfs.policy.settings import Policy
-from ckfs.store import writing
-from ckfs.store.door import Found, Spot, Target
+from ckfs.store import walks, writing
 from ckfs.store.gate import Gate, Release
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.locks import InodeLocks, LockKey, Looks
 from ckfs.store.quick import QuickReader
 from ckfs.store.setnames import NAMES, USERS, SetEntry
+from ckfs.store.spots import Found, Spot, Target
 
 log = logging.getLogger(__name__)
 
@@ -346,7 +346,7 @@ class Core:
         limit_s = self.op_timeout_s * _LONGEST_SEARCH
 
         def work() -> list[tuple[bytes, Inode]]:
-            return self.store.door.find_below(spot, node.ino, time.monotonic() + limit_s)
+            return walks.find(self.store.door, spot, node.ino, time.monotonic() + limit_s)
 
         path = await self.gate.call(work, of_set=top.ino)
         parent = top

@@ -19,8 +19,8 @@ from ckfs.fs.inodes import Place, place_of
 from ckfs.fs.undigested import Undigested
 from ckfs.names import Inode
 from ckfs.store import rereading
-from ckfs.store.door import Spot
 from ckfs.store.rereading import Reading
+from ckfs.store.spots import Spot
 
 log = logging.getLogger(__name__)
 

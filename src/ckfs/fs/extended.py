@@ -25,7 +25,7 @@ from ckfs.policy import lifecycle, ownership
 from ckfs.policy.protection import Until
 from ckfs.store import record, rereading
 from ckfs.store.digests import Digest
-from ckfs.store.door import Target
+from ckfs.store.spots import Target
 
 log = logging.getLogger(__name__)
 

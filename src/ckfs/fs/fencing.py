@@ -16,8 +16,9 @@ from ckfs.fs.core import Core
 from ckfs.fs.inodes import Place
 from ckfs.fs.left import Left
 from ckfs.names import SetName, shown
-from ckfs.store.door import Found, Spot
+from ckfs.store import walks
 from ckfs.store.setnames import SetEntry
+from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,6 @@ class Fencing:
         if not top.record.is_directory:
             yield entry.spot, top, Place(name, ())
             return
-        for path, found in self.core.store.door.files_below(entry.spot):
+        for path, found in walks.files(self.core.store.door, entry.spot):
             below = tuple(path.split(b"/"))
             yield Spot(entry.stored, (*entry.spot.components, *below)), found, Place(name, below)

@@ -19,7 +19,7 @@ from ckfs.policy import lifecycle, protection
 from ckfs.policy.lifecycle import Event
 from ckfs.policy.protection import Until
 from ckfs.store.checkpoints import checkpoints, with_record
-from ckfs.store.door import Found, Spot
+from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
 from ckfs.store import record
-from ckfs.store.door import Found, Spot
 from ckfs.store.gate import Release
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
+from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
 

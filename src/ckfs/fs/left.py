@@ -20,8 +20,9 @@ from ckfs.names import MountId
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
 from ckfs.policy.settings import Policy
-from ckfs.store import writing
-from ckfs.store.door import Door, Found, Spot, Target
+from ckfs.store import walks, writing
+from ckfs.store.door import Door
+from ckfs.store.spots import Found, Spot, Target
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +84,13 @@ class Left:
         return self.settle(target, found, place, left.marks).record.state
 
     def worst_state_below(self, spot: Spot, place: Place) -> State | None:
-        """As :meth:`Door.worst_state_below`."""
+        """As :func:`walks.worst_state`."""
 
         def state_of(inner: Spot, found: Found) -> State:
             below = inner.components[len(spot.components) :]
             return self.state_of(inner, found, Place(place.set_name, (*place.below, *below)))
 
-        return self.core.store.door.worst_state_below(spot, state_of)
+        return walks.worst_state(self.core.store.door, spot, state_of)
 
     def settle(self, target: Target, found: Found, place: Place, marks: frozenset[MountId]) -> Found:
         """Say for good what an image is worth whose writers' mounts, *marks*, are gone."""

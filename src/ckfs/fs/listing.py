@@ -13,8 +13,8 @@ from ckfs.fs.inodes import Handle, Node
 from ckfs.model import Caller
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.store import syscalls
-from ckfs.store.door import Found, OpenFile
 from ckfs.store.setnames import SetEntry
+from ckfs.store.spots import Found, OpenFile
 
 Emit = Callable[[bytes, Found, int], bool]
 """Takes a name, what it is, and the offset after it; False when there is no room for it."""

@@ -17,8 +17,8 @@ from ckfs.model import Caller, Owner, Record
 from ckfs.names import FileHandle, Gid, Inode, Uid
 from ckfs.policy import lifecycle, ownership, presented
 from ckfs.policy.lifecycle import Event
-from ckfs.store.door import Found, Target, Times
 from ckfs.store.gate import Release
+from ckfs.store.spots import Found, Target, Times
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from ckfs.owners.processes import was_killed
 from ckfs.policy import lifecycle, presented
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
-from ckfs.store.door import Found, Target
 from ckfs.store.gate import Release
+from ckfs.store.spots import Found, Target
 
 log = logging.getLogger(__name__)
 

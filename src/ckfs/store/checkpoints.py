@@ -10,8 +10,10 @@ from ckfs.errors import Stale
 from ckfs.model import Checkpoint, Image, Keep, Record, State
 from ckfs.names import SetName
 from ckfs.policy import lifecycle
-from ckfs.store.door import Door, Spot
+from ckfs.store import walks
+from ckfs.store.door import Door
 from ckfs.store.setnames import SetNames
+from ckfs.store.spots import Spot
 
 IsFinal = Callable[[bytes], bool]
 """Whether an image of that name is meant to keep it."""
@@ -33,10 +35,10 @@ def _records(names: SetNames, door: Door, name: SetName) -> tuple[Spot, list[tup
     """Where the set is, and the records of its top, whose path is empty, and of all below it."""
     spot = names.read(name).spot
     try:
-        return spot, door.records_below(spot)
+        return spot, walks.records(door, spot)
     except (OSError, Stale):  # it is a file, or just on its way
         entry, top = names.examine(name)
-        records = door.records_below(entry.spot) if top.record.is_directory else [(b"", top.record)]
+        records = walks.records(door, entry.spot) if top.record.is_directory else [(b"", top.record)]
         return entry.spot, records
 
 

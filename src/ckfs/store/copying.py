@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 from ckfs.model import Owner, State
 from ckfs.names import Inode
-from ckfs.store import record
-from ckfs.store.door import Door, Found, OpenFile, Spot, Times
+from ckfs.store import record, walks
+from ckfs.store.door import Door
 from ckfs.store.identity import acting_as
+from ckfs.store.spots import Found, OpenFile, Spot, Times
 from ckfs.store.syscalls import names_in
 
 _PIECE_BYTES = 1 << 20
@@ -41,7 +42,7 @@ def everything(door: Door, source: Spot) -> Iterator[tuple[bytes, Found]]:
     found = door.examine(source)
     yield b"", found
     if found.record.is_directory:
-        yield from door.all_below(source)
+        yield from walks.everything(door, source)
 
 
 def _fingerprint(found: Found) -> tuple[Inode, int, int, int]:

@@ -16,6 +16,7 @@ from ckfs.model import Caller, Owner
 from ckfs.names import SetName, shown
 from ckfs.policy import ownership
 from ckfs.policy.settings import Policy
+from ckfs.store import walks
 from ckfs.store.choosing import Choice, Entry
 from ckfs.store.layout import Store
 from ckfs.store.removed import Damaged, Item, Note
@@ -134,7 +135,7 @@ class Desk:
                 return self.store.trash.bytes_of(entry)
             if not entry.found.record.is_directory:
                 return entry.found.stat.st_size
-            return sum(found.stat.st_size for _, found in self.store.door.files_below(entry.spot))
+            return sum(found.stat.st_size for _, found in walks.files(self.store.door, entry.spot))
         return 0
 
     # Restoring

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import xxhash
 
 from ckfs.policy import lifecycle
-from ckfs.store.door import Found
+from ckfs.store.spots import Found
 
 ATTRIBUTE = b"user.ckfs.digest"
 ALGORITHM = "xxh3-128"

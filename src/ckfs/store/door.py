@@ -11,29 +11,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import itertools
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 
 from ckfs.errors import ReadOnly, Stale
-from ckfs.model import Owner, Record, State
+from ckfs.model import Owner, Record
 from ckfs.names import Gid, Inode, MountId, Uid
-from ckfs.store import attributes, record, syscalls, writers
+from ckfs.store import attributes, record, syscalls, trees, writers
 from ckfs.store.identity import acting_as
 from ckfs.store.quick import QuickReader
+from ckfs.store.spots import Build, Found, OpenFile, Spot, Target, Times
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KEPT_BY_DESCRIPTORS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DIRECTORY
 _PRIVATE_FILE = 0o600
 _PRIVATE_DIRECTORY = 0o700
 _SHARED_DIRECTORY = 0o1777
-_WORST_FIRST = (State.PARTIAL, State.UNKNOWN, State.WRITING, State.COMPLETE, State.SUPERSEDED)
-"""All are superseded only where nothing newer is beside them."""
-_MOST_STATES = 10_000
 _TMPFS = 0x01021994
 _LOCAL_FILE_SYSTEMS = {
     _TMPFS: "tmpfs",
@@ -44,52 +39,6 @@ _LOCAL_FILE_SYSTEMS = {
     0x2FC12FC1: "ZFS",
 }
 """By the kernel's magic numbers. All others may have to wait for another machine or process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """A name in the store: *components* below the store's root (at least one), reached as *identity*.
-
-    *within* is the inode that the directory holding it must be; calls through a name that leads elsewhere are Stale.
-    """
-
-    identity: Owner
-    components: tuple[bytes, ...]
-    within: Inode | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """An open descriptor of the store. Calls on it are made as whoever owns the file at that moment: a set may have
-    changed hands since it was opened."""
-
-    fd: int
-
-
-Target = Spot | OpenFile
-"""Something that exists, reached by its name or by an open descriptor (which also works when the name is gone)."""
-
-
-Build = Callable[[Record | None], Record]
-"""Makes the record of something new from that of its directory; None where that is not in a set."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A file of the store as it is now: its own stat, and what ckfs keeps with it. *removed*: as it was when its last
-    name went."""
-
-    stat: os.stat_result
-    record: Record
-    removed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """New times in nanoseconds since the epoch; None leaves one as it is."""
-
-    atime_ns: int | None
-    mtime_ns: int | None
 
 
 class Door:
@@ -116,13 +65,13 @@ class Door:
                         os.close(fd)
                     fd = inner
                 if spot.within is not None:
-                    self._directory_record(fd, spot.within)
+                    self.directory_record(fd, spot.within)
                 yield fd, spot.components[-1]
             finally:
                 if fd != self._root_fd:
                     os.close(fd)
 
-    def _directory_record(self, fd: int, expected: Inode | None) -> Record:
+    def directory_record(self, fd: int, expected: Inode | None) -> Record:
         """The record of the open directory *fd* (which may be O_PATH); Stale if it is not *expected*."""
         raw = attributes.get_or_none(b"/proc/self/fd/%d/." % fd, record.ATTRIBUTE)
         known = record.decode(raw) if raw is not None else None
@@ -198,63 +147,6 @@ class Door:
         with _as_owner_of(directory.fd):
             return self.examine_in(directory.fd, name)
 
-    def records_below(self, spot: Spot) -> list[tuple[bytes, Record]]:
-        """The records of the directory *spot*, its path being empty, and of everything under it; a directory comes before
-        what is in it. Looked at as briefly as can be: what protects images does it at every close and removal of one."""
-        with self.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            return [(b"", self._directory_record(fd, None)), *self._records_below(fd, b"")]
-
-    def _records_below(self, fd: int, prefix: bytes) -> Iterator[tuple[bytes, Record]]:
-        for name in os.listdir(b"/proc/self/fd/%d" % fd):
-            known = self._record_in(fd, name)
-            if known is None:
-                continue
-            yield prefix + name, known
-            if known.is_directory:
-                try:
-                    inner = os.open(
-                        name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
-                    )
-                except FileNotFoundError:  # removed since: all the others are there
-                    continue
-                try:
-                    yield from self._records_below(inner, prefix + name + b"/")
-                finally:
-                    os.close(inner)
-
-    def _record_in(self, dir_fd: int, name: bytes) -> Record | None:
-        """The record of a name in an open directory; None if that is gone by now."""
-        try:
-            raw = attributes.get_or_none(attributes.path_of(dir_fd, name), record.ATTRIBUTE)
-            known = record.decode(raw) if raw is not None else None
-            return known if known is not None else self.examine_in(dir_fd, name).record
-        except (FileNotFoundError, Stale):
-            return None
-
-    def files_below(self, spot: Spot) -> Iterator[tuple[bytes, Found]]:
-        """Every regular file under the directory *spot*, with its path below it."""
-        for path, found in self.all_below(spot):
-            if found.record.is_regular:
-                yield path, found
-
-    def all_below(self, spot: Spot) -> Iterator[tuple[bytes, Found]]:
-        """Everything under the directory *spot*, of whatever kind, with its path below it."""
-        with self.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            yield from self._all_below(fd, b"")
-
-    def _all_below(self, fd: int, prefix: bytes) -> Iterator[tuple[bytes, Found]]:
-        for name in syscalls.names_in(fd):
-            found = _or_none(self.examine_in, fd, name)
-            if found is None:
-                continue
-            yield prefix + name, found
-            if found.record.is_directory:
-                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-                try:
-                    yield from self._all_below(inner, prefix + name + b"/")
-                finally:
-                    os.close(inner)
-
     def names_at(self, spot: Spot) -> list[bytes]:
         """The names in the directory *spot*."""
         with self.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
@@ -265,48 +157,10 @@ class Door:
         with self._parent(spot) as (dir_fd, name):
             return os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
 
-    def find_below(self, spot: Spot, wanted: Inode, deadline: float) -> list[tuple[bytes, Inode]]:
-        """The names and inodes that lead from the directory *spot* to the inode *wanted*; empty if it is not among the
-        first few thousand files there, or those that could be looked at before *deadline* (of time.monotonic)."""
-        budget = itertools.takewhile(lambda _: time.monotonic() < deadline, range(_MOST_STATES))
-        with self.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
-            return self._path_to(fd, wanted, budget)
-
-    def _path_to(self, fd: int, wanted: Inode, budget: Iterator[int]) -> list[tuple[bytes, Inode]]:
-        for name in syscalls.names_in(fd):
-            found = _or_none(self.examine_in, fd, name)
-            if next(budget, None) is None:
-                return []
-            if found is None:
-                continue
-            here = (name, found.record.ino)
-            if found.record.ino == wanted:
-                return [here]
-            if found.record.is_directory:
-                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-                try:
-                    if rest := self._path_to(inner, wanted, budget):
-                        return [here, *rest]
-                finally:
-                    os.close(inner)
-        return []
-
     def writers(self, target: Target, expected: Inode) -> frozenset[MountId]:
         """The mounts that say that they are writing *target*."""
         with self.opened(target, os.O_RDONLY, expected) as fd:
             return writers.of(fd)
-
-    def worst_state_below(self, spot: Spot, state_of: Callable[[Spot, Found], State]) -> State | None:
-        """The least that any image under the directory *spot* is worth, as *state_of* says; None if there is none.
-
-        EOVERFLOW where more files would have to be looked at than one answer is worth.
-        """
-        states = set()
-        for count, (path, found) in enumerate(self.files_below(spot)):
-            if count == _MOST_STATES:
-                raise OSError(errno.EOVERFLOW, "too many files to look at for one answer")
-            states.add(state_of(Spot(spot.identity, (*spot.components, *path.split(b"/"))), found))
-        return next((state for state in _WORST_FIRST if state in states), None)
 
     # Making
 
@@ -361,7 +215,7 @@ class Door:
             os.close(fd)
 
     def _built(self, dir_fd: int, spot: Spot, build: Build) -> Record:
-        return build(self._directory_record(dir_fd, spot.within) if spot.within is not None else None)
+        return build(self.directory_record(dir_fd, spot.within) if spot.within is not None else None)
 
     def _with_record(self, dir_fd: int, name: bytes, new: Record, undo: Callable[[], None]) -> Found:
         where = attributes.path_of(dir_fd, name)
@@ -505,7 +359,7 @@ class Door:
     def remove_tree(self, spot: Spot) -> None:
         """Remove *spot* and all below it, as its identity. FileNotFoundError if there is nothing."""
         with self._changed_parent(spot) as (dir_fd, name):
-            _remove_tree(dir_fd, name)
+            trees.remove(dir_fd, name)
 
     def rename(self, old: Spot, new: Spot, flags: int = 0) -> None:
         """Rename within one identity. EINVAL where the store does not know a flag."""
@@ -532,7 +386,7 @@ class Door:
     def change_owner(self, spot: Spot, owner: Owner) -> None:
         """chown *spot* and all below it to *owner*, the top last. PermissionError where root may not."""
         with self._changed_parent(spot) as (dir_fd, name):
-            _change_owner(dir_fd, name, owner)
+            trees.change_owner(dir_fd, name, owner)
 
     # Users' own attributes
 
@@ -635,47 +489,6 @@ def _open(dir_fd: int, name: bytes, flags: int) -> int:
 def _check_same(found: Found, expected: Inode | None) -> None:
     if expected is not None and found.record.ino != expected:
         raise Stale("the name leads to another file by now")
-
-
-def _or_none(examine: Callable[[int, bytes], Found], fd: int, name: bytes) -> Found | None:
-    try:
-        return examine(fd, name)
-    except (FileNotFoundError, Stale):
-        return None
-
-
-def _change_owner(dir_fd: int, name: bytes, owner: Owner) -> None:
-    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            _change_owner_below(fd, owner)
-        os.chown(b"/proc/self/fd/%d" % fd, owner.uid, owner.gid)
-    finally:
-        os.close(fd)
-
-
-def _change_owner_below(fd: int, owner: Owner) -> None:
-    # A chown leaves the atime alone; root may ask for that.
-    listing = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME | os.O_CLOEXEC, dir_fd=fd)
-    try:
-        for name in syscalls.names_in(listing):
-            with contextlib.suppress(FileNotFoundError):  # its owner removed it meanwhile
-                _change_owner(fd, name, owner)
-    finally:
-        os.close(listing)
-
-
-def _remove_tree(dir_fd: int, name: bytes) -> None:
-    if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-        os.unlink(name, dir_fd=dir_fd)
-        return
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        for inner in list(syscalls.names_in(fd)):
-            _remove_tree(fd, inner)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=dir_fd)
 
 
 def _write_all(fd: int, content: bytes) -> None:

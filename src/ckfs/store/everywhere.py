@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from ckfs.errors import FsError, Stale
 from ckfs.model import Owner
 from ckfs.names import SetName
-from ckfs.store.door import Found, Spot
 from ckfs.store.layout import Store
 from ckfs.store.removed import Item
+from ckfs.store.spots import Found, Spot
 
 _GONE = (FileNotFoundError, Stale)
 Unreadable = Callable[["Where", OSError | FsError], None]

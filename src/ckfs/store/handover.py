@@ -23,10 +23,10 @@ from ckfs.errors import FsError, Stale
 from ckfs.model import Owner
 from ckfs.names import Inode, SetName, shown
 from ckfs.store.copying import Contents, contents, copy_tree, everything, writers
-from ckfs.store.door import Found, Spot
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.setnames import SetEntry, decode, encode, place_beside, place_of_copy
+from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
 

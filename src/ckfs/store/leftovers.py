@@ -22,11 +22,12 @@ from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.policy import leftovers
 from ckfs.policy.leftovers import Kind, SetFacts
 from ckfs.policy.settings import Policy
-from ckfs.store.door import Found, Spot
+from ckfs.store import walks
 from ckfs.store.layout import Store
 from ckfs.store.record import new_inode
 from ckfs.store.removed import ATTRIBUTE, Item, Note, decode
 from ckfs.store.setnames import STAGING, USERS, SetEntry
+from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class Leftovers:
         if not top.record.is_directory:
             yield b"", entry.spot, top
             return
-        for path, found in self._store.door.all_below(entry.spot):
+        for path, found in walks.everything(self._store.door, entry.spot):
             components = (*entry.spot.components, *path.split(b"/"))
             within = top.record.ino if b"/" not in path else None
             yield path, Spot(entry.stored, components, within), found

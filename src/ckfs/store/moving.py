@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from ckfs.errors import Exists, OtherOwner, Stale
 from ckfs.names import Inode, SetName, shown
-from ckfs.store.door import Door, Found, Spot
+from ckfs.store.door import Door
 from ckfs.store.setnames import USERS, SetEntry, SetNames, place_beside
+from ckfs.store.spots import Found, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid
-from ckfs.store.door import Found, Spot
+from ckfs.store.spots import Found, Spot
 
 ATTRIBUTE = b"user.ckfs.trash"
 

@@ -18,7 +18,8 @@ from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
 from ckfs.store import digests
 from ckfs.store.digests import Digest
-from ckfs.store.door import Door, Found, Spot, Target
+from ckfs.store.door import Door
+from ckfs.store.spots import Found, Spot, Target
 
 _PIECE_BYTES = 1 << 20
 """Fits into a processor's cache."""

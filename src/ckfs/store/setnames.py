@@ -29,8 +29,9 @@ from ckfs.errors import Exists, ReadOnly, Stale
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.store import syscalls
-from ckfs.store.door import Door, Found, Spot
+from ckfs.store.door import Door
 from ckfs.store.identity import ROOT, acting_as
+from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
 

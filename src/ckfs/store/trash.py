@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from ckfs.errors import FsError, Stale
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid, shown
-from ckfs.store import restoring
-from ckfs.store.door import Door, Found, Spot
+from ckfs.store import restoring, walks
+from ckfs.store.door import Door
 from ckfs.store.removed import ATTRIBUTE, Damaged, Item, Note, decode, encode, fitted
 from ckfs.store.restoring import Failure
 from ckfs.store.setnames import SetEntry, SetNames
+from ckfs.store.spots import Found, Spot
 from ckfs.store.syscalls import RENAME_NOREPLACE
 
 log = logging.getLogger(__name__)
@@ -224,7 +225,7 @@ class Trash:
         status = self._door.status(spot)
         if not stat.S_ISDIR(status.st_mode):
             return status.st_blocks * 512 if status.st_nlink == 1 else 0
-        below = (found.stat for _, found in self._door.files_below(spot))
+        below = (found.stat for _, found in walks.files(self._door, spot))
         return 512 * sum({inner.st_ino: inner.st_blocks for inner in below}.values())
 
     # Taking out

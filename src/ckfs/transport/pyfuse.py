@@ -31,7 +31,7 @@ from ckfs.fs.filesystem import Filesystem
 from ckfs.fs.metadata import Changes
 from ckfs.model import Caller
 from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, Uid
-from ckfs.store.door import Found
+from ckfs.store.spots import Found
 
 log = logging.getLogger(__name__)
 

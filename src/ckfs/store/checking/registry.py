@@ -23,11 +23,11 @@ from ckfs.store.checking.below import Tree
 from ckfs.store.checking.findings import Finding, Kind, Suspect
 from ckfs.store.checking.walking import Directory, Seen, reach
 from ckfs.store.checkpoints import checkpoints
-from ckfs.store.door import Found, Spot
 from ckfs.store.identity import acting_as
 from ckfs.store.layout import Store
 from ckfs.store.mounts import MOUNTS, Registration, is_id
 from ckfs.store.setnames import STAGING
+from ckfs.store.spots import Found, Spot
 
 HasDied = Callable[[Registration], bool]
 """Whether a mount's process was on this host, and is not there any more."""
