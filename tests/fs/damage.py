@@ -20,9 +20,9 @@ from ckfs.names import Inode, MountId, SetName, Uid
 from ckfs.store import record, removed, writers
 from ckfs.store.checking.check import check
 from ckfs.store.checking.findings import Finding
+from ckfs.store.entries import SetEntry, decode, encode
 from ckfs.store.layout import registry
 from ckfs.store.mounts import encode as mount_line
-from ckfs.store.setnames import SetEntry, decode, encode
 from tests.fs.cores import ALICE, BOB, Mount, mounted, new_store
 
 IMAGE, ONE, TWO, SINGLE, JOB, CLAIMED, OLD = (

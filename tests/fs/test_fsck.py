@@ -21,9 +21,9 @@ from ckfs.names import Gid, MountId, SetName, Uid
 from ckfs.store import record, removed
 from ckfs.store.checking.check import check
 from ckfs.store.checking.findings import Kind
+from ckfs.store.entries import encode
 from ckfs.store.layout import open_store
 from ckfs.store.mounts import encode as mount_line
-from ckfs.store.setnames import encode
 from ckfs.store.spots import Spot
 from ckfs.store.writers import mark_of
 from tests.fs.cores import ALICE, BOB, Process, Seen, mounted, new_store

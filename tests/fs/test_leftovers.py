@@ -23,10 +23,10 @@ from ckfs.model import JobFate, Owner, State
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.policy.leftovers import Kind
 from ckfs.policy.settings import parse
+from ckfs.store.entries import SetEntry
 from ckfs.store.layout import Store, open_store
 from ckfs.store.leftovers import Leftover, Leftovers, NobodyKnown, Writers
 from ckfs.store.removed import Item
-from ckfs.store.setnames import SetEntry
 from ckfs.store.spots import Found, Spot
 from tests.fs.cores import ALICE, mounted, new_store
 from tests.fs.failing import Failing, Killed, install

@@ -17,10 +17,11 @@ from ckfs.fs.metadata import Changes
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.store import syscalls, walks
+from ckfs.store.entries import SetEntry
 from ckfs.store.handover import name_owner
 from ckfs.store.layout import Store, open_store
 from ckfs.store.moving import rename_set
-from ckfs.store.setnames import SetEntry, SetNames
+from ckfs.store.setnames import SetNames
 from tests.fs.cores import mounted, new_store
 
 pytestmark = pytest.mark.root

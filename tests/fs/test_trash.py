@@ -20,10 +20,11 @@ from ckfs.fs.metadata import Changes
 from ckfs.model import Owner, Record, State
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.store import removed, syscalls
+from ckfs.store.entries import SetEntry
 from ckfs.store.layout import Store, initialise, open_store
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Damaged, Item, Note
-from ckfs.store.setnames import SetEntry, SetNames
+from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
 from tests.fs.cores import mounted, new_store
 from tests.fs.failing import Failing, Killed, install

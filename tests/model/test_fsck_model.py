@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from ckfs.names import Inode
 from ckfs.store import record
 from ckfs.store.checking.findings import Finding, Kind
-from ckfs.store.setnames import SetEntry, decode, encode
+from ckfs.store.entries import SetEntry, decode, encode
 from tests.fs.cores import ALICE, BOB
 from tests.fs.damage import ATTRIBUTE, NOTE, all_bytes, codes, copied, fsck, left, put, whole_store
 

@@ -10,7 +10,7 @@ from ckfs.errors import Stale
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.model import Caller, Owner, Record
 from ckfs.names import ROOT_INODE, Gid, Inode, Uid
-from ckfs.store.setnames import SetEntry
+from ckfs.store.entries import SetEntry
 from ckfs.store.spots import Found, OpenFile
 
 _ALICE = Owner(Uid(2101), Gid(2101))

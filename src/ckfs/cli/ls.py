@@ -21,8 +21,8 @@ from ckfs.fs.liveness import Judge
 from ckfs.model import State
 from ckfs.names import SetName, shown
 from ckfs.store import walks
+from ckfs.store.entries import SetEntry
 from ckfs.store.layout import Store, open_store
-from ckfs.store.setnames import SetEntry
 from ckfs.store.spots import Found, Spot
 
 

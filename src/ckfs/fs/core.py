@@ -30,12 +30,13 @@ from ckfs.model import Caller, JobFate, Owner, Record, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName
 from ckfs.policy.settings import Policy
 from ckfs.store import walks, writing
+from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.gate import Gate, Release
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.locks import InodeLocks, LockKey, Looks
 from ckfs.store.quick import QuickReader
-from ckfs.store.setnames import NAMES, USERS, SetEntry
+from ckfs.store.setnames import NAMES
 from ckfs.store.spots import Found, Spot, Target
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from ckfs.fs.inodes import Place
 from ckfs.fs.left import Left
 from ckfs.names import SetName, shown
 from ckfs.store import walks
-from ckfs.store.setnames import SetEntry
+from ckfs.store.entries import SetEntry
 from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from ckfs.fs.core import Core, Quiet
 from ckfs.fs.inodes import Node
 from ckfs.model import Owner
 from ckfs.names import SetName, shown
+from ckfs.store.entries import SetEntry
 from ckfs.store.handover import Copying, bring_files, remove_left, said_of
-from ckfs.store.setnames import SetEntry
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from ckfs.fs.streams import Stream
 from ckfs.model import Caller
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, shown
 from ckfs.owners.processes import Process
+from ckfs.store.entries import SetEntry
 from ckfs.store.gate import Release
-from ckfs.store.setnames import SetEntry
 from ckfs.store.spots import Found, OpenFile, Spot
 
 _DEEPEST = 10_000

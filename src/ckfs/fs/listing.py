@@ -13,7 +13,7 @@ from ckfs.fs.inodes import Handle, Node
 from ckfs.model import Caller
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.store import syscalls
-from ckfs.store.setnames import SetEntry
+from ckfs.store.entries import SetEntry
 from ckfs.store.spots import Found, OpenFile
 
 Emit = Callable[[bytes, Found, int], bool]

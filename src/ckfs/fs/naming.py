@@ -17,9 +17,9 @@ from ckfs.fs.sets import Sets, taking
 from ckfs.model import Caller, Checkpoint, Owner, Record, State
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.policy import lifecycle, presented
+from ckfs.store.entries import SetEntry
 from ckfs.store.moving import looking_again
 from ckfs.store.record import new_inode
-from ckfs.store.setnames import SetEntry
 from ckfs.store.spots import Build, Found, OpenFile, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 

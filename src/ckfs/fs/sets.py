@@ -16,9 +16,9 @@ from ckfs.fs.keeping import Keeping
 from ckfs.model import Caller, Owner
 from ckfs.names import ROOT_INODE, Inode, SetName, shown
 from ckfs.policy import ownership
+from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.handover import name_owner
 from ckfs.store.moving import Check, Discard, file_to_set, link_set, rename_set, set_into_directory
-from ckfs.store.setnames import USERS, SetEntry
 from ckfs.store.spots import Found, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE
 

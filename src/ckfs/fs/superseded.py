@@ -21,8 +21,8 @@ from ckfs.fs.guard import Guard
 from ckfs.model import Checkpoint, Keep, Owner
 from ckfs.names import SetName, Uid, shown
 from ckfs.policy import protection
+from ckfs.store.entries import SetEntry
 from ckfs.store.removed import Item, Note
-from ckfs.store.setnames import SetEntry
 from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)

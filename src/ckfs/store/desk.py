@@ -18,10 +18,10 @@ from ckfs.policy import ownership
 from ckfs.policy.settings import Policy
 from ckfs.store import walks
 from ckfs.store.choosing import Choice, Entry
+from ckfs.store.entries import SetEntry
 from ckfs.store.layout import Store
 from ckfs.store.removed import Damaged, Item, Note
 from ckfs.store.restoring import WAY_OUT, Failure, exists_again, others_by_now
-from ckfs.store.setnames import SetEntry
 from ckfs.store.trash import described
 
 NOTHING_THERE = "there is nothing of that in the trash: see 'ckfs trash ls'"

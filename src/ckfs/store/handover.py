@@ -23,9 +23,9 @@ from ckfs.errors import FsError, Stale
 from ckfs.model import Owner
 from ckfs.names import Inode, SetName, shown
 from ckfs.store.copying import Contents, contents, copy_tree, everything, writers
+from ckfs.store.entries import SetEntry, decode, encode, place_beside, place_of_copy
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
-from ckfs.store.setnames import SetEntry, decode, encode, place_beside, place_of_copy
 from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)

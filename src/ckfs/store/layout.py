@@ -32,9 +32,10 @@ from ckfs.policy import settings
 from ckfs.policy.settings import Policy
 from ckfs.store import attributes, record
 from ckfs.store.door import Door
+from ckfs.store.entries import USERS
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.mounts import MOUNTS, Mounts
-from ckfs.store.setnames import NAMES, STAGING, USERS, SetNames
+from ckfs.store.setnames import NAMES, STAGING, SetNames
 from ckfs.store.trash import TRASH, Trash
 
 FORMAT = 1

@@ -23,10 +23,11 @@ from ckfs.policy import leftovers
 from ckfs.policy.leftovers import Kind, SetFacts
 from ckfs.policy.settings import Policy
 from ckfs.store import walks
+from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.layout import Store
 from ckfs.store.record import new_inode
 from ckfs.store.removed import ATTRIBUTE, Item, Note, decode
-from ckfs.store.setnames import STAGING, USERS, SetEntry
+from ckfs.store.setnames import STAGING
 from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)

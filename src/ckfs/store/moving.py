@@ -17,7 +17,8 @@ from typing import TypeVar
 from ckfs.errors import Exists, OtherOwner, Stale
 from ckfs.names import Inode, SetName, shown
 from ckfs.store.door import Door
-from ckfs.store.setnames import USERS, SetEntry, SetNames, place_beside
+from ckfs.store.entries import USERS, SetEntry, place_beside
+from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 

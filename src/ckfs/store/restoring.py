@@ -16,9 +16,10 @@ from ckfs.errors import Exists, FsError, Invalid, NotFound, OtherOwner
 from ckfs.model import Owner, Record
 from ckfs.names import Gid, SetName, Uid, shown
 from ckfs.store.door import Door
+from ckfs.store.entries import SetEntry, place_beside
 from ckfs.store.record import new_inode
 from ckfs.store.removed import ATTRIBUTE, Item, encode
-from ckfs.store.setnames import SetEntry, SetNames, place_beside
+from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
 from ckfs.store.syscalls import RENAME_NOREPLACE
 

@@ -1,12 +1,7 @@
 """Names of sets: each exists once in the cluster, whoever owns it.
 
 A set is an entry of the store's ``names/`` directory, a symbolic link that nobody ever follows: making one is exclusive
-and brings its content with it in one step, on every file system. Its target says owner and place::
-
-    12.server.CK -> 1:5f3a90c1e2d4b687:2101.2101:2101.2101:12.server.CK
-                    version, inode of the set's top, owner, stored as, name below users/<stored uid>/
-
-An owner of ``-`` means unclaimed. The set's files exist completely before its name does, so a taker that dies leaves
+and brings its content (:mod:`ckfs.store.entries`) with it in one step, on every file system. The set's files exist completely before its name does, so a taker that dies leaves
 no name behind, at worst a place that nothing refers to. On removal the place goes first: a name without a place is what
 a remover left that died, and the next taker clears it away (:meth:`SetNames.clear`).
 
@@ -23,79 +18,22 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from ckfs.errors import Exists, ReadOnly, Stale
 from ckfs.model import Owner
-from ckfs.names import Gid, Inode, SetName, Uid, shown
+from ckfs.names import Inode, SetName, shown
 from ckfs.store import syscalls
 from ckfs.store.door import Door
+from ckfs.store.entries import USERS, SetEntry, decode, encode, on_the_way, place_beside
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
 
 NAMES = b"names"
-USERS = b"users"
 STAGING = b"staging"
 
-_VERSION = b"1"
 _LOCK = b"copying-"
-
-
-@dataclass(frozen=True, slots=True)
-class SetEntry:
-    """Owner and place of a set. *owner* None: unclaimed. *stored* is the identity that its files have in the store."""
-
-    ino: Inode
-    owner: Owner | None
-    stored: Owner
-    place: bytes
-
-    @property
-    def is_followed(self) -> bool:
-        """The set was given to a user, and its files have yet to follow. (Root's are whichever service account's.)"""
-        return self.owner is not None and self.owner.uid not in (ROOT.uid, self.stored.uid)
-
-    @property
-    def spot(self) -> Spot:
-        return Spot(self.stored, (USERS, b"%d" % self.stored.uid, self.place))
-
-
-def encode(entry: SetEntry) -> bytes:
-    owner = b"-" if entry.owner is None else _encode_owner(entry.owner)
-    return b"%s:%x:%s:%s:%s" % (_VERSION, entry.ino, owner, _encode_owner(entry.stored), entry.place)
-
-
-def decode(target: bytes) -> SetEntry:
-    """The entry in a link's *target*; OSError (EIO) if it is damaged or of a later version."""
-    try:
-        version, ino, owner, stored, place = target.split(b":", 4)
-        if version != _VERSION or not place or b"/" in place or place in (b".", b".."):
-            raise ValueError
-        return SetEntry(
-            Inode(int(ino, 16)), None if owner == b"-" else _decode_owner(owner), _decode_owner(stored), place
-        )
-    except ValueError:
-        raise OSError(errno.EIO, "a set's entry in names/ is damaged") from None
-
-
-def _encode_owner(owner: Owner) -> bytes:
-    return b"%d.%d" % (owner.uid, owner.gid)
-
-
-def _decode_owner(raw: bytes) -> Owner:
-    uid, gid = raw.split(b".")
-    return Owner(Uid(int(uid)), Gid(int(gid)))
-
-
-def _on_the_way(name: SetName, entry: SetEntry) -> Iterator[SetEntry]:
-    """Where a set's files may be whose *entry* is out of date: under its own name, or with its new owner already."""
-    beside = (place_beside(place, entry.ino) for place in (name, entry.place))
-    places = dict.fromkeys((entry.place, name, *beside))
-    for stored in dict.fromkeys((entry.stored, entry.owner or entry.stored)):
-        for place in places:
-            yield SetEntry(entry.ino, entry.owner, stored, place)
 
 
 class SetNames:
@@ -167,7 +105,7 @@ class SetNames:
         if entry != seen and (found := self._door.examine_if_there(entry.spot)) is not None:
             return entry, found
         # Whoever moves a place says so afterwards, and may not have come to that: it is where it was going to.
-        for moved in _on_the_way(name, entry):
+        for moved in on_the_way(name, entry):
             found = self._door.examine_if_there(moved.spot)
             if found is not None and found.record.ino == entry.ino:
                 return moved, found
@@ -476,13 +414,3 @@ def _unused_name(purpose: bytes) -> bytes:
 
 def _lock_name(ino: Inode) -> bytes:
     return _LOCK + b"%x" % ino
-
-
-def place_beside(name: bytes, ino: Inode) -> bytes:
-    """Another name below ``users/<uid>/`` for the set *name*: nothing else has it, and it still says whose it is."""
-    return b"%s~%x" % (name[:230], ino)
-
-
-def place_of_copy(name: bytes, ino: Inode) -> bytes:
-    """Where the set *name* is copied to: never taken for the set itself before its entry says so."""
-    return place_beside(name, ino) + b"~copy"

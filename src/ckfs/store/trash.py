@@ -22,9 +22,10 @@ from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.store import restoring, walks
 from ckfs.store.door import Door
+from ckfs.store.entries import SetEntry
 from ckfs.store.removed import ATTRIBUTE, Damaged, Item, Note, decode, encode, fitted
 from ckfs.store.restoring import Failure
-from ckfs.store.setnames import SetEntry, SetNames
+from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
 from ckfs.store.syscalls import RENAME_NOREPLACE
 

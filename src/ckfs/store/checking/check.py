@@ -24,8 +24,8 @@ from ckfs.store.checking.numbers import Numbers
 from ckfs.store.checking.registry import HasDied
 from ckfs.store.checking.survey import survey
 from ckfs.store.checking.walking import Seen, Unread
+from ckfs.store.entries import USERS
 from ckfs.store.layout import Store
-from ckfs.store.setnames import USERS
 
 Progress = Callable[[int, int], None]
 """Told how many sets of how many have been looked at."""

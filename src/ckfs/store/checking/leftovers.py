@@ -16,8 +16,9 @@ from ckfs.store.checking.findings import Finding, Kind, Suspect
 from ckfs.store.checking.naming import close_user_directory, give_user_directory
 from ckfs.store.checking.survey import is_users_name
 from ckfs.store.checking.walking import Directory, Seen, look, reach
+from ckfs.store.entries import decode
 from ckfs.store.layout import Store
-from ckfs.store.setnames import STAGING, decode
+from ckfs.store.setnames import STAGING
 from ckfs.store.trash import TRASH
 
 _PURGED = b".purged"

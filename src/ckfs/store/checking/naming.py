@@ -22,10 +22,11 @@ from ckfs.store.checking.findings import Finding, Kind, Suspect
 from ckfs.store.checking.records import Trouble
 from ckfs.store.checking.survey import Key, Named, Orphan, Survey, path_of
 from ckfs.store.checking.walking import Directory, look, owner_of
+from ckfs.store.entries import USERS, SetEntry, place_beside
 from ckfs.store.handover import bring_files
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.layout import Store
-from ckfs.store.setnames import NAMES, STAGING, USERS, SetEntry, place_beside
+from ckfs.store.setnames import NAMES, STAGING
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from ckfs.store.checking import mending, records
 from ckfs.store.checking.below import Tree, number_of, walk_tree
 from ckfs.store.checking.findings import Finding, Kind, Suspect, settled
 from ckfs.store.checking.walking import Seen, Unread, reach
+from ckfs.store.entries import USERS
 from ckfs.store.layout import Store
 from ckfs.store.record import new_inode
-from ckfs.store.setnames import USERS
 
 Claim = tuple[int, int, int]
 """The smallest has the best right: rank, when it was made, the store's inode number."""

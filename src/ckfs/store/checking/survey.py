@@ -17,9 +17,10 @@ from ckfs.store import removed
 from ckfs.store.checking import records
 from ckfs.store.checking.records import Trouble
 from ckfs.store.checking.walking import Directory, Seen, look, reach
+from ckfs.store.entries import USERS, SetEntry, decode
 from ckfs.store.layout import Store
 from ckfs.store.removed import Note
-from ckfs.store.setnames import NAMES, STAGING, USERS, SetEntry, decode
+from ckfs.store.setnames import NAMES, STAGING
 
 Key = tuple[int, bytes]
 """A place: uid of the directory below ``users/``, and the name in it."""

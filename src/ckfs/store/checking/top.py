@@ -15,9 +15,10 @@ from ckfs.store import layout
 from ckfs.store.checking import mending, records
 from ckfs.store.checking.findings import Finding, Kind, Suspect
 from ckfs.store.checking.walking import Directory, Seen, look, owner_of
+from ckfs.store.entries import USERS
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.layout import Store
-from ckfs.store.setnames import NAMES, STAGING, USERS
+from ckfs.store.setnames import NAMES, STAGING
 
 NEEDED = (NAMES, USERS, STAGING)
 """Others are made when they are needed first."""

@@ -1,0 +1,87 @@
+"""What the name of a set says: whose the set is, and where its files are. It is the target of a link in ``names/``
+(:mod:`ckfs.store.setnames`)::
+
+    12.server.CK -> 1:5f3a90c1e2d4b687:2101.2101:2101.2101:12.server.CK
+                    version, inode of the set's top, owner, stored as, name below users/<stored uid>/
+
+An owner of ``-`` means unclaimed.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ckfs.model import Owner
+from ckfs.names import Gid, Inode, SetName, Uid
+from ckfs.store.identity import ROOT
+from ckfs.store.spots import Spot
+
+USERS = b"users"
+_VERSION = b"1"
+
+
+@dataclass(frozen=True, slots=True)
+class SetEntry:
+    """Owner and place of a set. *owner* None: unclaimed. *stored* is the identity that its files have in the store."""
+
+    ino: Inode
+    owner: Owner | None
+    stored: Owner
+    place: bytes
+
+    @property
+    def is_followed(self) -> bool:
+        """The set was given to a user, and its files have yet to follow. (Root's are whichever service account's.)"""
+        return self.owner is not None and self.owner.uid not in (ROOT.uid, self.stored.uid)
+
+    @property
+    def spot(self) -> Spot:
+        return Spot(self.stored, (USERS, b"%d" % self.stored.uid, self.place))
+
+
+def encode(entry: SetEntry) -> bytes:
+    owner = b"-" if entry.owner is None else _encode_owner(entry.owner)
+    return b"%s:%x:%s:%s:%s" % (_VERSION, entry.ino, owner, _encode_owner(entry.stored), entry.place)
+
+
+def decode(target: bytes) -> SetEntry:
+    """The entry in a link's *target*; OSError (EIO) if it is damaged or of a later version."""
+    try:
+        version, ino, owner, stored, place = target.split(b":", 4)
+        if version != _VERSION or not place or b"/" in place or place in (b".", b".."):
+            raise ValueError
+        return SetEntry(
+            Inode(int(ino, 16)), None if owner == b"-" else _decode_owner(owner), _decode_owner(stored), place
+        )
+    except ValueError:
+        raise OSError(errno.EIO, "a set's entry in names/ is damaged") from None
+
+
+def _encode_owner(owner: Owner) -> bytes:
+    return b"%d.%d" % (owner.uid, owner.gid)
+
+
+def _decode_owner(raw: bytes) -> Owner:
+    uid, gid = raw.split(b".")
+    return Owner(Uid(int(uid)), Gid(int(gid)))
+
+
+def on_the_way(name: SetName, entry: SetEntry) -> Iterator[SetEntry]:
+    """Where a set's files may be whose *entry* is out of date: under its own name, or with its new owner already."""
+    beside = (place_beside(place, entry.ino) for place in (name, entry.place))
+    places = dict.fromkeys((entry.place, name, *beside))
+    for stored in dict.fromkeys((entry.stored, entry.owner or entry.stored)):
+        for place in places:
+            yield SetEntry(entry.ino, entry.owner, stored, place)
+
+
+def place_beside(name: bytes, ino: Inode) -> bytes:
+    """Another name below ``users/<uid>/`` for the set *name*: nothing else has it, and it still says whose it is."""
+    return b"%s~%x" % (name[:230], ino)
+
+
+def place_of_copy(name: bytes, ino: Inode) -> bytes:
+    """Where the set *name* is copied to: never taken for the set itself before its entry says so."""
+    return place_beside(name, ino) + b"~copy"
