@@ -126,6 +126,8 @@ def test_the_list_is_chosen_from(mount: Mount, dump: Path) -> None:
 
     assert tokens() == {old, new, bobs}
     assert tokens("--set", "dump") == {old, new}
+    assert tokens("--image", "dump/pages-1.img") == {new}
+    assert tokens("--image", "dump/") == {old, new}
     assert tokens("--owner", str(BOB)) == {bobs}
     assert tokens("--older-than", "2d") == {old}
     assert tokens("--since", "2d") == {new, bobs}

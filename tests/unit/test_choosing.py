@@ -43,6 +43,12 @@ CHOICES: list[tuple[dict[str, Any], list[Entry]]] = [
     ({"set_name": "dum"}, []),
     ({"set_name": os.fsdecode(b"\xff\x1b")}, [ODD]),
     ({"set_name": r"\xff\x1b"}, [ODD]),
+    ({"image": "dump/image"}, [NEW, OLD]),
+    ({"image": "dump/ima"}, []),
+    ({"image": "dump"}, [NEW, OLD]),
+    ({"image": "dump/"}, [NEW, OLD]),
+    ({"image": r"\xff\x1b/image"}, [ODD]),
+    ({"image": "bobs/image", "uid": 2101}, []),
     ({"uid": 2101}, [NEW, OLD, ODD, STRAY]),
     ({"uid": 2102}, [BOBS]),
     ({"uid": 0}, []),
@@ -96,6 +102,7 @@ def test_what_is_nothing_to_restore(choice: Choice, to: str | None, reason: str)
 
 def test_what_is() -> None:
     assert check_restore(Choice(set_name="dump", since_ns=1), None) is None
+    assert check_restore(Choice(image="dump/image"), None) is None
     assert check_restore(Choice(tokens=("aaaa",)), os.fsdecode(b"\xff")) == b"\xff"
     assert check_restore(Choice(tokens=("aaaa",)), "x" * 255) == b"x" * 255
 

@@ -27,6 +27,7 @@ def choice_of(arguments: argparse.Namespace) -> Choice:
         since_ns=None if arguments.since is None else _time_ns(arguments.since, now_ns),
         before_ns=min(before, default=None),
         tokens=tuple(getattr(arguments, "items", ())),
+        image=arguments.image,
     )
 
 

@@ -190,6 +190,9 @@ def _trash_action(actions: Commands[_Parser], name: str, meaning: str) -> _Parse
 
 def _add_choice(action: _Parser) -> None:
     action.add_argument("--set", metavar="SET", help="what was in this set, or was it")
+    action.add_argument(
+        "--image", metavar="SET/PATH", help="what was this image, or this directory and all in it"
+    )
     action.add_argument("--owner", metavar="USER", help="what was in this user's sets (name or uid)")
     action.add_argument(
         "--older-than", metavar="AGE", help="what was removed longer ago: 90s, 30m, 12h, 3d, 2w"

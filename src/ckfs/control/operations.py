@@ -103,7 +103,7 @@ async def trash_purge(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> Non
     await _desk(mount, peer).purge(_choice(asked), asked.flag("all"), tell)
 
 
-_CHOICE = ("set_name", "uid", "since_ns", "before_ns", "tokens")
+_CHOICE = ("set_name", "uid", "since_ns", "before_ns", "tokens", "image")
 
 
 def _choice(asked: Asked) -> Choice:
@@ -113,6 +113,7 @@ def _choice(asked: Asked) -> Choice:
         asked.number("since_ns"),
         asked.number("before_ns"),
         asked.texts("tokens"),
+        asked.text("image"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Which items of the trash somebody means: by their tokens, or by set, owner and time. Pure: it looks at nothing."""
+"""Which items of the trash somebody means: by their tokens, or by set, image, owner and time. Pure: it looks at nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _SHORTEST_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Times in ns since the epoch: *since_ns* included, *before_ns* not. None means any, and so do no *tokens*.
+    """Times in ns since the epoch: *since_ns* included, *before_ns* not. *image* is ``SET/PATH``, of a file or of a directory and
+    all that was in it. None means any, and so do no *tokens*.
 
     A token may be the beginning of one, of at least four characters.
     """
@@ -27,6 +28,7 @@ class Choice:
     since_ns: int | None = None
     before_ns: int | None = None
     tokens: tuple[str, ...] = ()
+    image: str | None = None
 
     @property
     def is_any(self) -> bool:
@@ -37,6 +39,7 @@ class Choice:
             self._fits_tokens(entry)
             and self._fits_time(entry.when_ns)
             and self._fits_set(entry)
+            and self._fits_image(entry)
             and self._fits_owner(entry)
         )
 
@@ -55,6 +58,16 @@ class Choice:
             return False
         # As it is, or as it is shown.
         return self.set_name in (os.fsdecode(entry.note.set_name), shown(entry.note.set_name))
+
+    def _fits_image(self, entry: Entry) -> bool:
+        if self.image is None:
+            return True
+        if isinstance(entry, Damaged):
+            return False
+        at = entry.note.set_name + b"/" + entry.note.path
+        return any(
+            (form + "/").startswith(self.image.rstrip("/") + "/") for form in (os.fsdecode(at), shown(at))
+        )
 
     def _fits_owner(self, entry: Entry) -> bool:
         if self.uid is None:
@@ -84,8 +97,10 @@ def _begins(entry: Entry, token: str) -> bool:
 
 def check_restore(choice: Choice, to: str | None) -> SetName | None:
     """The name that *to* is. UsageError if it is none, or if *choice* is not one of what to restore."""
-    if not choice.tokens and choice.set_name is None:
-        raise UsageError("say what to restore: items, as 'ckfs trash ls' shows them, or --set SET")
+    if not choice.tokens and choice.set_name is None and choice.image is None:
+        raise UsageError(
+            "say what to restore: items, as 'ckfs trash ls' shows them, --set SET or --image SET/PATH"
+        )
     name = None if to is None else _set_name(to)
     _check_one_way(choice)
     return name
@@ -94,13 +109,13 @@ def check_restore(choice: Choice, to: str | None) -> SetName | None:
 def check_purge(choice: Choice, *, everything: bool) -> None:
     """UsageError unless it is said what to remove for good: *everything*, or by *choice*."""
     if everything == (not choice.is_any):
-        raise UsageError("say what to remove for good: items, --set, --owner or times; or --all")
+        raise UsageError("say what to remove for good: items, --set, --image, --owner or times; or --all")
     _check_one_way(choice)
 
 
 def _check_one_way(choice: Choice) -> None:
     if choice.tokens and choice != Choice(tokens=choice.tokens):
-        raise UsageError("give items, or say which by --set, --owner and times; not both")
+        raise UsageError("give items, or say which by --set, --image, --owner and times; not both")
 
 
 def _set_name(text: str) -> SetName:
