@@ -46,9 +46,11 @@ def fsck(store: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def write_beat(store: Path, beat: int) -> None:
-    """What a mount on another host writes."""
+    """What a mount on another host writes: all at once, over what it wrote before."""
     other = replace(registration_here(b"far"), id=OTHER, boot=b"another", beat=beat)
-    (store / "mounts" / os.fsdecode(OTHER)).write_bytes(encode(other))
+    fd = os.open(store / "mounts" / os.fsdecode(OTHER), os.O_WRONLY | os.O_CREAT, 0o600)
+    os.pwrite(fd, encode(other), 0)
+    os.close(fd)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 
 from ckfs.cli.ls import places
-from ckfs.cli.scrub import about, prepare_for_stores, reason_of
+from ckfs.cli.scrub import about, reason_of
+from ckfs.cli.stores import prepare_for_stores
 from ckfs.cli.verify import mount_of, store_of
 from ckfs.errors import CkfsError, FsError, NotPermitted, Stale, UsageError
 from ckfs.model import State

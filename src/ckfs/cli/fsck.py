@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 from ckfs.cli import in_use
-from ckfs.cli.gc import check_is_no_mount
+from ckfs.cli.stores import check_is_no_mount, prepare_for_stores
 from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable
 from ckfs.fs.liveness import Judge
 from ckfs.names import shown
 from ckfs.store.checking.check import check
 from ckfs.store.checking.findings import Finding
 from ckfs.store.checking.registry import HasDied
-from ckfs.store.identity import prepare_process
 from ckfs.store.layout import check_format, registry
 
 _PAUSE_S = 1.0
@@ -31,9 +29,7 @@ def fsck(path: str, *, repair: bool, as_json: bool, even_if_mounted: bool) -> in
     """Check the store at *path*. Returns the exit status; raises CkfsError."""
     if os.geteuid() != 0:
         raise NotPermitted(f"{shown(path)}: only root checks a store")
-    prepare_process()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    prepare_for_stores()
     check_is_no_mount(path)
     check_format(path)
     with registry(path) as registered:

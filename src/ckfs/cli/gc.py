@@ -9,14 +9,12 @@ import json
 import logging
 import os
 import pwd
-import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from ckfs.cli.trash import service_of
-from ckfs.daemon.mounting import mount_of
-from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable, UsageError
+from ckfs.cli.stores import check_is_no_mount, prepare_for_stores, service_of
+from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable
 from ckfs.fs.chores import Marks
 from ckfs.fs.liveness import Judge
 from ckfs.model import JobFate
@@ -25,12 +23,9 @@ from ckfs.owners.jobs import job_of
 from ckfs.owners.lookup import Users
 from ckfs.policy.leftovers import Kind
 from ckfs.policy.settings import Policy
-from ckfs.store.identity import prepare_process
 from ckfs.store.layout import Store, open_store
 from ckfs.store.leftovers import Leftover, Leftovers, Look
 
-_DEEPEST_CALLS = 3_000
-"""Users make trees of any depth; a set that is deeper is left alone, and said so."""
 _WHY = {
     Kind.TEMPORARY: "nobody writes it any more, and it never got its final name",
     Kind.UNCLAIMED: "it belongs to nobody",
@@ -60,10 +55,7 @@ def gc(path: str, *, apply: bool, as_json: bool) -> int:
     if os.geteuid() != 0:
         raise NotPermitted(f"{shown(path)}: only root clears up a store")
     logging.basicConfig(format="ckfs: %(message)s")  # what resolvers have to say, on standard error
-    prepare_process()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree
-    sys.setrecursionlimit(_DEEPEST_CALLS)
+    prepare_for_stores()
     check_is_no_mount(path)
     with contextlib.closing(open_store(path, service_of(path), read_only=not apply)) as store:
         policy = store.read_policy()
@@ -72,18 +64,6 @@ def gc(path: str, *, apply: bool, as_json: bool) -> int:
             return collection.run()
         except OSError as error:
             raise StoreUnusable(f"{shown(path)}: {error.strerror or error}") from None
-
-
-def check_is_no_mount(path: str) -> None:
-    """What users put on a mount may look like a store."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        try:
-            mount = mount_of(descriptor)
-        finally:
-            os.close(descriptor)
-        if mount is not None and mount.is_ckfs:
-            raise UsageError(f"{shown(path)}: on a ckfs mount: name the store, as 'ckfs mount' does")
 
 
 @dataclass(slots=True)

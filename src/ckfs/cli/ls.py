@@ -8,12 +8,12 @@ import errno
 import json
 import os
 import pwd
-import resource
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
+from ckfs.cli.stores import allow_all_files
 from ckfs.daemon.mounting import FILE_SYSTEM, mounts
 from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable, UsageError
 from ckfs.fs.left import state_of
@@ -42,8 +42,7 @@ class Row:
 
 def list_sets(path: str | None, *, as_json: bool) -> int:
     """Print what is at *path*, or on this host's mounts. Returns the exit status; raises CkfsError."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree
+    allow_all_files()
     unread = Unread()
     rows = (row for place in places(path) for row in _rows_at(place, unread))
     if as_json:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import time
 
 from ckfs.cli.ls import OUT_OF_REACH, user_name
 from ckfs.cli.report import About, Report
-from ckfs.cli.trash import service_of
+from ckfs.cli.stores import prepare_for_stores, service_of
 from ckfs.errors import FsError, NotPermitted, Stale, StoreUnusable
 from ckfs.names import iso_time, shown
 from ckfs.policy import lifecycle
 from ckfs.store import everywhere
 from ckfs.store.everywhere import Where
-from ckfs.store.identity import prepare_process
 from ckfs.store.layout import Store, open_store
 from ckfs.store.rereading import Checker, Result
 from ckfs.store.spots import Found
@@ -31,13 +29,6 @@ def scrub(path: str, *, as_json: bool) -> int:
     with contextlib.closing(open_store(path, service_of(path))) as store, Report(as_json=as_json) as report:
         _scrub(store, report)
         return report.status
-
-
-def prepare_for_stores() -> None:
-    """Once, before a command of root's opens a store."""
-    prepare_process()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _scrub(store: Store, report: Report) -> None:

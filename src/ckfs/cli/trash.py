@@ -11,7 +11,6 @@ import datetime as dt
 import json
 import os
 import pwd
-import resource
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,23 +18,20 @@ from typing import Protocol, TypeVar
 
 from ckfs.cli.choice import choice_of
 from ckfs.cli.mounted import mount_at, only_mount
+from ckfs.cli.stores import prepare_for_stores, service_of
 from ckfs.control.client import ask
 from ckfs.control.protocol import Values
 from ckfs.daemon.mounting import mounts
 from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable, UsageError
-from ckfs.model import Caller, Owner
-from ckfs.names import ROOT_UID, Gid, Uid, shown
+from ckfs.model import Caller
+from ckfs.names import ROOT_UID, Gid, shown
 from ckfs.policy import settings
 from ckfs.store import desk
 from ckfs.store.choosing import Choice, Entry, check_purge, check_restore
 from ckfs.store.desk import Desk, Outcome, Row
-from ckfs.store.identity import prepare_process
 from ckfs.store.layout import Store, open_store
 
 T = TypeVar("T")
-
-_DEEPEST_CALLS = 3_000
-"""Users make trees of any depth; one that is deeper is left alone, and said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +122,7 @@ def _there(steps: Iterator[T | None]) -> Iterator[T]:
 
 @contextlib.contextmanager
 def _opened(path: str, *, read_only: bool) -> Iterator[Trash]:
-    prepare_process()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a descriptor for each level of a tree
-    sys.setrecursionlimit(_DEEPEST_CALLS)
+    prepare_for_stores()
     root = Caller(ROOT_UID, Gid(0), 0, 0o077)
     with contextlib.closing(open_store(path, service_of(path), read_only=read_only)) as store:
         # What root does here asks for no policy: a mistake in it must not keep anybody from his images.
@@ -154,14 +147,6 @@ def _store_path(path: str | None) -> str:
             return path
         above = os.path.dirname(above)
     return mounted[above]
-
-
-def service_of(path: str) -> Owner:
-    """Who keeps the store at *path*, so that what root makes there is the mounts' too."""
-    with contextlib.suppress(OSError):
-        status = os.stat(os.path.join(path, "names"), follow_symlinks=False)
-        return Owner(Uid(status.st_uid), Gid(status.st_gid))
-    return Owner(Uid(0), Gid(0))
 
 
 # Through a mount's daemon

@@ -24,8 +24,8 @@ from ckfs.cli.ls import (
     tops_on_mount,
 )
 from ckfs.cli.report import About, Report
-from ckfs.cli.scrub import MARKED, prepare_for_stores, reason_of
-from ckfs.cli.trash import service_of
+from ckfs.cli.scrub import MARKED, reason_of
+from ckfs.cli.stores import prepare_for_stores, service_of
 from ckfs.daemon.mounting import mounts
 from ckfs.errors import CkfsError, FsError, UsageError
 from ckfs.model import State
