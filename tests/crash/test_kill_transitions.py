@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +21,20 @@ import trio
 
 from ckfs.errors import FsError, errno_of
 from ckfs.fs.metadata import Changes
+from ckfs.fs.superseded import Superseded
 from ckfs.model import Role, State
+from ckfs.names import SetName
+from ckfs.store import rereading
+from ckfs.store.rereading import Checker
+from ckfs.store.spots import Spot
 from tests.fs.cores import ALICE, Mount, Seen, mounted, new_store
 from tests.fs.failing import Failing, Killed, install
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
 SET = "7.server.CK"
-OLDEST, OLDER, NEWEST = b"oldest", b"older", b"newest"
+OLDEST, OLDER, NEWEST, DAMAGED = b"oldest", b"older", b"newest", b"Newest"
+_DAY_NS = 86_400_000_000_000
 _MOST_CALLS = 300
 
 Found = tuple[State, bytes] | None
@@ -86,6 +93,38 @@ async def _overwrite(mount: Mount) -> None:
 async def _say(mount: Mount, value: bytes) -> None:
     async with mount.root.at(SET) as ino:
         await mount.fs.extended.set(ino, b"user.ckfs.keep", value, mount.root.caller)
+
+
+async def _expire(mount: Mount) -> None:
+    """As housekeeping does, when its time is over."""
+    Superseded(mount.core, mount.fs.sets.guard).expire(SetName(SET.encode()), time.time_ns() + 40 * _DAY_NS)
+
+
+def _newest(mount: Mount) -> Spot:
+    entry = mount.core.store.names.read(SetName(SET.encode()))
+    return Spot(entry.stored, (*entry.spot.components, b"newest"))
+
+
+async def _digest(mount: Mount) -> None:
+    door, spot = mount.core.store.door, _newest(mount)
+    reading = rereading.begin(door, spot, door.examine(spot))
+    assert reading is not None, "it has a digest already"
+    reading.to_the_end(lambda _: None)
+    reading.keep()
+
+
+async def _damage(mount: Mount) -> None:
+    """Its digest is made, and then a bit of the image flips in the store."""
+    await _digest(mount)
+    lies_at = os.path.join(mount.core.store.path.encode(), *_newest(mount).components)
+    fd = os.open(lies_at, os.O_WRONLY)
+    os.pwrite(fd, DAMAGED[:1], 0)
+    os.close(fd)
+
+
+async def _compare(mount: Mount) -> None:
+    checker = Checker(mount.core.store.door, marks=True, makes=False, progress=lambda _: None)
+    checker.check(_newest(mount), time.time_ns())
 
 
 async def _none(_: Mount) -> None: ...
@@ -161,6 +200,20 @@ TRANSITIONS = (
             "oldest": {(SUPERSEDED, OLDEST), (COMPLETE, OLDEST)},
         },
         role=Role.SERVER,
+        removes=frozenset({NEWEST}),
+    ),
+    Transition(
+        "the end of a superseded one's time",
+        _expire,
+        {"oldest": {ABSENT, (SUPERSEDED, OLDEST)}, "older": {(COMPLETE, OLDER)}},
+        removes=frozenset({OLDEST}),
+    ),
+    Transition("the making of a digest", _digest, {"newest": {(COMPLETE, NEWEST)}}),
+    Transition(
+        "the marking of a damaged one",
+        _compare,
+        {"newest": {(COMPLETE, DAMAGED), (PARTIAL, DAMAGED)}, "older": {(COMPLETE, OLDER)}},
+        prepare=_damage,
         removes=frozenset({NEWEST}),
     ),
     Transition("setting the set aside", lambda m: m.root.rename(SET, f"{SET}.old"), {}),
