@@ -210,6 +210,20 @@ async def test_what_a_mount_that_died_did_not_make_is_made_by_a_scrub(store: Pat
         assert checker(mount).check(image, NOW)[0] is Result.VERIFIED
 
 
+async def test_an_image_that_another_mount_settles_gets_its_digest_there(store: Path) -> None:
+    async with digesting(store) as mount, mounted(store, node="b") as other:
+        await other.alice.mkdir("s")
+        handle = await other.alice.create("s/image")
+        await other.fs.content.write(handle, 0, CONTENT)
+        await other.fs.content.fsync(handle, data_only=False)
+        assert other.core.member is not None
+        mount.core.store.mounts.end(other.core.member.id)
+        assert await attribute(mount.alice, "s/image", "state") == "complete"
+        assert await digest(mount.alice, "s/image") == of(CONTENT)
+        with contextlib.suppress(OSError):
+            await other.alice.close(handle)
+
+
 # Where it goes with the content, and where not
 
 

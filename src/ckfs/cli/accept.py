@@ -34,6 +34,7 @@ def accept(paths: list[str]) -> int:
     on = [(mount_of(path), path) for given in paths for path in places(given)]
     accepted = failed = 0
     for mount, path in on:
+        there = 0
         with store_of(mount) as store:
             set_name, _, inner = (
                 os.fsencode(os.path.relpath(path, mount)).partition(b"/") if path != mount else (b"",) * 3
@@ -41,6 +42,9 @@ def accept(paths: list[str]) -> int:
             for name in [SetName(set_name)] if set_name else sorted(store.names.all()):
                 done, not_done = _accept_in_set(store, name, inner)
                 accepted, failed = accepted + done, failed + not_done
+                there += done + not_done
+        if not there:
+            print(f"ckfs: {shown(path)}: nothing of unknown state there", file=sys.stderr)
     print(f"{accepted} accepted" + (f", {failed} not" if failed else ""))
     return CkfsError.exit_status if failed else 0
 

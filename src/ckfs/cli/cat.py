@@ -52,7 +52,7 @@ def _opened(named: int, path: str, *, partial: bool) -> int:
     except OSError as error:
         if error.errno == errno.EIO and not partial and _is_partial(named):
             raise CkfsError(
-                f"{shown(path)}: a partial image: its writer was killed or met an error; ckfs cat --partial reads it"
+                f"{shown(path)}: a partial image: its writer was killed or met an error, or it was found damaged; ckfs cat --partial reads it"
             ) from None
         raise
 

@@ -17,6 +17,7 @@ from ckfs.store.mounts import Mounts, Registration
 
 _LOOKS_PER_LEASE = 40
 _WAY_OUT = "umount it on all hosts, or give --even-if-mounted"
+_IN_A_COPY = "; in a copy of a store, remove what is in its mounts/ first"
 
 
 def check(path: str, registered: Mounts, judge: Judge) -> None:
@@ -34,7 +35,7 @@ def check(path: str, registered: Mounts, judge: Judge) -> None:
             if judge.has_died_here(one):
                 continue
             if judge.is_running_here(one) or one.beat != first.setdefault(one.id, one.beat):
-                raise StoreInUse(f"{shown(path)}: {_mount(one)} is alive: {_WAY_OUT}")
+                raise StoreInUse(f"{shown(path)}: {_mount(one)} is alive: {_WAY_OUT}{_IN_A_COPY}")
             if judge.silent_s(one, lease_s) < lease_s:
                 listening.append(one)
             elif one.id not in silent:

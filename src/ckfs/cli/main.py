@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ckfs import __version__
+from ckfs.cli.output import ReaderGone, standard_output
 from ckfs.errors import CkfsError, UsageError
 
 _STDERR = 2
@@ -22,16 +23,19 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     _open_standard_descriptors()
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = standard_output()
     try:
-        arguments = _parser().parse_args(argv)
-        status: int = arguments.run(arguments)
-        print(end="", flush=True)  # sys.stdout is None where it was closed
+        try:
+            arguments = _parser().parse_args(argv)
+            status: int = arguments.run(arguments)
+        finally:  # --help ends by itself
+            sys.stdout.flush()
         return status
     except CkfsError as error:
         print(f"ckfs: {error}", file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:  # head(1) had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ReaderGone, BrokenPipeError):
         return 0
     except KeyboardInterrupt:
         return 130
@@ -75,7 +79,7 @@ Commands = argparse._SubParsersAction  # noqa: SLF001 - argparse gives this type
 
 def _add_init(commands: Commands[_Parser]) -> None:
     command = commands.add_parser("init", help="make a store", allow_abbrev=False)
-    command.add_argument("store", metavar="STORE")
+    command.add_argument("store", metavar="STORE", help="the store's directory")
     command.add_argument(
         "--service-user", metavar="NAME", help="account that keeps it, where root is squashed"
     )
@@ -99,10 +103,19 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _add_mount(commands: Commands[_Parser]) -> None:
+    from ckfs.daemon.options import KNOWN
+
     command = commands.add_parser("mount", help="mount a store", allow_abbrev=False)
-    command.add_argument("store", metavar="STORE")
-    command.add_argument("mountpoint", metavar="MOUNTPOINT")
-    command.add_argument("-o", dest="options", metavar="OPT[,OPT...]", action="append", default=[])
+    command.add_argument("store", metavar="STORE", help="the store's directory")
+    command.add_argument("mountpoint", metavar="MOUNTPOINT", help="where programs see it")
+    command.add_argument(
+        "-o",
+        dest="options",
+        metavar="OPT[,OPT...]",
+        action="append",
+        default=[],
+        help=f"of ckfs: {', '.join(KNOWN)}; docs/commands.md has their meaning",
+    )
     command.add_argument("-f", dest="in_front", action="store_true", help="stay in front and log to stderr")
     command.set_defaults(run=_mount)
 
@@ -166,16 +179,20 @@ def _add_trash(commands: Commands[_Parser]) -> None:
     _add_choice(listing)
     listing.add_argument("--json", action="store_true", help="one JSON document")
     showing = _trash_action(actions, "show", "all that is known of one item")
-    showing.add_argument("item", metavar="ITEM")
+    showing.add_argument("item", metavar="ITEM", help="as 'ckfs trash ls' shows it, or its beginning")
     restoring = _trash_action(actions, "restore", "put items back")
     _add_choice(restoring)
-    restoring.add_argument("items", metavar="ITEM", nargs="*")
+    restoring.add_argument(
+        "items", metavar="ITEM", nargs="*", help="as 'ckfs trash ls' shows it, or its beginning"
+    )
     where = restoring.add_mutually_exclusive_group()
     where.add_argument("--to", metavar="SET", help="as, or into, the set of this name")
     where.add_argument("--put-back", action="store_true", help="where they were; the default")
     purging = _trash_action(actions, "purge", "remove items for good")
     _add_choice(purging)
-    purging.add_argument("items", metavar="ITEM", nargs="*")
+    purging.add_argument(
+        "items", metavar="ITEM", nargs="*", help="as 'ckfs trash ls' shows it, or its beginning"
+    )
     purging.add_argument("--all", action="store_true", help="all that there is")
 
 
@@ -209,7 +226,7 @@ def _trash(arguments: argparse.Namespace) -> int:
 
 def _add_cat(commands: Commands[_Parser]) -> None:
     command = commands.add_parser("cat", help="write an image to standard output", allow_abbrev=False)
-    command.add_argument("path", metavar="PATH")
+    command.add_argument("path", metavar="PATH", help="an image on a mount")
     command.add_argument("--partial", action="store_true", help="even if it is not complete")
     command.set_defaults(run=_cat)
 
@@ -223,7 +240,7 @@ def _cat(arguments: argparse.Namespace) -> int:
 
 def _add_status(commands: Commands[_Parser]) -> None:
     command = commands.add_parser("status", help="how a mount and its store are", allow_abbrev=False)
-    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("mountpoint", metavar="MOUNTPOINT", help="a mount, or something on it")
     command.add_argument("--json", action="store_true", help="one JSON document")
     command.set_defaults(run=_status)
 
@@ -239,7 +256,7 @@ def _add_release(commands: Commands[_Parser]) -> None:
     command = commands.add_parser(
         "release", help="let protected checkpoints be removed (root)", allow_abbrev=False
     )
-    command.add_argument("paths", metavar="SET|IMAGE", nargs="+")
+    command.add_argument("paths", metavar="SET|IMAGE", nargs="+", help="its path on a mount")
     command.set_defaults(run=_release)
 
 
@@ -251,7 +268,7 @@ def _release(arguments: argparse.Namespace) -> int:
 
 def _add_protect(commands: Commands[_Parser]) -> None:
     command = commands.add_parser("protect", help="end a release (root)", allow_abbrev=False)
-    command.add_argument("paths", metavar="SET|IMAGE", nargs="+")
+    command.add_argument("paths", metavar="SET|IMAGE", nargs="+", help="its path on a mount")
     command.set_defaults(run=_protect)
 
 
@@ -263,7 +280,7 @@ def _protect(arguments: argparse.Namespace) -> int:
 
 def _add_pin(commands: Commands[_Parser]) -> None:
     command = commands.add_parser("pin", help="keep checkpoints of one's own", allow_abbrev=False)
-    command.add_argument("paths", metavar="SET|IMAGE", nargs="+")
+    command.add_argument("paths", metavar="SET|IMAGE", nargs="+", help="its path on a mount")
     command.add_argument("--undo", action="store_true", help="keep them no longer than the rule says")
     command.set_defaults(run=_pin)
 
@@ -311,7 +328,7 @@ def _add_scrub(commands: Commands[_Parser]) -> None:
     command = commands.add_parser(
         "scrub", help="compare every image of a store with its digest (root)", allow_abbrev=False
     )
-    command.add_argument("store", metavar="STORE")
+    command.add_argument("store", metavar="STORE", help="the store's directory")
     command.add_argument("--json", action="store_true", help="one JSON document")
     command.set_defaults(run=_scrub)
 
@@ -324,7 +341,7 @@ def _scrub(arguments: argparse.Namespace) -> int:
 
 def _add_gc(commands: Commands[_Parser]) -> None:
     command = commands.add_parser("gc", help="what was left behind in a store (root)", allow_abbrev=False)
-    command.add_argument("store", metavar="STORE")
+    command.add_argument("store", metavar="STORE", help="the store's directory")
     command.add_argument("--apply", action="store_true", help="move it to the trash")
     command.add_argument("--json", action="store_true", help="one JSON document")
     command.set_defaults(run=_gc)
@@ -340,7 +357,7 @@ def _add_fsck(commands: Commands[_Parser]) -> None:
     command = commands.add_parser(
         "fsck", help="check all that must hold in a store, and mend it (root)", allow_abbrev=False
     )
-    command.add_argument("store", metavar="STORE")
+    command.add_argument("store", metavar="STORE", help="the store's directory")
     command.add_argument("--repair", action="store_true", help="mend what can be mended")
     command.add_argument("--json", action="store_true", help="one JSON document")
     command.add_argument(
@@ -364,7 +381,7 @@ def _add_prepare(commands: Commands[_Parser]) -> None:
     command = commands.add_parser(
         "prepare", help="let pbs_mom refuse to start where nothing is mounted", allow_abbrev=False
     )
-    command.add_argument("mountpoint", metavar="MOUNTPOINT")
+    command.add_argument("mountpoint", metavar="MOUNTPOINT", help="the directory under the mount")
     command.add_argument("--undo", action="store_true", help="give the directory back")
     command.set_defaults(run=_prepare)
 

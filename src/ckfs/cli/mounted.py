@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ckfs.daemon.mounting import Mounted, mount_of, mounts
+from ckfs.daemon.mounting import Mounted, is_dead, mount_of, mounts
 from ckfs.errors import UsageError
 from ckfs.names import shown
 
@@ -31,11 +31,16 @@ def mount_through(descriptor: int, path: str) -> Mounted:
 
 
 def only_mount() -> Mounted:
-    """The mount of the one store that is mounted on this host. UsageError if there is none, or several."""
+    """A mount of the one store that is mounted on this host, if possible one that lives. UsageError if there is none, or several."""
     here = {mounted.path: mounted for mounted in mounts() if mounted.is_ckfs}  # the uppermost of each place
     stores = {mounted.source for mounted in here.values()}
     if not stores:
         raise UsageError("no ckfs is mounted on this host: name a mount with --store PATH")
     if len(stores) > 1:
-        raise UsageError(f"{len(stores)} stores are mounted on this host: name one of them with --store PATH")
-    return list(here.values())[-1]
+        names = ", ".join(sorted(map(shown, stores)))
+        raise UsageError(
+            f"{len(stores)} stores are mounted on this host ({names}): name one with --store PATH"
+        )
+    latest_first = list(here.values())[::-1]
+    living = (mounted for mounted in latest_first if not is_dead(os.fsdecode(mounted.path)))
+    return next(living, latest_first[0])

@@ -8,7 +8,7 @@ import time
 
 from ckfs.cli.ls import OUT_OF_REACH, user_name
 from ckfs.cli.report import About, Report
-from ckfs.cli.stores import prepare_for_stores, service_of
+from ckfs.cli.stores import check_is_no_mount, prepare_for_stores, service_of
 from ckfs.errors import FsError, NotPermitted, Stale, StoreUnusable
 from ckfs.names import iso_time, shown
 from ckfs.policy import lifecycle
@@ -26,6 +26,7 @@ def scrub(path: str, *, as_json: bool) -> int:
     if os.geteuid() != 0:
         raise NotPermitted("only root scrubs a store; 'ckfs verify' verifies what you may read on a mount")
     prepare_for_stores()
+    check_is_no_mount(path)
     with contextlib.closing(open_store(path, service_of(path))) as store, Report(as_json=as_json) as report:
         _scrub(store, report)
         return report.status

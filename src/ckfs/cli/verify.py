@@ -45,12 +45,20 @@ def verify(paths: list[str], *, as_json: bool) -> int:
     is_root = os.geteuid() == 0
     if is_root:
         prepare_for_stores()
-    chosen = [place for path in paths for place in places(path)] if paths else places(None)
-    on = [(mount_of(path), path) for path in chosen]
+    on = [(mount_of(place), place) for path in paths for place in places(path)]
     with Report(as_json=as_json) as report:
-        for mount, path in on:
+        for mount, path in on or _on_this_host(report):
             _Verifier(report, mount, marks=is_root).verify(path)
     return report.status
+
+
+def _on_this_host(report: Report) -> Iterator[tuple[str, str]]:
+    """All mounts. One that is dead keeps nobody from the others."""
+    for path in places(None):
+        try:
+            yield mount_of(path), path
+        except CkfsError as error:
+            report.cannot_read(shown(path), str(error).removeprefix(f"{shown(path)}: "))
 
 
 def mount_of(path: str) -> str:

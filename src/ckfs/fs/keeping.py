@@ -20,6 +20,7 @@ from ckfs.fs.inodes import Node, Place, place_of
 from ckfs.fs.liveness import Fate
 from ckfs.fs.superseded import Superseded
 from ckfs.model import Caller, Owner, State
+from ckfs.names import shown
 from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
@@ -70,8 +71,8 @@ class Keeping:
             remove(spot)
             return
         try:
-            self.core.store.trash.put(spot, self._note(place, owner, found, caller))
-            self.core.figures.trashed()
+            item = self.core.store.trash.put(spot, self._note(place, owner, found, caller))
+            self._count(item, "removed")
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -97,7 +98,16 @@ class Keeping:
                 self.core.store.trash.drop(item)
             raise
         if item is not None:
-            self.core.figures.trashed()
+            self._count(item, "replaced")
+
+    def _count(self, item: Item, what: str) -> None:
+        self.core.figures.trashed()
+        note = item.note
+        name = b"/".join(filter(None, (note.set_name, note.path)))
+        by = shown(note.program) or "an unknown program"
+        log.info(
+            "image %s, %s by uid %d (%s): in the trash, item %s", shown(name), what, note.uid, by, item.token
+        )
 
     async def renew(self, node: Node, caller: Caller, *, begun: bool) -> None:
         """Before *node* is emptied: let it be a new file of the same number, and what it was go to the trash, if it is kept.
@@ -182,7 +192,7 @@ class Keeping:
             raise
         if item is not None:  # the number stays with the name; what comes back from the trash is another file
             door.amend(item.spot, ino, lambda old: old.record.with_(ino=new_inode()))
-            self.core.figures.trashed()
+            self._count(item, "emptied")
 
     def _note(self, place: Place, owner: Owner | None, found: Found, caller: Caller) -> Note:
         return Note(

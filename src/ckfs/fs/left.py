@@ -105,4 +105,6 @@ class Left:
         if after.record.state is not found.record.state:
             log.info("image %s is %s: nobody writes it any more", place, after.record.state.value)
             self.guard.recount(place.set_name)
+            if lifecycle.is_complete(after.record):
+                self.core.undigested.add_from_thread(after.record.ino, place)
         return after

@@ -1,7 +1,9 @@
-"""Which images have become complete, and have no digest yet. All of it belongs to the event loop's thread."""
+"""Which images have become complete, and have no digest yet. All of it belongs to the event loop's thread,
+but what is said otherwise."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -33,6 +35,7 @@ class UndigestedImages:
         self._delay_s = delay_s
         self._images: dict[Inode, Undigested] = {}
         self._some = trio.Event()
+        self._loop: trio.lowlevel.TrioToken | None = None
 
     def __len__(self) -> int:
         return len(self._images)
@@ -44,8 +47,15 @@ class UndigestedImages:
             self._images[ino] = Undigested(ino, place, time.monotonic(), tries)
             self._some.set()
 
+    def add_from_thread(self, ino: Inode, place: Place) -> None:
+        """As :meth:`add`, from any thread, and not at once; nothing while nobody makes digests."""
+        if self._loop is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._loop.run_sync_soon(self.add, ino, place)
+
     async def next(self) -> Undigested:
         """The one that has been waiting longest, once it has waited for a moment."""
+        self._loop = trio.lowlevel.current_trio_token()
         while True:
             while not self._images:
                 self._some = trio.Event()
