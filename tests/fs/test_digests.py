@@ -483,6 +483,22 @@ async def test_what_begins_to_be_written_is_pinned_and_not_complete(
         assert (said.state, said.keep) == (State.WRITING, Keep.PINNED)
 
 
+# What would take for ever
+
+
+async def test_a_file_of_holes_keeps_no_other_from_its_digest(store: Path) -> None:
+    async with digesting(store) as mount:
+        await mount.alice.mkdir("s")
+        handle = await mount.alice.create("s/holes")
+        await mount.fs.content.write(handle, 8 << 40, b"the end")
+        await mount.alice.close(handle)
+        await mount.alice.save("s/image", CONTENT)
+        assert await digest(mount.alice, "s/image") == of(CONTENT)
+        assert await attribute(mount.alice, "s/holes") is None
+        holes = spot_of(mount, b"s", b"holes")
+        assert checker(mount).check(holes, NOW)[0] is Result.NO_DIGEST
+
+
 # A whole store
 
 

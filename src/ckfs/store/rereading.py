@@ -154,8 +154,10 @@ class Checker:
             return Result.DAMAGED
         if not lifecycle.is_complete(found.record):
             return Result.UNKNOWN if lifecycle.may_be_complete(found.record) else Result.NOT_COMPLETE
-        if not digests.has_digest(found):
+        if not found.stat.st_size:
             return Result.VERIFIED  # there is no content that could be damaged
+        if not digests.has_digest(found):
+            return Result.NO_DIGEST
         digest = kept(self.door, spot, found)
         if digest is None:
             return self._made(spot, found) if self.makes else Result.NO_DIGEST
