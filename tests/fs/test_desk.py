@@ -4,6 +4,7 @@ set's files are kept as somebody else's, and what comes between a look and an ac
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,3 +125,20 @@ def test_what_is_restored_together(store: Store) -> None:
     assert groups([item, other, item], None) == [(SET, [item, item]), (b"other", [other])]
     assert groups([item, other], SetName(b"to")) == [(b"to", [item, other])]
     assert groups([], None) == []
+
+
+def test_very_many_items_are_put_in_order_in_no_time(store: Store) -> None:
+    """A user may have as many as he likes, and asks the daemon, whose other threads wait for that."""
+    item = put(store, HERS)
+    many = [
+        replace(
+            item,
+            spot=replace(item.spot, components=(*item.spot.components[:-1], b"%016x" % number)),
+            note=replace(item.note, path=b"%d" % number),
+        )
+        for number in range(10_000)
+    ]
+    began_s = time.monotonic()
+    outcomes = desk(store, BOB).restore(SET, many)
+    assert all(outcome.failed for outcome in outcomes)
+    assert time.monotonic() - began_s < 5  # each with each would take longer than 10

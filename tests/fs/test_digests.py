@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from ckfs.fs.chores import Chores
 from ckfs.fs.metadata import Changes
 from ckfs.fs.superseded import Superseded
 from ckfs.fs.undigested import UndigestedImages
-from ckfs.model import Owner, State
-from ckfs.names import Gid, Inode, SetName, Uid
-from ckfs.store import everywhere, rereading
+from ckfs.model import Keep, Owner, Record, State
+from ckfs.names import Gid, Inode, MountId, SetName, Uid
+from ckfs.policy import lifecycle
+from ckfs.policy.lifecycle import Event
+from ckfs.store import attributes, everywhere, record, rereading, writing
 from ckfs.store.copying import copy_tree
 from ckfs.store.removed import Item
 from ckfs.store.rereading import Checker, Reading, Result
@@ -394,6 +396,121 @@ async def test_a_damaged_checkpoint_counts_no_more_so_that_an_older_one_is_kept(
         await mount.alice.save("7.server.CK/four", CONTENT)  # of the whole ones, the newest two
         assert await mount.alice.state("7.server.CK/one") is State.SUPERSEDED
         await mount.alice.unlink("7.server.CK/three")
+
+
+# Images of unknown state
+
+
+async def test_what_somebody_is_writing_is_not_accepted(store: Path) -> None:
+    """It would be complete under a digest of what it was in the middle, and stay so if its writer is killed."""
+    async with mounted(store) as mount:
+        await mount.alice.mkdir("s")
+        await mount.alice.save("s/image", CONTENT)
+        door, image = mount.core.store.door, spot_of(mount, b"s", b"image")
+        ino = door.examine(image).record.ino
+        door.amend(image, ino, lambda found: found.record.with_(state=State.UNKNOWN))
+        handle = await mount.alice.open("s/image", os.O_WRONLY)
+        await mount.fs.content.write(handle, 0, b"X")
+        found = door.examine(image)
+        assert rereading.accept(door, image, found, NOW, lambda _: False, nothing) is None
+        assert door.examine(image) == found
+        await mount.fs.content.write(handle, 1, b"Y")
+        await mount.alice.close(handle)
+        accepted = rereading.accept(door, image, door.examine(image), NOW, lambda _: False, nothing)
+        assert str(accepted) == of(b"XY" + CONTENT[2:])
+        assert await mount.alice.state("s/image") is State.COMPLETE
+
+
+async def test_what_a_mount_left_that_is_gone_may_be_accepted(store: Path) -> None:
+    async with mounted(store) as mount:
+        await mount.alice.mkdir("s")
+        await mount.alice.save("s/image", CONTENT)
+        door, image = mount.core.store.door, spot_of(mount, b"s", b"image")
+        ino = door.examine(image).record.ino
+        unknown = lambda found: found.record.with_(state=State.UNKNOWN)  # noqa: E731 - both steps change it alike
+        found = writing.begin(door, image, ino, MountId(b"0" * 16), unknown, lambda _: True)
+        accepted = rereading.accept(door, image, found, NOW, lambda _: True, nothing)
+        assert str(accepted) == of(CONTENT)
+
+
+# Who begins to write in the moment in which something is said of the image
+
+
+@contextlib.contextmanager
+def another_mount_begins(
+    monkeypatch: pytest.MonkeyPatch, mount: Mount, image: Spot, state: bytes
+) -> Iterator[None]:
+    """Right before a record of *state* is written."""
+    door, put, begun = mount.core.store.door, attributes.put, False
+
+    def begins_first(where: attributes.Where, name: bytes, value: bytes) -> None:
+        nonlocal begun
+        if name == record.ATTRIBUTE and b";s=%s" % state in value and not begun:
+            begun = True
+
+            def change(found: Found) -> Record:
+                return lifecycle.after(found.record, Event.WRITTEN)
+
+            ino = door.examine(image).record.ino
+            writing.begin(door, image, ino, MountId(b"0" * 16), change, lambda _: False)
+        put(where, name, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(attributes, "put", begins_first)
+        yield
+    assert begun
+
+
+async def test_what_begins_to_be_written_is_not_said_to_be_superseded(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would count as complete while it is torn, and keep the digest of what it was."""
+    async with mounted(store) as mount:
+        await mount.root.mkdir("7.server.CK")
+        for name in ("one", "two"):
+            await mount.root.save(f"7.server.CK/{name}", CONTENT)
+        image = spot_of(mount, b"7.server.CK", b"one")
+        with another_mount_begins(monkeypatch, mount, image, b"s"):
+            await mount.root.save("7.server.CK/three", CONTENT)
+        assert mount.core.store.door.examine(image).record.state is State.WRITING
+
+
+async def test_what_begins_to_be_written_is_not_marked(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with damaged(store) as (mount, image):
+        with another_mount_begins(monkeypatch, mount, image, b"p"):
+            result, found = checker(mount).check(image, NOW)
+        assert (result, found.record.state) == (Result.NOT_COMPLETE, State.WRITING)
+        assert found.record.damaged == 0
+
+
+async def test_what_begins_to_be_written_is_pinned_and_not_complete(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with mounted(store) as mount:
+        await mount.root.mkdir("7.server.CK")
+        await mount.root.save("7.server.CK/one", CONTENT)
+        image = spot_of(mount, b"7.server.CK", b"one")
+        with another_mount_begins(monkeypatch, mount, image, b"c"):
+            async with mount.root.at("7.server.CK") as ino:
+                await mount.fs.extended.set(ino, b"user.ckfs.keep", b"pinned/one", mount.root.caller)
+        said = mount.core.store.door.examine(image).record
+        assert (said.state, said.keep) == (State.WRITING, Keep.PINNED)
+
+
+# What would take for ever
+
+
+async def test_a_file_of_holes_keeps_no_other_from_its_digest(store: Path) -> None:
+    async with digesting(store) as mount:
+        await mount.alice.mkdir("s")
+        handle = await mount.alice.create("s/holes")
+        await mount.fs.content.write(handle, 8 << 40, b"the end")
+        await mount.alice.close(handle)
+        await mount.alice.save("s/image", CONTENT)
+        assert await digest(mount.alice, "s/image") == of(CONTENT)
+        assert await attribute(mount.alice, "s/holes") is None
+        holes = spot_of(mount, b"s", b"holes")
+        assert checker(mount).check(holes, NOW)[0] is Result.NO_DIGEST
 
 
 # A whole store

@@ -718,3 +718,40 @@ def _restore_by_hand(store: Store) -> None:
         os.rename(os.fsencode(users) + b"/" + place, Path(store.path, "trash/2101/by-hand"))
         (item,) = (item for item in listed(store) if item.token == "by-hand")
         store.trash.restore(item)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_what_is_emptied_is_kept_also_after_a_rename_that_died_before_it_took_place(
+    path: Path, by_name: bool
+) -> None:
+    """Its link in the trash would be emptied with it."""
+
+    async def empty() -> None:
+        async with mounted(path) as mount:
+            if by_name:
+                await mount.alice.setattr("dump/image", Changes(size=0))
+            else:
+                await mount.alice.close(await mount.alice.open("dump/image", os.O_WRONLY | os.O_TRUNC))
+            assert await mount.alice.load("dump/image") == b""
+            mount.check_nothing_held()
+
+    with contextlib.closing(open_store(str(path))) as store:
+        store.trash.link(spot_of(store, b"image"), note_of(store, b"image"))
+    trio.run(empty)
+    with contextlib.closing(open_store(str(path))) as store:
+        (item,) = store.trash.items()
+        assert isinstance(item, Item)
+        assert (path / os.fsdecode(b"/".join(item.spot.components))).read_bytes() == CONTENT
+
+
+def test_what_has_a_second_name_of_its_owner_s_is_emptied_under_both(path: Path) -> None:
+    async def empty() -> None:
+        async with mounted(path) as mount:
+            await mount.alice.link("dump/image", "dump/second")
+            await mount.alice.close(await mount.alice.open("dump/image", os.O_WRONLY | os.O_TRUNC))
+            assert await mount.alice.load("dump/second") == b""
+            mount.check_nothing_held()
+
+    trio.run(empty)
+    with contextlib.closing(open_store(str(path))) as store:
+        assert list(store.trash.items()) == []

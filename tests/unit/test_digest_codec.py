@@ -25,9 +25,14 @@ DIGEST = Digest(ALGORITHM, VALUE, 10, 0x17979CFE362A0000)
 
 
 def found(
-    state: State = State.COMPLETE, *, size: int = 10, completed: int = DIGEST.completed, mode: int = 0o100644
+    state: State = State.COMPLETE,
+    *,
+    size: int = 10,
+    completed: int = DIGEST.completed,
+    mode: int = 0o100644,
+    blocks: int = 8,
 ) -> Found:
-    status = os.stat_result((mode, 1, 1, 1, 0, 0, size, 0, 0, 0))
+    status = os.stat_result((mode, 1, 1, 1, 0, 0, size, 0, 0, 0), {"st_blocks": blocks})
     return Found(status, Record(Inode(5), Uid(0), Gid(0), mode, state=state, completed=completed))
 
 
@@ -112,6 +117,11 @@ def test_it_fits_the_one_completion_that_it_is_of(image: Found, fits: bool) -> N
 
 def test_what_is_empty_has_none() -> None:
     assert not digests.has_digest(found(size=0))
+
+
+@pytest.mark.parametrize(("holes", "has"), [(1 << 40, True), ((1 << 40) + 1, False), (1 << 62, False)])
+def test_what_is_holes_to_more_than_a_tebibyte_has_none(holes: int, has: bool) -> None:
+    assert digests.has_digest(found(size=8 * 512 + holes, blocks=8)) is has
     assert digests.has_digest(found(size=1))
 
 

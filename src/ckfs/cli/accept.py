@@ -12,6 +12,7 @@ from ckfs.cli.scrub import about, reason_of
 from ckfs.cli.stores import prepare_for_stores
 from ckfs.cli.verify import mount_of, store_of
 from ckfs.errors import CkfsError, FsError, NotPermitted, Stale, UsageError
+from ckfs.fs.liveness import Fate, Judge
 from ckfs.model import State
 from ckfs.names import SetName, shown
 from ckfs.policy import protection
@@ -97,13 +98,24 @@ def _numbers(store: Store, name: SetName, count: int) -> range:
 
 
 def _accepted(store: Store, where: Where, found: Found, number: int) -> bool:
+    judge, lease_s = Judge(store.mounts), store.read_policy().lease_s
     try:
-        digest = rereading.accept(store.door, where.spot, found, number, lambda _: None)
+        digest = rereading.accept(
+            store.door,
+            where.spot,
+            found,
+            number,
+            lambda mount: judge.fate(mount, lease_s) is Fate.GONE,
+            lambda _: None,
+        )
     except (OSError, FsError) as error:
         print(f"ckfs: {_shown(where)}: not accepted: {reason_of(error)}", file=sys.stderr)
         return False
     if digest is None:
-        print(f"ckfs: {_shown(where)}: not accepted: it changed while it was read", file=sys.stderr)
+        print(
+            f"ckfs: {_shown(where)}: not accepted: it changed while it was read, or is being written",
+            file=sys.stderr,
+        )
         return False
     print(f"accepted: {about(where, found)}: {digest}")
     return True

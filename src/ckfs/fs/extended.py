@@ -23,7 +23,7 @@ from ckfs.names import Inode, iso_time
 from ckfs.owners.jobs import job_of
 from ckfs.policy import lifecycle, ownership
 from ckfs.policy.protection import Until
-from ckfs.store import record, rereading
+from ckfs.store import record, rereading, writing
 from ckfs.store.digests import Digest
 from ckfs.store.spots import Target
 
@@ -142,7 +142,7 @@ class Extended:
         def work() -> None:
             spot = top.inside(name) if name else top.spot
             found = door.examine(spot)
-            door.amend(spot, found.record.ino, lambda found: found.record.with_(keep=keep))
+            writing.say(door, spot, found.record.ino, lambda found: found.record.with_(keep=keep))
             self.guard.recount(place.set_name)
 
         await self.core.change((top,), work)

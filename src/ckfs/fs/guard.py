@@ -18,6 +18,7 @@ from ckfs.owners.processes import is_one_of, program_of
 from ckfs.policy import lifecycle, protection
 from ckfs.policy.lifecycle import Event
 from ckfs.policy.protection import Until
+from ckfs.store import writing
 from ckfs.store.checkpoints import checkpoints, with_record
 from ckfs.store.spots import Found, Spot
 
@@ -143,7 +144,8 @@ class Guard:
         door, entry, said = self.core.store.door, self.core.store.names.read(checkpoint.set_name), False
         for image in changed:
             spot = Spot(entry.stored, (*entry.spot.components, *filter(None, image.path.split(b"/"))))
-            after = door.amend(spot, image.record.ino, lambda found: lifecycle.after(found.record, event))
+            ino = image.record.ino
+            after = writing.say(door, spot, ino, lambda found: lifecycle.after(found.record, event))
             said = said or after.record.state is lifecycle.after(image.record, event).state
         if said:
             state = State.COMPLETE if event is Event.NEEDED else State.SUPERSEDED

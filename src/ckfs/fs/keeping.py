@@ -49,13 +49,21 @@ class Keeping:
 
     def keeps(self, found: Found) -> bool:
         """Whether removing *found* would lose anything: an image that is worth it, with content, that has no other name."""
+        return found.stat.st_nlink == 1 and self._is_worth_it(found)
+
+    def _is_worth_it(self, found: Found) -> bool:
         return (
             self.core.policy.retention_s > 0
             and found.record.is_regular
             and lifecycle.is_worth_keeping(found.record)
             and found.stat.st_size > 0
-            and found.stat.st_nlink == 1
         )
+
+    def _keeps_at(self, spot: Spot, found: Found) -> bool:
+        """As :meth:`keeps`, and what has no other name but one in the trash, from a rename that died before it took place: if
+        it were emptied, so would be what the trash has."""
+        is_linked = found.stat.st_nlink == 2 and self._is_worth_it(found)
+        return self.keeps(found) or (is_linked and self.core.store.trash.has_link_of(spot, found))
 
     def remove(
         self,
@@ -116,7 +124,10 @@ class Keeping:
 
         *begun*: somebody is about to write it. What is open of it on this mount leads to the new file from then on.
         """
-        if place_of(node) is None or not self._may_be_renewed(await self.core.examine(node)):
+        if place_of(node) is None:
+            return
+        found = await self.core.examine(node)
+        if not self._may_be_renewed(found) and found.stat.st_nlink != 2:
             return
         try:
             await self._renew_there(node, caller, begun=begun)
@@ -145,7 +156,7 @@ class Keeping:
         def work() -> None:
             found = door.examine(spot, node.ino)
             self.guard.check(place, found, caller)
-            keeps = self.keeps(found)
+            keeps = self._keeps_at(spot, found)
             if not keeps and not self._is_left(spot, found):
                 return
             note = self._note(place, owner, found, caller) if keeps else None

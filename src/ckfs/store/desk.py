@@ -234,8 +234,8 @@ def _latest(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
     by_path: dict[bytes, Item] = {}
     for item in sorted(items, key=lambda item: item.when_ns):
         by_path[item.note.path] = item
-    latest = list(by_path.values())
-    return latest, [item for item in items if item not in latest]
+    latest = {item.spot: item for item in by_path.values()}  # there may be very many
+    return list(latest.values()), [item for item in items if item.spot not in latest]
 
 
 def _failed(entry: Entry, why: str) -> Outcome:

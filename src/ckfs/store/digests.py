@@ -24,6 +24,9 @@ from ckfs.store.spots import Found
 ATTRIBUTE = b"user.ckfs.digest"
 ALGORITHM = "xxh3-128"
 
+_MOST_HOLES_BYTES = 1 << 40
+"""Whoever makes a digest reads holes as if they were there, and anybody makes them for nothing: one file of 8 EiB would keep all
+others from ever getting theirs."""
 _VERSION = b"1"
 _HEX = re.compile(r"[0-9a-f]{8,128}")
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
@@ -56,8 +59,14 @@ class Digest:
 
 
 def has_digest(found: Found) -> bool:
-    """It is something of which a digest is kept: a complete image with content."""
-    return found.record.is_regular and lifecycle.is_complete(found.record) and found.stat.st_size > 0
+    """It is something of which a digest is kept: a complete image with content, of which no more than a TiB is holes."""
+    size_bytes, allocated_bytes = found.stat.st_size, found.stat.st_blocks * 512
+    return (
+        found.record.is_regular
+        and lifecycle.is_complete(found.record)
+        and size_bytes > 0
+        and size_bytes - allocated_bytes <= _MOST_HOLES_BYTES
+    )
 
 
 def new_hash() -> xxhash.xxh3_128:

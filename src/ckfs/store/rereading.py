@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckfs.model import Record
+from ckfs.names import MountId
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
-from ckfs.store import digests
+from ckfs.store import digests, writing
 from ckfs.store.digests import Digest
 from ckfs.store.door import Door
 from ckfs.store.spots import Found, Spot, Target
@@ -153,8 +154,10 @@ class Checker:
             return Result.DAMAGED
         if not lifecycle.is_complete(found.record):
             return Result.UNKNOWN if lifecycle.may_be_complete(found.record) else Result.NOT_COMPLETE
-        if not digests.has_digest(found):
+        if not found.stat.st_size:
             return Result.VERIFIED  # there is no content that could be damaged
+        if not digests.has_digest(found):
+            return Result.NO_DIGEST
         digest = kept(self.door, spot, found)
         if digest is None:
             return self._made(spot, found) if self.makes else Result.NO_DIGEST
@@ -182,24 +185,29 @@ class Checker:
             return lifecycle.after(now.record, Event.DAMAGED).with_(damaged=now_ns)
 
         if self.marks:
-            is_damaged = bool(self.door.amend(spot, ino, marked).record.damaged)
+            after = writing.say(self.door, spot, ino, marked).record
+            is_damaged = bool(after.damaged)
         else:
             is_damaged = is_unchanged(self.door.examine(spot, ino), before)
         return Result.DAMAGED if is_damaged else None
 
 
-def accept(door: Door, spot: Spot, before: Found, number: int, progress: Progress) -> Digest | None:
+def accept(
+    door: Door, spot: Spot, before: Found, number: int, is_gone: Callable[[MountId], bool], progress: Progress
+) -> Digest | None:
     """Let the image of unknown state at *spot* be complete, as an admin says; *number* is its completion. None, and nothing
-    done, if it is not what it was any more."""
+    done, if it is not what it was any more, or may not stay so: what a mount that is not gone writes is of unknown state too."""
     numbered = Found(before.stat, before.record.with_(completed=number))
     digest = Reading(door, spot, numbered).to_the_end(progress)
 
     def accepted(now: Found) -> Record:
         if not is_unchanged(now, before) or digest.size_bytes != now.stat.st_size:
             return now.record
+        if not all(map(is_gone, door.writers(spot, before.record.ino))):
+            return now.record
         return lifecycle.after(now.record, Event.ACCEPTED).with_(completed=number)
 
-    after = door.amend(spot, before.record.ino, accepted)
+    after = writing.say(door, spot, before.record.ino, accepted)
     if after.record.completed != number or not lifecycle.is_complete(after.record):
         return None
     if digest.size_bytes:

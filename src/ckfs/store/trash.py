@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import secrets
 import stat
 import time
@@ -111,6 +112,15 @@ class Trash:
         with contextlib.suppress(FileNotFoundError, Stale):
             if self._door.status(item.spot).st_nlink > 1:
                 self._door.unlink(item.spot)
+
+    def has_link_of(self, spot: Spot, found: Found) -> bool:
+        """Whether a link that :meth:`link` made of the file *found* at *spot* is still there. Only what has a note is looked for."""
+        if ATTRIBUTE not in self._door.list_attributes(spot, found.record.ino):
+            return False
+        return any(
+            isinstance(entry, Item) and os.path.samestat(entry.found.stat, found.stat)
+            for entry in self._entries(spot.identity.uid)
+        )
 
     def _drop_others(self, item: Item) -> None:
         """Unlink what a rename that died left of the same file: a file is in the trash once."""

@@ -57,6 +57,19 @@ def finish(door: Door, target: Target, ino: Inode, mount: MountId, change: Chang
         return found
 
 
+def say(door: Door, target: Target, ino: Inode, change: Change) -> Found:
+    """As :meth:`Door.amend`, for who says something of an image that others may begin to write in that very moment: then it is
+    being written, whatever *change* said. Marks that were there before may be of the dead, and say nothing."""
+    with door.opened(target, os.O_RDONLY) as fd:
+        marked = writers.of(fd)  # before the record is read: who begins marks the image first
+        before = _same(door, fd, ino)
+        found = _changed(fd, before, change(before))
+        if found is before or before.record.state is State.WRITING or not writers.of(fd) - marked:
+            return found
+        written = lifecycle.after(before.record, Event.WRITTEN)
+        return _changed(fd, found, written.with_(keep=found.record.keep))
+
+
 def settle_left(door: Door, target: Target, ino: Inode, left: frozenset[MountId], change: Change) -> Found:
     """Settle what the mounts *left*, all gone, were writing: nothing happens if there are other marks on it by now."""
     with door.opened(target, os.O_RDONLY) as fd:
