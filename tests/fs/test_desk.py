@@ -136,9 +136,9 @@ def test_very_many_items_are_put_in_order_in_no_time(store: Store) -> None:
             spot=replace(item.spot, components=(*item.spot.components[:-1], b"%016x" % number)),
             note=replace(item.note, path=b"%d" % number),
         )
-        for number in range(10_000)
+        for number in range(20_000)
     ]
     began_s = time.monotonic()
     outcomes = desk(store, BOB).restore(SET, many)
     assert all(outcome.failed for outcome in outcomes)
-    assert time.monotonic() - began_s < 5  # each with each would take longer than 10
+    assert time.monotonic() - began_s < 20  # each with each would take longer than 40
