@@ -25,7 +25,7 @@ from ckfs.policy.leftovers import Kind
 from ckfs.policy.settings import parse
 from ckfs.store.entries import SetEntry
 from ckfs.store.layout import Store, open_store
-from ckfs.store.leftovers import Leftover, Leftovers, NobodyKnown, Writers
+from ckfs.store.leftovers import Leftover, Leftovers, Writers
 from ckfs.store.removed import Item
 from ckfs.store.spots import Found, Spot
 from tests.fs.cores import ALICE, mounted, new_store
@@ -37,6 +37,13 @@ POLICY = parse("[gc]\ntemporary_hours = 24\nunclaimed_days = 7\njob_gone_days = 
 DAY_NS = 86_400_000_000_000
 SET, UNCLAIMED = SetName(b"7.server.CK"), SetName(b"8.server.CK")
 UNKNOWN, GONE, KNOWN = JobFate.UNKNOWN, JobFate.GONE, JobFate.KNOWN
+
+
+class NobodyKnown:
+    """Where nothing is known of writers, times alone decide."""
+
+    def is_live(self, spot: Spot, found: Found) -> bool:
+        return False
 
 
 @pytest.fixture(scope="module")

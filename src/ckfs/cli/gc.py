@@ -4,16 +4,16 @@ is mounted."""
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
 import logging
 import os
-import pwd
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
 from ckfs.cli.stores import check_is_no_mount, prepare_for_stores, service_of
+from ckfs.cli.times import local_time
+from ckfs.cli.users import user_name
 from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable
 from ckfs.fs.chores import Marks
 from ckfs.fs.liveness import Judge
@@ -154,10 +154,10 @@ def _row(left: Leftover, item: str | None) -> Row:
         kind=left.kind.value,
         set=shown(left.name),
         path=shown(left.path),
-        owner="-" if left.owner is None else _user_name(left.owner.uid),
+        owner="-" if left.owner is None else user_name(left.owner.uid),
         uid=None if left.owner is None else left.owner.uid,
         size_bytes=left.size_bytes,
-        unchanged_since=_local(left.touched_ns),
+        unchanged_since=local_time(left.touched_ns),
         reason=_WHY.get(left.kind) or f"job {job_of(left.name)} is gone",
         item=item,
     )
@@ -174,17 +174,3 @@ def _line(row: Row) -> str:
 
 def _reason(error: OSError | FsError | RecursionError) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-
-
-def _local(when_ns: int) -> str:
-    try:
-        return dt.datetime.fromtimestamp(when_ns // 1_000_000_000).astimezone().isoformat()
-    except (OSError, OverflowError, ValueError):
-        return "-"
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return shown(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return str(uid)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import errno
 import json
 import os
-import pwd
 import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 from ckfs.cli.stores import allow_all_files
+from ckfs.cli.times import local_time
+from ckfs.cli.users import user_name
 from ckfs.daemon.mounting import FILE_SYSTEM, mounts
 from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable, UsageError
 from ckfs.fs.left import state_of
@@ -50,7 +50,7 @@ def list_sets(path: str | None, *, as_json: bool) -> int:
         return unread.status
     print(f"{'OWNER':<12} {'STATE':<10} {'SIZE':>14}  {'MODIFIED':<19}  {'NODE':<12}  NAME")
     for row in rows:
-        when = local_time(row.modified)
+        when = local_time(int(row.modified * 1e9), "%Y-%m-%d %H:%M:%S")
         name = f"{row.set}/{row.image}" if row.image else row.set
         print(
             f"{row.owner:<12} {row.state:<10} {row.size_bytes:>14}  {when:<19}  {row.written_by:<12}  {name}"
@@ -80,13 +80,6 @@ class Unread:
                 raise
             if error.errno not in _CLOSED | GONE:
                 self.name(*parts, error=error)
-
-
-def local_time(when: float) -> str:
-    try:
-        return dt.datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M:%S")
-    except (OSError, OverflowError, ValueError):  # users set any time
-        return "-"
 
 
 def places(path: str | None) -> list[str]:
@@ -366,10 +359,3 @@ def _stored_row(
         modified=found.stat.st_mtime,
         written_by=shown(found.record.node) or "-",
     )
-
-
-def user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

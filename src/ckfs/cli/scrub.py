@@ -6,9 +6,10 @@ import contextlib
 import os
 import time
 
-from ckfs.cli.ls import OUT_OF_REACH, user_name
+from ckfs.cli.ls import OUT_OF_REACH
 from ckfs.cli.report import About, Report
 from ckfs.cli.stores import check_is_no_mount, prepare_for_stores, service_of
+from ckfs.cli.users import user_name
 from ckfs.errors import FsError, NotPermitted, Stale, StoreUnusable
 from ckfs.names import iso_time, shown
 from ckfs.policy import lifecycle

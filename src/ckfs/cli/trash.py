@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime as dt
 import json
 import os
-import pwd
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +17,8 @@ from typing import Protocol, TypeVar
 from ckfs.cli.choice import choice_of
 from ckfs.cli.mounted import mount_at, only_mount
 from ckfs.cli.stores import prepare_for_stores, service_of
+from ckfs.cli.times import local_time
+from ckfs.cli.users import user_name
 from ckfs.control.client import ask
 from ckfs.control.protocol import Values
 from ckfs.daemon.mounting import mounts
@@ -200,8 +200,8 @@ def _list(trash: Trash, arguments: argparse.Namespace) -> int:
     for row in rows:
         item = _shown(row)
         name = f"({row.damaged})" if row.damaged else row.set + (f"/{row.path}" if row.path else "")
-        when = _local(row.removed_ns, "%Y-%m-%d %H:%M:%S")
-        until = "-" if row.kept_until_ns is None else _local(row.kept_until_ns, "%Y-%m-%d %H:%M")
+        when = local_time(row.removed_ns, "%Y-%m-%d %H:%M:%S")
+        until = "-" if row.kept_until_ns is None else local_time(row.kept_until_ns, "%Y-%m-%d %H:%M")
         print(
             f"{row.item:<16}  {when:<19}  {until:<16}  {item.removed_by:<12} {item.owner:<12} {row.size_bytes:>14}  {row.node:<12}  {name}"
         )
@@ -223,27 +223,11 @@ def _shown(row: Row) -> Shown:
     del known["removed_ns"], known["kept_until_ns"], known["lies_at"]
     return Shown(
         **known,
-        owner="-" if row.uid is None else _user_name(row.uid),
-        removed_at=_local(row.removed_ns, ""),
-        kept_until=None if row.kept_until_ns is None else _local(row.kept_until_ns, ""),
-        removed_by="-" if row.removed_by_uid is None else _user_name(row.removed_by_uid),
+        owner="-" if row.uid is None else user_name(row.uid),
+        removed_at=local_time(row.removed_ns, ""),
+        kept_until=None if row.kept_until_ns is None else local_time(row.kept_until_ns, ""),
+        removed_by="-" if row.removed_by_uid is None else user_name(row.removed_by_uid),
     )
-
-
-def _local(when_ns: int, form: str) -> str:
-    """In this host's time; ISO 8601 with its zone for an empty *form*."""
-    try:
-        when = dt.datetime.fromtimestamp(when_ns // 1_000_000_000).astimezone()
-    except (OSError, OverflowError, ValueError):
-        return "-"
-    return when.strftime(form) if form else when.isoformat()
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return shown(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return str(uid)
 
 
 # Changing

@@ -1,4 +1,4 @@
-"""Users as commands are given them: by name, or by number."""
+"""Users as commands are given and show them: by name, or by number."""
 
 from __future__ import annotations
 
@@ -17,3 +17,11 @@ def uid_of(user: str) -> int:
         return pwd.getpwnam(user).pw_uid
     except (KeyError, ValueError):
         raise UsageError(f"{shown(user)}: there is no such user on this host; a uid will do") from None
+
+
+def user_name(uid: int) -> str:
+    """The name on this host, escaped to be printed; the number if there is none."""
+    try:
+        return shown(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return str(uid)

@@ -45,13 +45,6 @@ class Writers(Protocol):
         """Whether somebody may still be writing the image *found* at *spot*. Blocking."""
 
 
-class NobodyKnown:
-    """Where nothing is known of writers, times alone decide."""
-
-    def is_live(self, spot: Spot, found: Found) -> bool:
-        return False
-
-
 @dataclass(frozen=True, slots=True)
 class Leftover:
     """Something at *spot* that was left behind: all of *name*, or with *path* something in it. *name* is that of a set; of a

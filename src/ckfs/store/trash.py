@@ -274,10 +274,6 @@ class Trash:
         self._door.rename(spot, begun)
         return begun
 
-    def purge_older(self, before_ns: int) -> int:
-        """Remove for good what was removed before *before_ns* (since the epoch). Returns how many bytes that freed."""
-        return sum(self.purge_if_able(entry) for entry in self.older(before_ns))
-
     def older(self, before_ns: int) -> list[Item | Damaged]:
         """What was removed before *before_ns* (since the epoch), the oldest first."""
         entries = (entry for entry in self._entries(None) if entry.when_ns < before_ns)
