@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import subprocess
@@ -67,6 +68,29 @@ def test_they_go_to_the_trash_when_their_time_is_over(store: Path, workdir: Path
         done = run_ckfs("trash", "restore", *(str(row["item"]) for row in rows), "--store", store)
         assert (done.returncode, done.stderr) == (0, "")
         assert as_user(ALICE, (path / "one").read_bytes) == b"o" * 1000
+
+
+def kept_until(path: Path) -> str:
+    return os.getxattr(path, "user.ckfs.kept_until").decode()
+
+
+def test_an_attribute_says_until_when_each_is_kept(mount: Mount) -> None:
+    path = fill(mount, 1000)
+    (path / "half.tmp").write_bytes(b"half")
+    assert kept_until(path / "four") == kept_until(path / "three") == "until outlived"
+    days = dt.datetime.fromisoformat(kept_until(path / "two")) - dt.datetime.now(dt.UTC)
+    assert dt.timedelta(days=29) < days <= dt.timedelta(days=30)
+    assert run_ckfs("pin", path / "one").returncode == 0
+    assert kept_until(path / "one") == "forever"
+    with pytest.raises(OSError, match="No data available"):
+        kept_until(path / "half.tmp")
+
+
+def test_without_a_time_the_superseded_are_kept_until_room_is_needed(store: Path, workdir: Path) -> None:
+    policy = store / "policy.toml"
+    policy.write_text(policy.read_text().replace("superseded_days = 30.0", "superseded_days = 0"))
+    with mounted(store, workdir / "n") as mount:
+        assert kept_until(fill(mount, 1000) / "one") == "until room is needed"
 
 
 @pytest.fixture
