@@ -83,7 +83,7 @@ def _damage_file(path: Path, act: str, how: int) -> None:
             os.removexattr(path, ATTRIBUTE)
         case "torn record":
             raw = os.getxattr(path, ATTRIBUTE)
-            os.setxattr(path, ATTRIBUTE, raw[: how % len(raw)])
+            os.setxattr(path, ATTRIBUTE, raw[: how % max(len(raw), 1)])
         case "number":
             known = record.decode(os.getxattr(path, ATTRIBUTE))
             if known is not None:

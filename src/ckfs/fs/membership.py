@@ -62,10 +62,7 @@ class Membership:
                 await self._renew(gate)
                 failing = False
             except Fenced:
-                log.error(  # noqa: TRY400 - not a bug
-                    "this mount was not heard of for too long: what it was writing has been settled by others;"
-                    " writers that had images open get EIO"
-                )
+                failing = False
             except (OSError, FsError) as error:
                 if not failing:
                     log.info("other mounts do not hear of this one now: %s", error)
@@ -91,7 +88,12 @@ class Membership:
                 anew = registration_here(self._node)
                 await gate.call(lambda: self._mounts.register(anew))
                 self._own, self._heard_s = anew, began_s
-                log.warning("mount %s goes on as %s", shown(own.id), shown(anew.id))
+                log.error(  # noqa: TRY400 - not a bug
+                    "this mount was not heard of for too long: what it was writing has been settled by others;"
+                    " writers that had images open get EIO (mount %s goes on as %s)",
+                    shown(own.id),
+                    shown(anew.id),
+                )
                 raise
             self._heard_s = began_s
 
