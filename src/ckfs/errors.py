@@ -133,6 +133,12 @@ class StoreDown(FsError):
     errno = errno.ETIMEDOUT
 
 
+class LedgerDown(FsError):
+    """The ledger of quotas cannot be reached, or did not answer in time."""
+
+    errno = errno.EIO
+
+
 _UNFIT = {
     # The kernel takes ENOSYS as "never ask again" for the mount's life: an fsync would then succeed without doing anything.
     errno.ENOSYS: errno.EOPNOTSUPP,

@@ -21,11 +21,13 @@ LAYERS: dict[str, set[str]] = {
     "policy": set(),
     "store": {"policy"},
     "owners": {"policy"},
-    "fs": {"policy", "store", "owners"},
-    "transport": {"policy", "store", "owners", "fs"},
-    "control": {"policy", "store", "owners", "fs"},
-    "daemon": {"policy", "store", "owners", "fs", "transport", "control"},
-    "cli": {"policy", "store", "owners", "fs", "transport", "control", "daemon", "demo"},
+    "ledger": {"policy"},
+    "engines": {"policy", "ledger"},
+    "fs": {"policy", "store", "owners", "ledger", "engines"},
+    "transport": {"policy", "store", "owners", "ledger", "fs"},
+    "control": {"policy", "store", "owners", "ledger", "engines", "fs"},
+    "daemon": {"policy", "store", "owners", "ledger", "engines", "fs", "transport", "control"},
+    "cli": {"policy", "store", "owners", "ledger", "engines", "fs", "transport", "control", "daemon", "demo"},
 }
 FOREIGN: dict[str, set[str]] = {
     # what of outside a part must not import
@@ -46,6 +48,8 @@ FOREIGN: dict[str, set[str]] = {
     },
     "store": {"pyfuse3"},
     "owners": {"pyfuse3", "trio"},
+    "ledger": {"pyfuse3", "trio"},
+    "engines": {"pyfuse3", "trio"},
     "fs": {"pyfuse3"},
 }
 

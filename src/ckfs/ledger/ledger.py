@@ -1,0 +1,174 @@
+"""What a ledger is to the rest of ckfs: who uses how much, and who may have how much more.
+
+Mounts write with what they were *granted*. A grant is taken off the owner's room when it is drawn, in the ledger, before
+anything is written; what was written is *posted* later, and as much of the grant is given up with it. So at every moment
+``used + claimed <= hard``, however many mounts write, and a mount that dies has at most used what was claimed for it.
+
+Between the two a file that is being written counts with what it had when that began (its *base*), and what was added is
+claimed. The ledger keeps the base of each such file (:class:`Opened`), so that a recount can tell what of the store is settled
+(:mod:`ckfs.fs.recounting`).
+
+All calls block, and may be made by any thread. They raise LedgerDown if the ledger cannot be reached in time; then nothing is
+known of whether the call took place, and it may be made again: draws say what the mount has in all, posts are numbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ckfs.names import Inode, MountId, Uid
+from ckfs.policy.quota import NOTHING, Account, Amount, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file that a mount begins to write. *base* is what the file counts with until it is settled; ``files`` is 1, or 0 if it
+    had no name any more."""
+
+    ino: Inode
+    base: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A file that a mount writes no more; from now on it counts with *final*."""
+
+    ino: Inode
+    final: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """What a mount says of one owner since its last posting. All of it happens, or nothing."""
+
+    uid: Uid
+    used: Amount = NOTHING
+    """By how much what is at rest has changed, apart from what *settled* says."""
+    given_up: Amount = NOTHING
+    """Of the mount's grant: it was used, or is not needed."""
+    settled: tuple[Settled, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """*total* is all that the mount has been granted for the owner and has not given up yet. *grant* tells whether that is the
+    grant of before (the number is the same) or one after the ledger took the earlier one back, since the mount had been taken
+    for dead. *account* is the owner's as it is now."""
+
+    grant: int
+    total: Amount
+    account: Account
+    others_hold: bool
+    """Other mounts have grants for the owner, which they may not need."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file that some mount writes, as the ledger knows it."""
+
+    mount: MountId
+    ino: Inode
+    base: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a recount of one owner builds on. *version* changes with everything that is posted of the owner."""
+
+    version: int
+    used: Amount
+    files: tuple[OpenFile, ...]
+
+
+class Quotas(Protocol):
+    """Who may have how much, and has how much: of a ledger, or of the store's own engine (:mod:`ckfs.engines`)."""
+
+    def account(self, uid: Uid) -> Account:
+        """One of whom nothing was ever heard has used nothing, and has the default limits."""
+
+    def accounts(self) -> list[Account]:
+        """Of all owners who use something, or have limits of their own; by uid."""
+
+    def settings(self, uid: Uid | None) -> Settings:
+        """What was said of *uid*, or of all others (None)."""
+
+    def set_limits(self, uid: Uid | None, settings: Settings) -> None:
+        """Say of *uid*, or of all others (None), what holds from now on. Who is over a new limit keeps what he has. Mounts
+        are asked to give back what they do not need."""
+
+    def all_settings(self) -> dict[Uid | None, Settings]:
+        """Everything that was said."""
+
+
+class Ledger(Quotas, Protocol):
+    """One store's ledger."""
+
+    # Mounts
+
+    def draw(
+        self, mount: MountId, uid: Uid, least: Amount, wanted: Amount, opened: Sequence[Opened] = ()
+    ) -> Drawn:
+        """Grant *mount* up to *wanted* more for *uid* (:func:`ckfs.policy.quota.grant`), in one step with noting the files
+        *opened* (which are noted whether or not anything is granted; one that is noted already stays as it is).
+
+        A draw of nothing asks how things stand.
+        """
+
+    def post(self, mount: MountId, number: int, postings: Iterable[Posting]) -> None:
+        """Take up *postings*. Numbers of a mount's posts grow from 1; one that was taken up already is passed over.
+
+        What is given up beyond what the mount has is passed over: the ledger took it back when the mount had been taken for
+        dead. ``used`` never goes below nothing.
+        """
+
+    def move(self, giver: Uid, mount: MountId, taker: Uid, moved: Amount, files: Sequence[Opened]) -> None:
+        """*moved* is *taker*'s from now on, and no more *giver*'s, in one step; *mount* has drawn as much for the taker, and
+        gives that up. The open *files* among it count with their new bases, for the taker."""
+
+    def recall(self, mount: MountId, uid: Uid) -> None:
+        """Ask all mounts but *mount* to give back what they do not need of their grants for *uid*."""
+
+    def recalled(self, mount: MountId) -> set[Uid]:
+        """The owners for whom *mount* is asked to give back what it does not need. Quick: asked a few times a second."""
+
+    def answer(self, mount: MountId, uid: Uid) -> None:
+        """*mount* has posted what it does not need."""
+
+    def waits_for(self, mount: MountId, uid: Uid) -> bool:
+        """Whether some other mount has yet to answer a recall for *uid*."""
+
+    def end(self, mount: MountId) -> None:
+        """*mount* has posted everything, and ends: its grants are given up."""
+
+    # Recounts
+
+    def mounts(self) -> dict[MountId, set[Uid]]:
+        """The mounts that have not ended, with the owners for whom each has, or had, a grant."""
+
+    def basis(self, uid: Uid) -> Basis: ...
+
+    def recounted(
+        self,
+        uid: Uid,
+        version: int | None,
+        counted: Amount,
+        dead: Iterable[MountId] = (),
+        bases: Sequence[Opened] = (),
+    ) -> bool:
+        """Let *uid* have used *counted*, if nothing was posted since *version* (None: whatever was), and say whether.
+
+        In the same step the mounts *dead* lose their grants for him, and their notes of files; *bases* are the new bases of
+        files that mounts still write.
+        """
+
+    def forget(self, mount: MountId) -> None:
+        """*mount* is dead, and all its owners were recounted."""
+
+    # The ledger itself
+
+    def check(self) -> list[str]:
+        """What is wrong with it, a line each: a version that this ckfs does not know, damage, sums that do not add up."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,45 @@
+"""What a file of the store is charged with, and whom the door tells when that changes.
+
+A regular file, and what stands for a symbolic link or device, counts with its blocks in the store, but not with what a file system
+sets aside beyond its end (XFS: speculative preallocation), nor with its own bookkeeping of extents: so with at most its size, rounded up to
+whole allocation units. A directory counts as one unit, whatever its file system says: how that grows with the names in it
+depends on the engine, and the number of these is limited by that of files. The users' own attributes count with their names
+and values, rounded up as well: many engines show them nowhere. What ckfs keeps with a file is not charged.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Protocol
+
+from ckfs.names import Inode, Uid
+from ckfs.policy.quota import Amount
+
+_BLOCK_BYTES = 512
+"""Of st_blocks, on Linux, whatever the file system's own are."""
+
+
+class Meter(Protocol):
+    """Hears of everything that changes what somebody is charged with, after it happened. Called in any thread; never raises,
+    and never blocks. *payer* is who is charged."""
+
+    def made(self, payer: Uid, charge: Amount) -> None:
+        """Something new counts."""
+
+    def gone(self, payer: Uid, ino: Inode, charge: Amount) -> None:
+        """The last name of the file or directory *ino* has gone. If somebody has it open here, it counts until that ends."""
+
+    def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
+        """The charge of *ino* has changed. Of a file that is being written here the meter knows more: it passes that over."""
+
+
+def rounded(size_bytes: int, unit: int) -> int:
+    return -(-size_bytes // unit) * unit
+
+
+def bytes_of(status: os.stat_result, unit: int) -> int:
+    """What a file or directory with *status* is charged with, apart from its attributes; *unit* in bytes."""
+    if stat.S_ISDIR(status.st_mode):
+        return unit
+    return min(status.st_blocks * _BLOCK_BYTES, rounded(status.st_size, unit))
