@@ -251,7 +251,7 @@ class Book:
         self._backend.write(lambda tx: tx.run(_COUNTED, now=self._clock()))
 
     def check(self) -> list[str]:
-        return [*self._backend.damage(), *self._backend.read(sums.wrong)]
+        return self._backend.damage() or self._backend.read(sums.wrong)
 
     def close(self) -> None:
         self._backend.close()
