@@ -18,7 +18,7 @@ _FIRST: Step = (
     """
     CREATE TABLE stores (
         store          TEXT     NOT NULL PRIMARY KEY,  -- the store's id, from its ckfs.toml
-        counted_ns     BIGINT                          -- when all owners had been counted; NULL: what is in the store is not in the ledger yet
+        is_counted     SMALLINT NOT NULL               -- 0: what is in the store is not in the ledger yet; 1: all owners have been counted
     )
     """,
     """
