@@ -111,7 +111,8 @@ def _take_up(tx: Transaction, store: str, steps: Sequence[schema.Step]) -> None:
 
 
 def _are_there(tx: Transaction) -> bool:
-    return tx.row("SELECT 1 WHERE to_regclass('ckfs.about') IS NOT NULL") is not None
+    """From the catalogue itself: to_regclass() would not hear, within a transaction, of what another one has just made."""
+    return tx.row("SELECT 1 FROM pg_tables WHERE schemaname = 'ckfs' AND tablename = 'about'") is not None
 
 
 def _make(tx: Transaction, steps: Sequence[schema.Step]) -> None:
@@ -119,7 +120,7 @@ def _make(tx: Transaction, steps: Sequence[schema.Step]) -> None:
     tx.row("SELECT pg_advisory_xact_lock(:key)", key=_ONE_AT_A_TIME)
     if _are_there(tx):
         return
-    if tx.row("SELECT 1 WHERE to_regnamespace('ckfs') IS NOT NULL") is None:
+    if tx.row("SELECT 1 FROM pg_namespace WHERE nspname = 'ckfs'") is None:
         tx.run("CREATE SCHEMA ckfs")
     schema.create(tx, steps)
 

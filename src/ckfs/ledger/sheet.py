@@ -109,8 +109,9 @@ class Standing:
         self.claimed += more
 
     def account(self, now_ns: int) -> Account:
-        used = self.used.not_below_zero()
-        return quota.at(replace(self.before, used=used, claimed=self.claimed), now_ns)
+        then, used = self.before, self.used.not_below_zero()
+        account = Account(then.uid, used, self.claimed, then.limits, then.over_bytes, then.over_files)
+        return quota.at(account, now_ns)
 
 
 class Sheet:
@@ -133,6 +134,9 @@ class Sheet:
     def lock(self, *uids: Uid, files: Iterable[Inode] = ()) -> None:
         """Lock the accounts of *uids*, and of those who are charged for *files*, whose notes can be read and changed then."""
         files = sorted(set(files))
+        if not files:
+            self._lock(uids)
+            return
         payers = self._read(files)  # to take the locks in order; who pays may change until they are had
         while True:
             self._lock({*uids, *payers})
