@@ -16,7 +16,7 @@ import trio
 from ckfs.errors import Stale
 from ckfs.fs.streams import Stream
 from ckfs.model import Caller
-from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, shown
+from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid, shown
 from ckfs.owners.processes import Process
 from ckfs.store.entries import SetEntry
 from ckfs.store.gate import Release
@@ -121,6 +121,7 @@ class Node:
         "lookups",
         "name",
         "parent",
+        "payer",
         "reached",
         "removed",
         "truncating",
@@ -135,6 +136,8 @@ class Node:
         self.entry = entry
         self.reached = entry
         """Of a set's top: where what is open here of the set was opened."""
+        self.payer: Uid | None = None
+        """Who was charged for it when it was opened last."""
         self.lookups = 0
         self.handles: tuple[Handle, ...] = ()
         self.failed = False
