@@ -240,7 +240,7 @@ class Charging:
         return session
 
     async def _charge(self, file: OpenFile) -> Amount:
-        return await self._core.gate.call(partial(self._core.store.door.charge_of, file))
+        return await self._core.gate.look(partial(self._core.store.door.charge_of, file))
 
     async def settle(self, node: Node, file: OpenFile) -> None:
         session = self._sessions.get(node.ino)
