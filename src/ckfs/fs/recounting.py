@@ -74,9 +74,7 @@ class Recounting:
         owner. OSError from the store, LedgerDown from the ledger."""
         return self._each(uids, self._repaired)
 
-    def _each(
-        self, uids: Iterable[Uid], end: Callable[[_Found, Amount], Recount]
-    ) -> Iterator[Recount]:
+    def _each(self, uids: Iterable[Uid], end: Callable[[_Found, Amount], Recount]) -> Iterator[Recount]:
         rest = iter(uids)
         while some := list(itertools.islice(rest, _TOGETHER)):
             first = {uid: self.ledger.basis(uid) for uid in some}

@@ -137,7 +137,9 @@ class StoreState:
 def state_of_store(state: Path, store_id: str) -> StoreState:
     """Where the host keeps what belongs to the store; made if it is missing. StoreUnusable if others could meddle with it."""
     if not _STORE_ID.fullmatch(store_id):
-        raise StoreUnusable(f"the store's id {shown(store_id)} is none that ckfs gives: restore its ckfs.toml")
+        raise StoreUnusable(
+            f"the store's id {shown(store_id)} is none that ckfs gives: restore its ckfs.toml"
+        )
     _make_private(state)
     directory = state / store_id
     _make_private(directory)
@@ -151,7 +153,9 @@ def _make_private(directory: Path) -> None:
             directory.mkdir(mode=0o700)
         status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise StoreUnusable(f"{shown(str(directory))}: not a directory, and ckfs keeps its state there: name another with state=")
+        raise StoreUnusable(
+            f"{shown(str(directory))}: not a directory, and ckfs keeps its state there: name another with state="
+        )
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise StoreUnusable(
             f"{shown(str(directory))}: others than root may write there, and ckfs keeps its ledgers there: give it to root, mode 0700"
