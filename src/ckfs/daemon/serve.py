@@ -24,6 +24,7 @@ from ckfs.daemon.mounting import OwnMount
 from ckfs.daemon.notify import notify
 from ckfs.daemon.options import MountOptions
 from ckfs.errors import CkfsError, FsError, LedgerDown, MountFailed, NotPermitted, StoreUnusable, UsageError
+from ckfs.fs.charging import charge
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import filesystem
 from ckfs.fs.ledgers import Host, open_ledger
@@ -90,9 +91,7 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
     store, policy = _within(options.op_timeout_s, store_path, lambda: _opened(store_path, service, options))
     with contextlib.ExitStack() as opened:
         opened.enter_context(contextlib.closing(store))
-        ledger = _while_it_answers(
-            options.op_timeout_s, store, lambda: _ledger_of(store, policy, options)
-        )
+        ledger = _while_it_answers(options.op_timeout_s, store, lambda: _ledger_of(store, policy, options))
         if ledger is not None:
             opened.enter_context(contextlib.closing(ledger))
         users = Users(policy)
@@ -115,6 +114,7 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             options.reads_partial,
             ledger=ledger,
         )
+        charge(core)
         try:
             told_early = _noted_signals()
             own = mounting.mount(store.path, path, read_only=options.read_only)
@@ -132,9 +132,8 @@ def _leave(core: Core) -> None:
     finished = all(handle.mount is None for handle in core.handles.all())
 
     def leave() -> None:
-        if finished and core.ledger is not None:  # else others count anew what it was writing
-            with contextlib.suppress(LedgerDown, CkfsError):
-                core.ledger.end(member.id)
+        with contextlib.suppress(LedgerDown, CkfsError):  # then the others count anew what it had
+            core.charging.leave()
         with contextlib.suppress(OSError):
             member.leave(finished=finished)
 
@@ -261,6 +260,7 @@ class _Mount:
             nursery.start_soon(self._fs.digesting.run)
             if self._core.member is not None:
                 nursery.start_soon(self._core.member.run, self._core.gate, lambda: self._core.policy)
+            nursery.start_soon(self._core.charging.run)
             if self._core.ledger is not None:
                 nursery.start_soon(Reclaiming(self._core, self._core.ledger).run)
             nursery.start_soon(self._core.figures.sum_up)
@@ -355,7 +355,9 @@ class _Mount:
         if policy == self._core.policy:
             return
         if policy.quota.place != self._core.policy.quota.place:
-            log.info("quota.mode, quota.ledger and quota.engine of the policy hold for this mount from its next start on")
+            log.info(
+                "quota.mode, quota.ledger and quota.engine of the policy hold for this mount from its next start on"
+            )
         self._core.policy = policy
         self._users.follow(policy)
         log.info("new policy in force")

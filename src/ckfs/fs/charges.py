@@ -52,6 +52,12 @@ def _notes(extents: int) -> int:
 class Charges(Protocol):
     """What calls tell, and ask, of what they add to the store and take from it."""
 
+    async def run(self) -> None:
+        """For the life of the mount."""
+
+    def leave(self) -> None:
+        """Blocking; the last that a mount says. Raises LedgerDown."""
+
     def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
         """Within the block *amount* is claimed for something new. OSError (EDQUOT) if there is not as much."""
 
@@ -80,6 +86,12 @@ class Charges(Protocol):
 
 class Uncharged:
     """Nobody counts, or the store's own engine does."""
+
+    async def run(self) -> None:
+        pass
+
+    def leave(self) -> None:
+        pass
 
     def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()

@@ -16,9 +16,9 @@ import errno
 import logging
 import os
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -28,10 +28,12 @@ from ckfs.fs.charges import Session
 from ckfs.fs.core import Core
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.liveness import Fate
 from ckfs.ledger.ledger import Ledger, Opened, Settled
-from ckfs.names import Inode, Uid
+from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 from ckfs.store import metering
+from ckfs.store.charges import charges_of_set
 from ckfs.store.spots import OpenFile
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,10 @@ class Event:
     ino: Inode | None
     change: Amount
     is_gone: bool = False
+
+
+def _hears_nothing(_: Account) -> None:
+    pass
 
 
 def _over_quota() -> OSError:
@@ -97,6 +103,11 @@ class Charging:
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         self._tell(Event(payer, ino, Amount(by_bytes)))
 
+    def settles_elsewhere(self, writers: frozenset[MountId]) -> bool:
+        member = self._core.member
+        others = writers if member is None else writers - {member.id}
+        return any(self._core.fate(mount) is not Fate.GONE for mount in others)
+
     def _tell(self, event: Event) -> None:
         self._events.append(event)
         token = self._token
@@ -107,8 +118,14 @@ class Charging:
     def _gather(self) -> None:
         while self._events:
             event = self._events.popleft()
-            if event.ino is None or not self._is_settled_later(event.ino, event):
-                self.grants.purse(event.payer).spend(event.change)
+            purse = self.grants.purse(event.payer)
+            if event.ino is None:
+                purse.spend(event.change)
+            elif not self._is_settled_later(event.ino, event):
+                if event.is_gone:
+                    purse.spend(event.change)
+                else:
+                    purse.spend_on(event.ino, event.change)
 
     def _is_settled_later(self, ino: Inode, event: Event) -> bool:
         """Whether what was told of *ino* is seen when it is settled, since it is open here; or was, already."""
@@ -341,8 +358,8 @@ class Charging:
         except LedgerDown:
             raise NoGrant(self._core.policy.quota.away.errno) from None
         door, spot = self._core.store.door, top.spot
-        charges = await self._core.gate.transfer(lambda: count_set(door, spot, noted))
-        return charges.all, [Opened(ino, amount) for ino, amount in charges.of.items()]
+        charges = await self._core.gate.transfer(lambda: charges_of_set(door, spot, noted))
+        return charges.total, [Opened(ino, amount) for ino, amount in charges.of.items()]
 
     def _lost(self, uid: Uid) -> None:
         """The ledger took back the grant for *uid*: what was claimed is not any more. Sessions begin anew, and a recount tells the rest."""
@@ -350,3 +367,11 @@ class Charging:
             if session.payer == uid:
                 self._drop(session)
         self.to_recount.add(uid)
+
+
+def charge(core: Core, watch: Callable[[Account], None] = _hears_nothing) -> None:
+    """Let *core* charge owners for what they have, if it has a ledger. Before anybody calls it."""
+    if core.ledger is not None:
+        charging = Charging(core, core.ledger, watch)
+        core.charging = charging
+        core.store.door.report_to(charging)

@@ -141,7 +141,7 @@ class Content:
         handle.wrote = handle.marked = wrote
         handle.mount = self.core.mount_id if wrote and handle.writable else None
         handle.process = process_of(caller.pid) if handle.writable else None
-        node.payer = self.core.payer_of(node)
+        node.was_charged_to = self.core.payer_of(node)
         node.with_handle(handle)
         return self.core.handles.add(handle)
 

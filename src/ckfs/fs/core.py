@@ -389,11 +389,16 @@ class Core:
         """The identity that the files of *owner* have in the store: root's and nobody's are the service account's."""
         return self.store.service if owner is None or owner.uid == ROOT.uid else owner
 
+    @property
+    def unit(self) -> int:
+        """In bytes: what the store's file system gives out space in."""
+        return self.store.door.unit
+
     def payer_of(self, node: Node) -> Uid:
         """Who is charged for *node*; of what has no name any more, who was when it was opened."""
         with contextlib.suppress(Stale):
             return self.stored_as(node.set_entry.owner).uid
-        return node.payer if node.payer is not None else self.store.service.uid
+        return node.was_charged_to if node.was_charged_to is not None else self.store.service.uid
 
     async def job_owner(self, name: SetName, caller: Caller) -> Owner | None:
         """The owner of the job that a batch set belongs to. None means unknown, also when nobody answers in time."""

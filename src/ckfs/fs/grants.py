@@ -65,6 +65,7 @@ class Grants:
     _limiter: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_THREADS))
     _mount: MountId | None = None
     _number: int = 0
+    _moves: int = 0
     _batch: _Batch | None = None
     _to_note: list[tuple[Uid, Opened]] = field(default_factory=list)
 
@@ -110,7 +111,9 @@ class Grants:
         """Whether the ledger cannot have taken back what this mount has: others have heard of it lately."""
         member = self.core.member
         return (
-            member is not None and member.id == self._mount and member.heard_ago_s < self.core.policy.lease_s / 2
+            member is not None
+            and member.id == self._mount
+            and member.heard_ago_s < self.core.policy.lease_s / 2
         )
 
     async def _draw_enough(self, purse: Purse, amount: Amount) -> None:
@@ -164,7 +167,9 @@ class Grants:
         except (LedgerDown, trio.TooSlowError) as error:
             if self._back is None:
                 self._back = trio.Event()
-                log.warning("the ledger of quotas is away: grants are spent, and no new ones drawn: %s", error)
+                log.warning(
+                    "the ledger of quotas is away: grants are spent, and no new ones drawn: %s", error
+                )
             raise LedgerDown("the ledger is away") from None
         if self._back is not None:
             log.warning("the ledger of quotas is back")
@@ -274,8 +279,9 @@ class Grants:
         purse = self.purse(taker)
         async with self._lane:
             mount = self.mount
+            self._moves += 1
             try:
-                await self._ask(partial(self.ledger.move, giver, mount, taker, moved, files))
+                await self._ask(partial(self.ledger.move, giver, mount, taker, moved, files, self._moves))
             except LedgerDown:  # the set is his already: the ledger hears of it when it is back
                 self.purse(giver).spend(-moved)
                 purse.spend_held(moved)

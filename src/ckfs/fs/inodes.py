@@ -121,12 +121,12 @@ class Node:
         "lookups",
         "name",
         "parent",
-        "payer",
         "reached",
         "removed",
         "truncating",
         "unsettled",
         "unsynced",
+        "was_charged_to",
     )
 
     def __init__(self, ino: Inode, parent: Node | None, name: bytes, entry: SetEntry | None = None) -> None:
@@ -136,7 +136,7 @@ class Node:
         self.entry = entry
         self.reached = entry
         """Of a set's top: where what is open here of the set was opened."""
-        self.payer: Uid | None = None
+        self.was_charged_to: Uid | None = None
         """Who was charged for it when it was opened last."""
         self.lookups = 0
         self.handles: tuple[Handle, ...] = ()

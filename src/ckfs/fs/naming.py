@@ -115,7 +115,9 @@ class Naming:
             own = None if caller.is_root else Owner(caller.uid, caller.gid)
             entry, found = await self.keeping.with_room(
                 own,
-                lambda: self.sets.take(SetName(name), caller, ino, lambda spot: make(spot, build), undo, cost),
+                lambda: self.sets.take(
+                    SetName(name), caller, ino, lambda spot: make(spot, build), undo, cost
+                ),
             )
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:

@@ -20,9 +20,10 @@ from contextlib import AbstractContextManager, contextmanager
 from ckfs.errors import ReadOnly, Stale
 from ckfs.model import Owner, Record
 from ckfs.names import Gid, Inode, MountId, Uid
+from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, record, syscalls, trees, writers
 from ckfs.store.identity import acting_as
-from ckfs.store.metering import Meter
+from ckfs.store.metering import Meter, charge_of
 from ckfs.store.quick import QuickReader
 from ckfs.store.reports import Reports, Told, untold
 from ckfs.store.spots import Build, Found, OpenFile, Spot, Target, Times
@@ -73,6 +74,17 @@ class Door:
     def unit(self) -> int:
         """In bytes: what the store's file system gives out space in."""
         return self.room().f_frsize
+
+    def charge_of(self, target: Target) -> Amount:
+        """What *target* is charged with; nothing of a file that has no name any more."""
+        with self.opened(target, os.O_RDONLY) as fd:
+            status = os.fstat(fd)
+            return charge_of(status, fd, self.unit) if status.st_nlink else NOTHING
+
+    def data_in(self, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
+        """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
+        with self.opened(target, os.O_RDONLY) as fd:
+            return list(syscalls.data_in(fd, begin, end))
 
     def _losing(self, spot: Spot, dir_fd: int, name: bytes) -> Told:
         return untold if self._reports is None else self._reports.losing(spot, (dir_fd, name))
