@@ -74,13 +74,17 @@ def open_as_it_is(store: Store, policy: Policy, host: Host, limit_s: float) -> L
     or damaged; StoreUnusable if it is on another host; UsageError if ckfs does not count in this store."""
     path = shown(store.path)
     if policy.quota.mode is not QuotaMode.LEDGER:
-        raise UsageError(f'{path}: there is no ledger: its policy.toml says mode = "{policy.quota.mode.value}"')
+        raise UsageError(
+            f'{path}: there is no ledger: its policy.toml says mode = "{policy.quota.mode.value}"'
+        )
     if policy.quota.ledger != EMBEDDED:
         return opening.database(policy.quota.ledger, store.id, limit_s)
     check_host(store, binding.read(store.path), host)
     kept = state.state_of_store(host.state, store.id)
     if not kept.ledger.exists():
-        raise LedgerUnusable(f"{path}: there is no ledger of its quotas on this host ({shown(str(kept.ledger))})")
+        raise LedgerUnusable(
+            f"{path}: there is no ledger of its quotas on this host ({shown(str(kept.ledger))})"
+        )
     return opening.embedded(kept.ledger, store.id, limit_s)
 
 
@@ -90,6 +94,13 @@ def not_counted(store: Store, ledger: Ledger) -> list[str]:
     if bound is not None and ledger.counted_as() == bound.id:
         return []
     return ["the store does not name this ledger as its own: the next mount counts everything anew"]
+
+
+def upgrade(store: Store, policy: Policy, host: Host, limit_s: float) -> None:
+    """Bring the ledger to the form that this ckfs knows. Raises as :func:`open_as_it_is`."""
+    if policy.quota.mode is QuotaMode.LEDGER and policy.quota.ledger != EMBEDDED:
+        opening.upgrade_database(policy.quota.ledger, store.id, limit_s)
+    open_as_it_is(store, policy, host, limit_s).close()
 
 
 def adopt(store: Store, policy: Policy, host: Host) -> str | None:
@@ -159,7 +170,9 @@ class _Embedded:
                 else:
                     self._check_is_the_only_one(kept, ended)
                     if self._had_a_crash(kept):
-                        log.info("mounts of this host ended without a word with an earlier kernel: counting anew")
+                        log.info(
+                            "mounts of this host ended without a word with an earlier kernel: counting anew"
+                        )
                         rebuild(self.store, ledger, with_limits=False)
                 kept.note_boot()
             except BaseException:
