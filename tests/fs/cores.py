@@ -16,8 +16,8 @@ from ckfs.fs.charging import charge
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import Filesystem, filesystem
 from ckfs.fs.membership import Membership
-from ckfs.ledger.ledger import Ledger
 from ckfs.fs.metadata import Changes
+from ckfs.ledger.ledger import Ledger
 from ckfs.model import Caller, JobFate, Owner, Role, State
 from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, SetName, Uid
 from ckfs.store.gate import Gate
