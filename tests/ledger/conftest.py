@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ class WallClock:
 
 @dataclass
 class Where:
-    """A new ledger, which can be opened more than once, as by several processes."""
+    """A new ledger. *open* may be called more than once, and in other processes (it can be pickled)."""
 
     open: Callable[[], Book]
     clock: WallClock = field(default_factory=WallClock)
@@ -45,7 +46,7 @@ class Where:
 def in_sqlite(directory: Path) -> Iterator[Where]:
     path, clock = os.fsencode(directory / "ledger.sqlite"), WallClock()
     sqlite.create(path, STORE, clock).close()
-    yield Where(lambda: sqlite.open_ledger(path, STORE, clock), clock)
+    yield Where(partial(sqlite.open_ledger, path, STORE, clock), clock)
 
 
 @pytest.fixture(params=["sqlite"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from ckfs.errors import UsageError
@@ -363,7 +365,9 @@ def test_mounts_are_known_with_whom_they_had_to_do_with(ledger: Book) -> None:
     ],
     ids=["post", "post of nothing", "open", "give", "take", "recount", "end"],
 )
-def test_a_recount_is_refused_if_anything_happened_meanwhile(ledger: Book, change) -> None:  # type: ignore[no-untyped-def]
+def test_a_recount_is_refused_if_anything_happened_meanwhile(
+    ledger: Book, change: Callable[[Book], object]
+) -> None:
     version = ledger.basis(ALICE).version
     change(ledger)
     assert not ledger.recounted(ALICE, version, bytes_(77))

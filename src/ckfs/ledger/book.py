@@ -254,7 +254,7 @@ class Book:
         return self._backend.damage()
 
     def check(self) -> list[str]:
-        return [*self._backend.damage(), *self._backend.read(sums.wrong)]
+        return self._backend.damage() or self._backend.read(sums.wrong)
 
     def close(self) -> None:
         self._backend.close()

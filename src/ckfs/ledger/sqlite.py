@@ -127,7 +127,10 @@ class Sqlite:
         return self._run("BEGIN", work)
 
     def damage(self) -> list[str]:
-        lines = self.read(lambda tx: [str(line) for (line,) in tx.rows("PRAGMA quick_check")])
+        try:
+            lines = self.read(lambda tx: [str(line) for (line,) in tx.rows("PRAGMA quick_check")])
+        except LedgerUnusable as unusable:
+            return [str(unusable)]
         return [] if lines == ["ok"] else [f"{shown(self._path)}: {shown(line)}" for line in lines]
 
     def close(self) -> None:
