@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from ckfs.fs.ranges import Ranges
 
 MOST = 60
-WAYS = st.lists(st.tuples(st.sampled_from(["add", "cut"]), st.integers(0, MOST), st.integers(0, MOST)), max_size=30)
+WAYS = st.lists(
+    st.tuples(st.sampled_from(["add", "cut"]), st.integers(0, MOST), st.integers(0, MOST)), max_size=30
+)
 
 
 def ranges(*parts: tuple[int, int]) -> Ranges:

@@ -14,18 +14,17 @@ from ckfs.names import Inode, Uid
 from ckfs.policy.quota import Amount
 from ckfs.store.spots import OpenFile
 
-_EXTENTS_PER_UNIT = 128
-"""So many extents a file system notes in one unit, at the least, where it charges for that (ext4: 340, XFS: 250)."""
-
 
 class Session:
     """A file that this mount is writing. The ledger has noted what it counted with when that began."""
 
-    __slots__ = ("ended", "heard_gone", "held", "idle", "ino", "payer", "ranges", "under_way")
+    __slots__ = ("base", "ended", "heard_gone", "held", "idle", "ino", "payer", "ranges", "under_way")
 
-    def __init__(self, ino: Inode, payer: Uid) -> None:
+    def __init__(self, ino: Inode, payer: Uid, base: Amount) -> None:
         self.ino = ino
         self.payer = payer
+        self.base = base
+        """What the file counted with when this began."""
         self.ranges = Ranges()
         """What was written or is about to be, in whole units: all of it is claimed."""
         self.held = 0
@@ -36,17 +35,6 @@ class Session:
         """Set when none is under way any more."""
         self.heard_gone = False
         self.ended = False
-
-    def cost(self, begin: int, end: int, unit: int) -> int:
-        """What a write from *begin* to *end*, multiples of *unit*, has to claim: what was not written before, and what the file
-        system may need to note where the pieces of a sparse file are."""
-        extents = len(self.ranges)
-        notes = _notes(extents + (not self.ranges.touches(begin, end))) - _notes(extents)
-        return self.ranges.missing(begin, end) + notes * unit
-
-
-def _notes(extents: int) -> int:
-    return -(-max(0, extents - 1) // _EXTENTS_PER_UNIT)
 
 
 class Charges(Protocol):

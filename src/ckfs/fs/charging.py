@@ -179,7 +179,7 @@ class Charging:
         """The session in which all from *begin* to *end* is claimed; None if there is not as much."""
         for _ in range(_TRIES):
             session = await self._session(handle)
-            cost = session.cost(begin, end, self._core.unit)
+            cost = session.ranges.missing(begin, end)
             if cost and not await self.grants.take(session.payer, Amount(cost)):
                 return None
             if self._hold(session, cost):
@@ -203,9 +203,9 @@ class Charging:
             return session, end
         session, unit = await self._session(handle), self._core.unit
         purse = self.grants.purse(session.payer)
-        notes = session.cost(begin, end, unit) - session.ranges.missing(begin, end)
-        end = session.ranges.reach(begin, end, max(0, purse.balance.bytes - notes)) // unit * unit
-        if end <= begin or not purse.take(Amount(cost := session.cost(begin, end, unit))):
+        end = session.ranges.reach(begin, end, purse.balance.bytes) // unit * unit
+        cost = session.ranges.missing(begin, end)
+        if end <= begin or not purse.take(Amount(cost)):
             raise _over_quota()
         session.held += cost
         return session, end
@@ -247,13 +247,8 @@ class Charging:
         self._gather()
         node = handle.node
         base = await self._charge(handle.file)
-        payer = self._core.payer_of(node)
-        session = Session(node.ino, payer)
-        try:
-            await self.grants.draw(self.grants.purse(payer), NOTHING, (Opened(node.ino, base),))
-        except LedgerDown:
-            self.grants.note(payer, Opened(node.ino, base))
-        self._sessions[node.ino] = session
+        session = self._sessions[node.ino] = Session(node.ino, self._core.payer_of(node), base)
+        self.grants.note(session.payer, Opened(node.ino, base))
         return session
 
     async def _charge(self, file: OpenFile) -> Amount:
@@ -277,12 +272,16 @@ class Charging:
         try:
             final = await self._charge(file)
         except (OSError, FsError):
-            if not session.ended:
-                self.to_recount.add(session.payer)
-                self._drop(session)
+            self._end_unseen(session)
             raise
         if not session.ended and (session.held, session.under_way) == written:
             self._end(session, final)
+
+    def _end_unseen(self, session: Session) -> None:
+        """Nobody could see what the file takes: it counts with all that was claimed for it, until a recount."""
+        if not session.ended:
+            self._end(session, session.base + Amount(session.held))
+            self.to_recount.add(session.payer)
 
     def _end(self, session: Session, final: Amount) -> None:
         """*final* is what the file counts with from now on: nothing if it has no name any more."""
@@ -291,16 +290,22 @@ class Charging:
             return
         self._drop(session)
         purse = self.grants.purse(session.payer)
-        purse.settle(Settled(session.ino, final), Amount(session.held))
+        noted = self.grants.noted_not(session.ino)
+        if noted is None:
+            purse.settle(Settled(session.ino, final), Amount(session.held))
+        else:
+            purse.give_back(Amount(session.held))
+            purse.spend_on(session.ino, final - noted.base)
         if not final and not session.heard_gone:
             self._settled_gone[session.ino] = None
             while len(self._settled_gone) > _MOST_REMEMBERED:
                 self._settled_gone.popitem(last=False)
-        if not any(other.payer == session.payer for other in self._sessions.values()):
+        if purse.is_wanted_by_others(trio.current_time()):
             purse.give_up_balance()
-        self.grants.hurry()
+            self.grants.hurry()
 
     def _drop(self, session: Session) -> None:
+        """What is held for it stays so until the ledger says otherwise."""
         session.ended = True
         self._sessions.pop(session.ino, None)
 

@@ -139,13 +139,21 @@ class Grants:
             if amount:
                 await self._post_all()  # what was freed here is to be had, too
             lacks = (amount - purse.balance).not_below_zero()
-            spare = NOTHING if trio.current_time() < purse.exact_until_s else Amount(GRANT_BYTES, GRANT_FILES)
             mount, uid = self.mount, purse.uid
-            drawn = await self._ask(partial(self.ledger.draw, mount, uid, lacks, lacks + spare, opened))
+            drawn = await self._ask(
+                partial(self.ledger.draw, mount, uid, lacks, self._wanted(purse, lacks), opened)
+            )
             if not purse.drawn(drawn):
                 self.lost(uid)
         self.watch(drawn.account)
         return drawn
+
+    @staticmethod
+    def _wanted(purse: Purse, lacks: Amount) -> Amount:
+        """Of what is short more than is needed, so that it need not be asked for at every call."""
+        if purse.is_wanted_by_others(trio.current_time()):
+            return lacks
+        return lacks + Amount(GRANT_BYTES if lacks.bytes else 0, GRANT_FILES if lacks.files else 0)
 
     async def _recall(self, uid: Uid) -> None:
         """Ask the others for what they do not need, and wait until they have answered."""
@@ -180,12 +188,11 @@ class Grants:
     # Posting
 
     def note(self, uid: Uid, opened: Opened) -> None:
-        """Have the ledger note a file that is open without a name."""
+        """Have the ledger note, soon, a file that is being written, or is open without a name."""
         self._to_note.append((uid, opened))
-        self.hurry()
 
     def noted_not(self, ino: int) -> Opened | None:
-        """Take back a note that the ledger has not heard yet."""
+        """Take back a note that the ledger has not heard yet; None if it has."""
         for at, (_, opened) in enumerate(self._to_note):
             if opened.ino == ino:
                 return self._to_note.pop(at)[1]
@@ -225,15 +232,19 @@ class Grants:
     async def _post_all(self) -> None:
         """In the lane."""
         self.gather()
-        while self._to_note:
-            uid, opened = self._to_note[0]
-            drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING, (opened,)))
-            self._to_note.remove((uid, opened))
-            if not self.purse(uid).drawn(drawn):
-                self.lost(uid)
         await self._post_batch()
         self._batch = self._next_batch()
         await self._post_batch()
+        await self._note_all()  # last: what was settled may be written again already
+
+    async def _note_all(self) -> None:
+        while self._to_note:
+            uid = self._to_note[0][0]
+            opened = tuple(one for payer, one in self._to_note if payer == uid)
+            drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING, opened))
+            self._to_note = [(payer, one) for payer, one in self._to_note if one not in opened]
+            if not self.purse(uid).drawn(drawn):
+                self.lost(uid)
 
     def _next_batch(self) -> _Batch | None:
         postings = tuple((purse, purse.posting()) for purse in self.purses.values() if purse.has_news)

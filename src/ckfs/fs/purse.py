@@ -46,8 +46,7 @@ class Purse:
 
     def give_back(self, amount: Amount) -> None:
         """What was held is not needed after all."""
-        self.held -= amount
-        self.balance += amount
+        self.balance += self._let_go(amount)
 
     def spend(self, change: Amount) -> None:
         """What is at rest has changed: of what was added as much as there is comes out of the balance."""
@@ -62,18 +61,26 @@ class Purse:
     def spend_held(self, amount: Amount) -> None:
         """What was held for it has become *amount* at rest."""
         self._changed += amount
-        self.held -= amount
-        self._given_up += amount
+        self._given_up += self._let_go(amount)
 
     def moved(self, amount: Amount) -> None:
         """As :meth:`spend_held`, of what the ledger has heard already."""
-        self.held -= amount
+        self._let_go(amount)
 
     def settle(self, settled: Settled, held: Amount) -> None:
         """A file is written no more, for which *held* was."""
         self._settled.append(settled)
-        self.held -= held
-        self._given_up += held
+        self._given_up += self._let_go(held)
+
+    def _let_go(self, amount: Amount) -> Amount:
+        """Of what is held, *amount*; or what is left of it, if the ledger took the grant back meanwhile."""
+        part = Amount(min(self.held.bytes, amount.bytes), min(self.held.files, amount.files))
+        self.held -= part
+        return part
+
+    def is_wanted_by_others(self, now_s: float) -> bool:
+        """Another mount has asked for what is not needed here, a moment ago."""
+        return now_s < self.exact_until_s
 
     def give_up_balance(self) -> None:
         self._give_up_from_balance(self.balance)

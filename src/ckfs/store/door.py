@@ -94,10 +94,9 @@ class Door:
             self._reports.made(spot, found.stat)
         return found
 
-    def _changed(self, target: Target, where: attributes.Where, before: Found, after: Found) -> Found:
-        if self._reports is not None:
-            self._reports.changed(target, where, before, after)
-        return after
+    def _cutting(self, target: Target, fd: int, ino: Inode) -> AbstractContextManager[None]:
+        """While the open file *fd* gets another size."""
+        return contextlib.nullcontext() if self._reports is None else self._reports.cutting(target, fd, ino)
 
     def _changing(
         self, target: Target, fd: int, expected: Inode, name: bytes
@@ -371,10 +370,11 @@ class Door:
                     fd, stat.S_IMODE(before.stat.st_mode)
                 )  # ext4 takes an equal attribute for no change
             if size is not None:
-                self._truncate(fd, size, before.record)
+                with self._cutting(target, fd, expected):
+                    self._truncate(fd, size, before.record)
             if times is not None:
                 syscalls.set_times(fd, times.atime_ns, times.mtime_ns)
-            return self._changed(target, fd, before, Found(os.fstat(fd), after))
+            return Found(os.fstat(fd), after)
 
     @staticmethod
     def _truncate(fd: int, size: int, before: Record) -> None:
@@ -395,7 +395,7 @@ class Door:
             if after == before.record:
                 return before
             attributes.put(fd, record.ATTRIBUTE, record.encode(after))
-            return self._changed(target, fd, before, Found(os.fstat(fd), after))
+            return Found(os.fstat(fd), after)
 
     def unlink(self, spot: Spot) -> None:
         with self._changed_parent(spot) as (dir_fd, name):
@@ -444,7 +444,7 @@ class Door:
                 attributes.put(attributes.path_of(old_fd, old_name), name, value)
             told = untold
             if self._reports is not None:
-                told = self._reports.taking_along(old, new, (old_fd, old_name), before)
+                told = self._reports.passing(old, new, (old_fd, old_name))
             syscalls.rename(old_fd, old_name, new_fd, new_name, 0)
             told()
             return self.examine_in(new_fd, new_name)
