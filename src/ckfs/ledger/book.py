@@ -41,8 +41,8 @@ _SUM = (
     "SELECT COALESCE(SUM(bytes), 0), COALESCE(SUM(files), 0) FROM grants WHERE store = :store AND uid = :uid"
 )
 _COUNTED = (
-    "INSERT INTO stores (store, is_counted) VALUES (:store, 1)"
-    " ON CONFLICT (store) DO UPDATE SET is_counted = 1"
+    "INSERT INTO stores (store, counted_as) VALUES (:store, :id)"
+    " ON CONFLICT (store) DO UPDATE SET counted_as = excluded.counted_as"
 )
 
 
@@ -236,12 +236,15 @@ class Book:
 
     # The ledger itself
 
-    def is_counted(self) -> bool:
-        sql = "SELECT 1 FROM stores WHERE store = :store AND is_counted = 1"
-        return self._backend.read(lambda tx: tx.row(sql) is not None)
+    def counted_as(self) -> str | None:
+        row = self._backend.read(lambda tx: tx.row("SELECT counted_as FROM stores WHERE store = :store"))
+        return None if row is None else row[0]
 
-    def all_counted(self) -> None:
-        self._backend.write(lambda tx: tx.run(_COUNTED))
+    def all_counted(self, id: str | None) -> None:  # noqa: A002 - its name everywhere
+        self._backend.write(lambda tx: tx.run(_COUNTED, id=id))
+
+    def damage(self) -> list[str]:
+        return self._backend.damage()
 
     def check(self) -> list[str]:
         return self._backend.damage() or self._backend.read(sums.wrong)

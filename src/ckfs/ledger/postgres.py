@@ -105,7 +105,7 @@ def _take_up(tx: Transaction, store: str, steps: Sequence[schema.Step]) -> None:
     version = schema.version_of(tx)
     schema.check_newer(version, steps)
     schema.check_older(version, store, steps)
-    tx.run("INSERT INTO stores (store, is_counted) VALUES (:store, 0) ON CONFLICT (store) DO NOTHING")
+    tx.run("INSERT INTO stores (store, counted_as) VALUES (:store, NULL) ON CONFLICT (store) DO NOTHING")
 
 
 def _find(tx: Transaction, steps: Sequence[schema.Step]) -> None:

@@ -18,7 +18,7 @@ _FIRST: Step = (
     """
     CREATE TABLE stores (
         store          TEXT     NOT NULL PRIMARY KEY,  -- the store's id, from its ckfs.toml
-        is_counted     SMALLINT NOT NULL               -- 0: what is in the store is not in the ledger yet; 1: all owners have been counted
+        counted_as     TEXT                            -- by which id the store knows this ledger; NULL: what is in the store is not in it yet
     )
     """,
     """
