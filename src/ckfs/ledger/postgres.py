@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 from psycopg import conninfo, errors, pq
@@ -111,7 +111,8 @@ def _take_up(tx: Transaction, store: str, steps: Sequence[schema.Step]) -> None:
 
 
 def _are_there(tx: Transaction) -> bool:
-    return tx.row("SELECT 1 WHERE to_regclass('ckfs.about') IS NOT NULL") is not None
+    """From the catalogue itself: to_regclass() would not hear, within a transaction, of what another one has just made."""
+    return tx.row("SELECT 1 FROM pg_tables WHERE schemaname = 'ckfs' AND tablename = 'about'") is not None
 
 
 def _make(tx: Transaction, steps: Sequence[schema.Step]) -> None:
@@ -119,7 +120,7 @@ def _make(tx: Transaction, steps: Sequence[schema.Step]) -> None:
     tx.row("SELECT pg_advisory_xact_lock(:key)", key=_ONE_AT_A_TIME)
     if _are_there(tx):
         return
-    if tx.row("SELECT 1 WHERE to_regnamespace('ckfs') IS NOT NULL") is None:
+    if tx.row("SELECT 1 FROM pg_namespace WHERE nspname = 'ckfs'") is None:
         tx.run("CREATE SCHEMA ckfs")
     schema.create(tx, steps)
 
@@ -141,6 +142,10 @@ class _Transaction:
     def row(self, sql: str, **values: object) -> Row | None:
         return self._execute(sql, values).fetchone()
 
+    def rows_of_each(self, sql: str, each: Sequence[Mapping[str, object]]) -> list[list[Row]]:
+        cursors = [self._execute(sql, values) for values in each]
+        return [cursor.fetchall() for cursor in cursors]
+
     def row_now(self, sql: str, **values: object) -> tuple[Row | None, int]:
         first, second = self._execute(sql, values), self._execute(_NOW, {})
         now = second.fetchone()
@@ -150,7 +155,7 @@ class _Transaction:
     def run(self, sql: str, **values: object) -> None:
         self._execute(sql, values)
 
-    def _execute(self, sql: str, values: dict[str, object]) -> psycopg.Cursor[Row]:
+    def _execute(self, sql: str, values: Mapping[str, object]) -> psycopg.Cursor[Row]:
         # S608 and psycopg's own types: ckfs's statements only, with values apart.
         return self._connection.execute(_translated(sql), {**values, "store": self._store})
 
