@@ -35,8 +35,9 @@ _TRIES = 20
 
 def name_owner(
     store: Store, name: SetName, ino: Inode, owner: Owner, *, unless_owned: bool = False
-) -> SetEntry:
-    """Make *owner* the owner of the set *name*, in one step. Returns its entry by now; its files have yet to follow.
+) -> tuple[SetEntry, bool]:
+    """Make *owner* the owner of the set *name*, in one step. Returns its entry by now, whose files have yet to follow, and
+    whether this call has changed it.
 
     *unless_owned*: only if nobody owns it yet. Stale if *name* is not the set *ino* any more.
     """
@@ -46,10 +47,12 @@ def name_owner(
     return _name_owner(store, name, ino, owner, unless_owned=unless_owned)
 
 
-def _name_owner(store: Store, name: SetName, ino: Inode, owner: Owner, *, unless_owned: bool) -> SetEntry:
+def _name_owner(
+    store: Store, name: SetName, ino: Inode, owner: Owner, *, unless_owned: bool
+) -> tuple[SetEntry, bool]:
     entry = said_of(store, name, ino)
     if entry.owner == owner or (unless_owned and entry.owner is not None):
-        return entry
+        return entry, False
     try:
         entry = _settled(store, name, entry)
         _, found = store.names.examine(name)
@@ -62,7 +65,7 @@ def _name_owner(store: Store, name: SetName, ino: Inode, owner: Owner, *, unless
     store.names.change(name, entry, named)
     for twin in twins:  # of a rename that died: it would go on saying what was
         store.names.clear(twin, entry)
-    return named
+    return named, True
 
 
 def _settled(store: Store, name: SetName, entry: SetEntry) -> SetEntry:
@@ -104,7 +107,7 @@ def _found(store: Store, entry: SetEntry) -> Found:
     try:
         return store.door.examine(entry.spot)
     except PermissionError:  # it is chowned already, by a hand-over that died then
-        return store.door.examine(Spot(ROOT, entry.spot.components))
+        return store.door.examine(entry.spot.by(ROOT))
 
 
 def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry | None:
@@ -120,7 +123,7 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
     except (FileNotFoundError, Stale):
         return _finish_move(store, name, entry, stored)
     try:
-        store.door.change_owner(Spot(ROOT, entry.spot.components), stored)
+        store.door.change_owner(entry.spot.by(ROOT), stored)
     except PermissionError:
         if links:
             raise OSError(errno.EMLINK, "it has links that are other sets, and root is squashed") from None
@@ -137,7 +140,7 @@ def _move_place(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
             store.door.examine(moved.spot)
             moved = dataclasses.replace(moved, place=place_beside(entry.place, entry.ino))
         # Both users' directories are their own: only root reaches into both.
-        store.door.rename(Spot(ROOT, entry.spot.components), Spot(ROOT, moved.spot.components))
+        store.door.unmetered.rename(entry.spot.by(ROOT), moved.spot.by(ROOT))
     return _switch(store, name, entry, moved)
 
 
@@ -160,6 +163,7 @@ class Copying:
 
     def __init__(self, store: Store, name: SetName, entry: SetEntry, stored: Owner) -> None:
         self._store = store
+        self._door = store.door.unmetered  # who is given a set pays for it at once, and once
         self._name = name
         self._entry = entry
         self._copied = dataclasses.replace(entry, stored=stored, place=place_of_copy(name, entry.ino))
@@ -176,7 +180,7 @@ class Copying:
             self._take_lock()
             if self._store.names.read(self._name) != self._entry:
                 raise Stale("the set has changed meanwhile")
-            self._before = contents(self._store.door, self._entry.spot)
+            self._before = contents(self._door, self._entry.spot)
             return self._before
 
     def _take_lock(self) -> None:
@@ -192,7 +196,7 @@ class Copying:
     def writers(self) -> dict[bytes, set[bytes]]:
         """The images that are being written as their records say, by node."""
         with self._busy:
-            return writers(self._store.door, self._entry.spot)
+            return writers(self._door, self._entry.spot)
 
     def step(self) -> bool:
         """Copy a piece; False when all is copied."""
@@ -202,14 +206,14 @@ class Copying:
     def _copy(self) -> Generator[None, None, None]:
         self._unfinished = True
         with contextlib.suppress(FileNotFoundError):
-            self._store.door.remove_tree(self._copied.spot)
+            self._door.remove_tree(self._copied.spot)
         yield
-        yield from copy_tree(self._store.door, self._entry.spot, self._copied.spot)
+        yield from copy_tree(self._door, self._entry.spot, self._copied.spot)
 
     def finish(self) -> SetEntry:
         """Let the copy be the set, in one step. OSError (EAGAIN) if the set changed since :meth:`begin`."""
         with self._busy:
-            if contents(self._store.door, self._entry.spot) != self._before:
+            if contents(self._door, self._entry.spot) != self._before:
                 raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
             self._note()
             moved = _switch(self._store, self._name, self._entry, self._copied)
@@ -227,8 +231,8 @@ class Copying:
         with self._busy:
             aside = _aside(self._name, self._entry)
             with contextlib.suppress(FileNotFoundError):
-                self._store.door.remove_tree(aside)
-            self._store.door.rename(self._entry.spot, aside)
+                self._door.remove_tree(aside)
+            self._door.rename(self._entry.spot, aside)
 
     def remove_old(self) -> None:
         """After :meth:`put_old_aside`."""
@@ -241,7 +245,7 @@ class Copying:
             self._steps.close()
             try:
                 if self._unfinished and not self._is_the_set():
-                    self._store.door.remove_tree(self._copied.spot)
+                    self._door.remove_tree(self._copied.spot)
             except FileNotFoundError:
                 pass
             finally:
@@ -289,7 +293,7 @@ def _remove_unless_changed(store: Store, name: SetName, spot: Spot, since_ns: in
     ):
         log.warning("set %s was copied to its new owner, and %s has changed since", shown(name), place)
         return
-    store.door.remove_tree(spot)
+    store.door.unmetered.remove_tree(spot)
     log.info("removed %s, which was copied to the set's new owner", place)
 
 
@@ -310,7 +314,7 @@ def _remove_old(store: Store, name: SetName, aside: Spot, before: Contents) -> N
     try:
         # Moving it has changed the top's own ctime.
         if _without_ctime_of_top(contents(store.door, aside)) == _without_ctime_of_top(before):
-            store.door.remove_tree(aside)
+            store.door.unmetered.remove_tree(aside)
             return
         reason: str | None = "another mount wrote there in that moment"
     except OSError as error:
