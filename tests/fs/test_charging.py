@@ -14,7 +14,7 @@ import trio
 from ckfs.fs.metadata import Changes
 from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
-from ckfs.names import Gid, Inode, Uid
+from ckfs.names import Gid, Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
 from ckfs.store import counting
 from tests.fs.cores import ALICE, BOB, Mount, charged, new_store
@@ -226,7 +226,35 @@ async def test_attributes_of_users_are_charged(store: Path, ledger: Book) -> Non
     async with charged(store, ledger) as mount:
         await mount.alice.mkdir(SET)
         async with mount.alice.at(SET) as ino:
-            await mount.fs.extended.set(Inode(ino), b"user.note", bytes(1000), ALICE)
+            await mount.fs.extended.set(ino, b"user.note", bytes(1000), ALICE)
             assert await settled(ledger, mount) == Amount(2 * UNIT, 1)
-            await mount.fs.extended.remove(Inode(ino), b"user.note", ALICE)
+            await mount.fs.extended.remove(ino, b"user.note", ALICE)
             assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
+@pytest.mark.trio
+async def test_attributes_stop_at_the_limit_and_can_be_replaced_there(store: Path, ledger: Book) -> None:
+    limit(ledger, units=2)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        async with mount.alice.at(SET) as ino:
+            await mount.fs.extended.set(ino, b"user.note", bytes(1000), ALICE)
+            await mount.fs.extended.set(ino, b"user.note", bytes(2000), ALICE)
+            with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
+                await mount.fs.extended.set(ino, b"user.more", bytes(3000), ALICE)
+        assert await settled(ledger, mount) == Amount(2 * UNIT, 1)
+
+
+@pytest.mark.trio
+async def test_two_mounts_that_take_the_two_names_of_a_file_free_it_once(store: Path, ledger: Book) -> None:
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        for _ in range(20):
+            await one.alice.save(f"{SET}/.one", bytes(UNIT))
+            await one.alice.link(f"{SET}/.one", f"{SET}/.other")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one.alice.unlink, f"{SET}/.one")
+                nursery.start_soon(other.alice.unlink, f"{SET}/.other")
+            for item in list(one.core.store.trash.items(Uid(ALICE.uid))):
+                one.core.store.trash.purge(item)
+        assert await settled(ledger, one, other) == Amount(UNIT, 1)

@@ -23,9 +23,9 @@ from ckfs.names import Gid, Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, record, syscalls, trees, writers
 from ckfs.store.identity import acting_as
-from ckfs.store.metering import Meter, charge_of
+from ckfs.store.metering import Meter, attribute_bytes, charge_of, rounded
 from ckfs.store.quick import QuickReader
-from ckfs.store.reports import Reports, Told, untold
+from ckfs.store.reports import Reports, untold
 from ckfs.store.spots import Build, Found, OpenFile, Spot, Target, Times
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,7 +63,7 @@ class Door:
     def report_to(self, meter: Meter) -> None:
         """Tell *meter* of everything that changes what somebody is charged with. Once, before the door is used by several
         threads."""
-        self._reports = Reports(meter, self.unit)
+        self._reports = Reports(meter, self.unit, exact=self.is_local)
 
     @property
     def unmetered(self) -> Door:
@@ -81,13 +81,25 @@ class Door:
             status = os.fstat(fd)
             return charge_of(status, fd, self.unit) if status.st_nlink else NOTHING
 
+    def growth_by(self, target: Target, name: bytes, value: bytes) -> int:
+        """By how many bytes more *target* would be charged with the attribute; 0 if that is not more, or nobody charges."""
+        if self._reports is None:
+            return 0
+        with self.opened(target, os.O_RDONLY) as fd:
+            before, replaced = attribute_bytes(fd), attributes.get_or_none(fd, name)
+        after = before + len(value) - len(replaced or b"") + (len(name) if replaced is None else 0)
+        return max(0, rounded(after, self.unit) - rounded(before, self.unit))
+
     def data_in(self, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
         """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
         with self.opened(target, os.O_RDONLY) as fd:
             return list(syscalls.data_in(fd, begin, end))
 
-    def _losing(self, spot: Spot, dir_fd: int, name: bytes) -> Told:
-        return untold if self._reports is None else self._reports.losing(spot, (dir_fd, name))
+    def _losing(self, spot: Spot, dir_fd: int, name: bytes) -> AbstractContextManager[None]:
+        """While something loses its name."""
+        if self._reports is None:
+            return contextlib.nullcontext()
+        return self._reports.losing(spot, (dir_fd, name))
 
     def _made(self, spot: Spot, found: Found) -> Found:
         if self._reports is not None:
@@ -398,26 +410,20 @@ class Door:
             return Found(os.fstat(fd), after)
 
     def unlink(self, spot: Spot) -> None:
-        with self._changed_parent(spot) as (dir_fd, name):
-            gone = self._losing(spot, dir_fd, name)
+        with self._changed_parent(spot) as (dir_fd, name), self._losing(spot, dir_fd, name):
             os.unlink(name, dir_fd=dir_fd)
-            gone()
 
     def rmdir(self, spot: Spot) -> None:
-        with self._changed_parent(spot) as (dir_fd, name):
-            gone = self._losing(spot, dir_fd, name)
+        with self._changed_parent(spot) as (dir_fd, name), self._losing(spot, dir_fd, name):
             os.rmdir(name, dir_fd=dir_fd)
-            gone()
 
     def remove(self, spot: Spot) -> None:
         """Unlink or rmdir, whichever fits."""
-        with self._changed_parent(spot) as (dir_fd, name):
-            gone = self._losing(spot, dir_fd, name)
+        with self._changed_parent(spot) as (dir_fd, name), self._losing(spot, dir_fd, name):
             try:
                 os.unlink(name, dir_fd=dir_fd)
             except (IsADirectoryError, PermissionError):
                 os.rmdir(name, dir_fd=dir_fd)
-            gone()
 
     def remove_tree(self, spot: Spot) -> None:
         """Remove *spot* and all below it, as its identity. FileNotFoundError if there is nothing."""
@@ -427,12 +433,11 @@ class Door:
     def rename(self, old: Spot, new: Spot, flags: int = 0) -> None:
         """Rename within one identity. EINVAL where the store does not know a flag."""
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
-            # Inside both blocks, as the owner.
-            told = untold
+            moving: AbstractContextManager[None] = contextlib.nullcontext()
             if self._reports is not None:
-                told = self._reports.moving(old, new, (old_fd, old_name), (new_fd, new_name), flags)
-            syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
-            told()
+                moving = self._reports.moving(old, new, (old_fd, old_name), (new_fd, new_name), flags)
+            with moving:  # and inside both blocks, as the owner
+                syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
 
     def rename_noted(self, old: Spot, new: Spot, expected: Inode, name: bytes, value: bytes | None) -> Found:
         """Set an attribute of *old*, if there is a *value*, and rename it within one identity. Returns what is at *new* then: another file, if
@@ -467,7 +472,7 @@ class Door:
     def _losing_below(self, spot: Spot) -> trees.Losing:
         reports = self._reports
         if reports is None:
-            return lambda dir_fd, name, status: untold
+            return lambda dir_fd, name, status: contextlib.nullcontext()
         return lambda dir_fd, name, status: reports.losing(spot, (dir_fd, name), status)
 
     # Users' own attributes
