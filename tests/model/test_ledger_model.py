@@ -236,9 +236,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def die(self, which: int) -> None:
         """The others recount everybody with whom the mount had to do, and another takes its place."""
         dead = self.mounts[which]
-        self.mounts[which] = self._new_mount()
         for file in self.files:
+            payer, held = dead.held.get(file.ino, (file.owner, 0))
+            if payer != file.owner:
+                self.most[file.owner] += held
             file.writers.discard(which)
+        self.mounts[which] = self._new_mount()
         self._remove_what_is_gone()
         self._post_all()
         for uid in self.ledger.mounts().get(dead.id, set()):
