@@ -156,11 +156,11 @@ def test_one_database_keeps_several_stores_apart(connection: str, patient: Book)
         book.set_limits(ALICE, Settings(hard_bytes=100 * number))
         book.post(A, 1, [Posting(ALICE, Amount(number))])
         book.draw(A, ALICE, Amount(number), Amount(number))
-    other.all_counted("one")
+    other.all_counted("its id")
     for book, number in ((patient, 5), (other, 7)):
         assert book.account(ALICE).total == Amount(2 * number)
         assert book.account(ALICE).limits.bytes.hard == 100 * number
-        assert book.counted_as() == ("one" if book is other else None)
+        assert book.counted_as() == ("its id" if book is other else None)
     other.end(A)
     other.close()
     assert patient.mounts() == {A: {ALICE}}
