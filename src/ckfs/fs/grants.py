@@ -68,6 +68,8 @@ class Grants:
     _moves: int = 0
     _batch: _Batch | None = None
     _to_note: list[tuple[Uid, Opened]] = field(default_factory=list)
+    _noting: list[tuple[Uid, Opened]] = field(default_factory=list)
+    """Files of which the ledger is being told, or was, and may have heard: what ends meanwhile is to be settled."""
 
     def purse(self, uid: Uid) -> Purse:
         purse = self.purses.get(uid)
@@ -233,16 +235,20 @@ class Grants:
         """In the lane."""
         self.gather()
         await self._post_batch()
+        await (
+            self._note_all()
+        )  # of before, if the ledger was away: what is posted next may settle some of that
         self._batch = self._next_batch()
         await self._post_batch()
+        self._noting, self._to_note = self._to_note, []
         await self._note_all()  # last: what was settled may be written again already
 
     async def _note_all(self) -> None:
-        while self._to_note:
-            uid = self._to_note[0][0]
-            opened = tuple(one for payer, one in self._to_note if payer == uid)
+        while self._noting:
+            uid = self._noting[0][0]
+            opened = tuple(one for payer, one in self._noting if payer == uid)
             drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING, opened))
-            self._to_note = [(payer, one) for payer, one in self._to_note if one not in opened]
+            self._noting = [(payer, one) for payer, one in self._noting if one not in opened]
             if not self.purse(uid).drawn(drawn):
                 self.lost(uid)
 
