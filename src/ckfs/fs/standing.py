@@ -51,6 +51,12 @@ def standings(accounts: Iterable[Account], trash: Trash) -> Iterator[Standing | 
         yield _standing(quota.at(account, time.time_ns()), in_trash)
 
 
+def known_accounts(quotas: Quotas) -> list[Account]:
+    """Of all who have something, or limits of their own; not of those who once had."""
+    said = quotas.all_settings()
+    return [account for account in quotas.accounts() if account.total or account.uid in said]
+
+
 def charge_of(trash: Trash, entry: Entry) -> Amount:
     """What an item of the trash is charged with; nothing for what has just gone, or cannot be read."""
     with contextlib.suppress(OSError, FsError, RecursionError):
