@@ -47,16 +47,31 @@ class Door:
     def __init__(self, root_fd: int, *, read_only: bool = False) -> None:
         self._root_fd = root_fd
         self._read_only = read_only
+        self._over_quota: OverQuota | None = None
 
     def close(self) -> None:
         os.close(self._root_fd)
+
+    def tell_quotas_by(self, over_quota: OverQuota) -> None:
+        """Before the first call: for a store whose engine says ENOSPC to one who is over his own limit."""
+        self._over_quota = over_quota
+
+    @contextmanager
+    def charged_to(self, uid: Uid) -> Iterator[None]:
+        """In the block something is written that is *uid*'s: ENOSPC that is due to his own limit is EDQUOT, as everywhere."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC or self._over_quota is None or not self._over_quota(uid):
+                raise
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)) from None
 
     # Getting there
 
     @contextmanager
     def _parent(self, spot: Spot) -> Iterator[tuple[int, bytes]]:
         """The directory that holds *spot*, open and entered as its identity, and the last component."""
-        with acting_as(spot.identity):
+        with self.charged_to(_payer_of(spot)), acting_as(spot.identity):
             fd = self._root_fd
             try:
                 for component in spot.components[:-1]:
@@ -84,7 +99,7 @@ class Door:
         """A descriptor of *target*, for the time of the block, in which the thread acts as its owner. Stale if it is not the
         inode *expected*, which of an open file is taken for granted."""
         if isinstance(target, OpenFile):
-            with _as_owner_of(target.fd):
+            with self.charged_to(Uid(os.fstat(target.fd).st_uid)), _as_owner_of(target.fd):
                 yield target.fd
             return
         with self._parent(target) as (dir_fd, name):
