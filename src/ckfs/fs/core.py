@@ -12,7 +12,7 @@ import logging
 import resource
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -187,7 +187,7 @@ class Core:
             return self.store.names.top
         for handle in node.handles:
             releases.append(handle.pin())
-            return handle.file
+            return handle.file.paid_by(node.payer)
         return node.spot
 
     async def below(self, directory: Node, work: Callable[[], T]) -> T:
@@ -398,7 +398,7 @@ def _as_owner_or_root(work: Callable[[Target], T], target: Target) -> T:
     except PermissionError:
         if not isinstance(target, Spot):
             raise
-        return work(replace(target, identity=ROOT))
+        return work(target.by(ROOT))
 
 
 def _entry_of(node: Node) -> SetEntry | None:

@@ -37,6 +37,7 @@ from ckfs.store import attributes, record
 from ckfs.store.door import Door
 from ckfs.store.entries import USERS
 from ckfs.store.identity import ROOT, acting_as
+from ckfs.store.metering import Meter
 from ckfs.store.mounts import MOUNTS, Mounts
 from ckfs.store.realms import STAGING, TRASH, Arrangement
 from ckfs.store.setnames import NAMES, SetNames
@@ -244,15 +245,17 @@ def _check_attributes(root_fd: int, path: str) -> None:
         os.close(staging_fd)
 
 
-def open_store(path: str, service: Owner = ROOT, *, read_only: bool = False) -> Store:
-    """Open the store at *path*. Raises StoreUnusable: missing, foreign, newer, damaged, unreachable."""
+def open_store(
+    path: str, service: Owner = ROOT, *, read_only: bool = False, meter: Meter | None = None
+) -> Store:
+    """Open the store at *path*; *meter* hears what changes in what is charged. Raises StoreUnusable: missing, foreign, newer, damaged, unreachable."""
     with _unusable(path):
         root_fd = _open_root(path)
         try:
             identifier, arrangement = _read_format(root_fd, path)
             if not read_only:
                 _check_keeper_again(root_fd, path, service)
-            door = Door(root_fd, read_only=read_only)
+            door = Door(root_fd, read_only=read_only, meter=meter)
             names = SetNames(door, root_fd, service, arrangement, read_only=read_only)
             trash = Trash(door, names, service, arrangement)
             mounts = Mounts(root_fd, service, read_only=read_only)

@@ -22,6 +22,13 @@ Components = tuple[bytes, ...]
 """Below the store's root."""
 
 
+def realm_of(components: Components) -> Uid | None:
+    """Whose directory of sets *components* lead into, if they do."""
+    if components[:1] == (USERS,) and len(components) > 1 and components[1].isdigit():
+        return Uid(int(components[1]))
+    return None
+
+
 class Arrangement(enum.Enum):
     """*value* is what ``ckfs.toml`` calls it."""
 
