@@ -26,6 +26,7 @@ from ckfs.fs.liveness import Fate, Judge
 from ckfs.fs.membership import Membership
 from ckfs.fs.permits import Permits
 from ckfs.fs.undigested import UndigestedImages
+from ckfs.ledger.ledger import Ledger
 from ckfs.model import Caller, JobFate, Owner, Record, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName
 from ckfs.policy.settings import Policy
@@ -95,6 +96,8 @@ class Core:
     """None on a read-only mount, which writes nothing."""
     reads_partial: bool = False
     """Partial images may be opened for reading."""
+    ledger: Ledger | None = None
+    """In which this mount counts what its writers use; None if it does not count."""
     nothing_to_give_until: dict[Owner | None, float] = field(default_factory=dict)
     """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes."""
     judge: Judge = field(init=False)
