@@ -67,8 +67,8 @@ class Door:
         self._over_quota = over_quota
 
     @contextmanager
-    def stored_as(self, uid: Uid) -> Iterator[None]:
-        """In the block something of *uid*'s is written: ENOSPC that is due to his own limit is EDQUOT, as everywhere else."""
+    def stored_as(self, uid: Uid | None) -> Iterator[None]:
+        """In the block something of *uid*'s is written (None: nobody's): ENOSPC that is due to his own limit is EDQUOT, as everywhere else."""
         try:
             yield
         except OSError as error:
@@ -540,10 +540,22 @@ class Door:
     def quick_reader(self) -> QuickReader:
         return QuickReader(in_memory=syscalls.file_system_magic(self._root_fd) == _TMPFS)
 
+    def open_directory(self, name: bytes) -> int:
+        """A descriptor of the directory *name* right in the store, as root, which is the caller's to close."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=self._root_fd)
+
     def probe(self) -> None:
         """Ask the store for something that it cannot answer from a cache of ckfs."""
         os.close(os.open(b".", _DIRECTORY, dir_fd=self._root_fd))
         os.fstatvfs(self._root_fd)
+
+    def is_there(self, spot: Spot) -> bool:
+        """Whether there is anything, with or without a record."""
+        with contextlib.suppress(FileNotFoundError, Stale):
+            self.status(spot)
+            return True
+        return False
 
     def ensure_directory(self, spot: Spot) -> None:
         """Make the one directory *spot* as its identity, unless it is there."""

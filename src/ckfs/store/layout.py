@@ -76,6 +76,10 @@ class Store:
         self.names.close()
         self.door.close()
 
+    def open_users(self) -> int:
+        """A descriptor of ``users/`` to list it by, which is the caller's to close."""
+        return self.door.open_directory(USERS)
+
     def read_policy(self) -> Policy:
         """The policy as it is now; StoreUnusable if it is missing or wrong."""
         return settings.parse(self.policy_text())

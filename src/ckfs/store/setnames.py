@@ -19,7 +19,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ckfs.errors import Exists, ReadOnly, Stale
+from ckfs.errors import Exists, ReadOnly, Stale, Unsupported
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.store import syscalls
@@ -149,12 +149,17 @@ class SetNames:
         return entry, found
 
     def prepare_user(self, stored: Owner) -> None:
-        """Have the directory in which the sets of *stored* lie."""
+        """Have the directory in which the sets of *stored* lie. EngineFailed if the engine does not take it for a realm."""
+        directory = Spot(stored, self._arrangement.user(stored.uid))
+        if self._arrangement is Arrangement.SHARED:
+            self._door.ensure_directory(directory)
+            return
         if self._make_realm is not None and not self._read_only:
             self._make_realm(stored.uid, stored.gid)
-        self._door.ensure_directory(Spot(stored, self._arrangement.user(stored.uid)))
-        if self._arrangement is Arrangement.REALMS:
-            self._door.ensure_directory(Spot(stored, self._arrangement.staging(stored.uid)))
+        elif self._make_realm is None and not self._door.is_there(directory):
+            raise Unsupported(f"there is no users/{stored.uid} yet, and only a mount can make it")
+        self._door.ensure_directory(directory)
+        self._door.ensure_directory(Spot(stored, self._arrangement.staging(stored.uid)))
 
     def _make_place(
         self, name: SetName, owner: Owner | None, stored: Owner, ino: Inode, make: Callable[[Spot], Found]

@@ -25,7 +25,7 @@ from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.store import restoring, walks
 from ckfs.store.door import Door
 from ckfs.store.entries import SetEntry
-from ckfs.store.realms import TRASH, Arrangement
+from ckfs.store.realms import Arrangement
 from ckfs.store.removed import ATTRIBUTE, Damaged, Item, Note, decode, encode, fitted
 from ckfs.store.restoring import Failure
 from ckfs.store.setnames import SetNames
@@ -149,7 +149,7 @@ class Trash:
         if self._arrangement is Arrangement.REALMS:
             self._names.prepare_user(stored)
         else:
-            self._door.ensure_shared_directory(Spot(self._service, (TRASH,)))
+            self._door.ensure_shared_directory(Spot(self._service, self._arrangement.of_trash()))
         self._door.ensure_directory(Spot(stored, self._arrangement.trash(stored.uid)))
 
     def _new_spot(self, stored: Owner) -> Spot:
