@@ -52,14 +52,15 @@ def _opened(users: Path, quota: QuotaPolicy = POLICY) -> Engine:
 
 def _fill(path: Path, most_bytes: int) -> int:
     """Write to *path* until the engine refuses. Returns how much it took."""
-    written = 0
+    written, refusal = 0, errno.EDQUOT
     with path.open("wb", buffering=0) as file:
         while written < most_bytes:
             try:
                 written += file.write(os.urandom(64 << 10))
             except OSError as error:
-                assert error.errno == errno.EDQUOT
+                refusal = error.errno or 0
                 break
+    assert refusal == errno.EDQUOT
     return written
 
 
@@ -189,3 +190,36 @@ def test_at_the_limit_it_is_told_from_the_end_of_the_store(engine: Engine, users
     engine.set_limits(ALICE, Settings(hard_bytes=MIB))
     assert engine.is_at_limit(ALICE)
     assert not engine.is_at_limit(BOB)
+
+
+def test_headroom_is_for_the_moment_of_a_note_alone(engine: Engine, users: Path) -> None:
+    engine.prepare(ALICE, Gid(2101))
+    engine.set_limits(ALICE, Settings(hard_bytes=4 * MIB))
+    _fill(users / "2101" / "image", 16 * MIB)
+    note = (users / "2101" / "image", b"user.note", b"x" * 100)
+    with pytest.raises(OSError, match="quota exceeded"):
+        os.setxattr(*note)
+    with engine.headroom(ALICE):
+        os.setxattr(*note)
+    assert engine.account(ALICE).limits.bytes.hard == 4 * MIB
+
+
+def test_headroom_of_a_process_that_died_is_taken_back_by_the_next(engine: Engine, users: Path) -> None:
+    engine.prepare(ALICE, Gid(2101))
+    engine.set_limits(ALICE, Settings(hard_bytes=4 * MIB))
+    child = os.fork()
+    if child == 0:
+        with engine.headroom(ALICE):
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert engine.account(ALICE).limits.bytes.hard == 5 * MIB
+    other = _opened(users)
+    other.prepare(ALICE, Gid(2101))
+    other.close()
+    assert engine.account(ALICE).limits.bytes.hard == 4 * MIB
+
+
+def test_who_has_no_limit_needs_no_headroom(engine: Engine) -> None:
+    engine.prepare(ALICE, Gid(2101))
+    with engine.headroom(ALICE):
+        assert engine.account(ALICE).limits.bytes == Limit()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,9 +104,26 @@ def test_what_a_full_user_removed_gives_way_to_what_he_writes(mount: Mount, engi
     old = mount.path / "old"
     as_user(ALICE, _save, old, 5 * MIB)
     as_user(ALICE, old.unlink)
-    assert ckfs_as(ALICE, "trash", "ls", mount.path).text.count("old") == 1
+    assert ckfs_as(ALICE, "trash", "ls", "--store", mount.path).text.count("old") == 1
     assert as_user(ALICE, _fill, mount.path / "new", 6 * MIB) == (6 * MIB, 0)
-    assert "old" not in ckfs_as(ALICE, "trash", "ls", mount.path).text
+    assert "old" not in ckfs_as(ALICE, "trash", "ls", "--store", mount.path).text
+
+
+def test_at_his_limit_a_user_may_remove_rename_and_change_modes_and_the_trash_keeps_what_he_removed(
+    mount: Mount, engine: Engine
+) -> None:
+    kept, filling = mount.path / "kept", mount.path / "filling"
+    as_user(ALICE, _save, kept, MIB)
+    assert as_user(ALICE, _fill, filling)[1] == errno.EDQUOT
+    renamed = mount.path / "renamed"
+    assert errno_as(ALICE, kept.rename, renamed) == 0
+    assert errno_as(ALICE, renamed.chmod, 0o600) == 0
+    assert errno_as(ALICE, os.truncate, filling, 4 * MIB) == 0
+    assert as_user(ALICE, _fill, filling)[1] == errno.EDQUOT
+    assert errno_as(ALICE, renamed.unlink) == 0
+    assert "renamed" in ckfs_as(ALICE, "trash", "ls", "--store", mount.path).text
+    assert engine.account(Uid(ALICE)).limits.bytes.hard == LIMIT
+    assert not any("limit-before" in name for name in os.listxattr(mount.store / "users"))
 
 
 def test_trash_and_restore_stay_within_the_realm(mount: Mount, engine: Engine, store: Path) -> None:
@@ -117,7 +133,7 @@ def test_trash_and_restore_stay_within_the_realm(mount: Mount, engine: Engine, s
     as_user(ALICE, image.unlink)
     assert len(os.listdir(store / "users/2101/.ckfs-trash")) == 1
     assert MIB <= engine.account(Uid(ALICE)).used.bytes < 2 * MIB
-    restored = ckfs_as(ALICE, "trash", "restore", mount.path, "--set", "image")
+    restored = ckfs_as(ALICE, "trash", "restore", "--store", mount.path, "--set", "image")
     assert restored.status == 0, restored.errors
     assert as_user(ALICE, image.read_bytes) == content
 
@@ -134,9 +150,7 @@ def test_links_fifos_and_symlinks_are_staged_within_the_realm(mount: Mount, stor
         (place / "file").rename(mount.path / "top")
         return os.readlink(place / "link")
 
-    with pytest.raises(OSError) as refused:
-        as_user(ALICE, make)
-    assert refused.value.errno == errno.EXDEV  # a file with two links stays with both
+    assert errno_as(ALICE, make) == errno.EXDEV  # a file with two links stays with both
     assert as_user(ALICE, lambda: os.readlink(place / "link")) == "target"
     assert os.listdir(store / "users/2101/.ckfs-staging") == []
 
@@ -215,7 +229,7 @@ def test_a_realm_that_the_engine_cannot_take_is_one_error_and_one_line(store: Pa
     with mounted(store, workdir / "mount", may_log=may_log) as mount:
         assert errno_as(CAROL, (mount.path / "set").mkdir) == errno.EIO
         assert errno_as(ALICE, (mount.path / "set").mkdir) == 0
-        assert mount.log().count("users/2103") == 1
+        assert sum("users/2103" in line for line in mount.log().splitlines()) == 1
 
 
 def test_a_store_of_the_other_layout_is_not_mounted_with_an_engine(
@@ -227,13 +241,3 @@ def test_a_store_of_the_other_layout_is_not_mounted_with_an_engine(
     done = run_ckfs("mount", store, workdir, "-f")
     assert done.returncode == 3
     assert "ckfs init --quota engine" in done.stderr
-
-
-def test_without_btrfs_tool_the_mount_is_refused_with_the_package_named(store: Path, workdir: Path) -> None:
-    hidden = subprocess.run(
-        ["unshare", "-m", "sh", "-c", 'mount --bind /dev/null "$(command -v btrfs)" && "$@"', "-"] + ["true"],
-        check=False,
-        capture_output=True,
-    )
-    if hidden.returncode != 0:
-        pytest.skip("cannot hide the tool in a mount namespace")

@@ -10,10 +10,12 @@ import logging
 import os
 import threading
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from ckfs.engines import said
 from ckfs.engines.engine import REALM_MODE, Driver, Realms
+from ckfs.engines.headroom import Headroom
 from ckfs.errors import EngineFailed, Unsupported
 from ckfs.names import ROOT_UID, Gid, Uid
 from ckfs.policy.quota import UNLIMITED, Account, Limit, Limits, Room, Said, Settings, limits_of, room
@@ -55,6 +57,19 @@ class Driven:
     def says_full(self) -> bool:
         return self.driver.says_full
 
+    @property
+    def refuses_notes(self) -> bool:
+        return self.driver.refuses_notes
+
+    def headroom(self, uid: Uid) -> AbstractContextManager[None]:
+        return Headroom(self.driver, self.realms).lifted(uid)
+
+    def _alone(self, uid: Uid) -> AbstractContextManager[None]:
+        """For a change of the limit of the realm *uid*, which must not meet one for headroom."""
+        return (
+            Headroom(self.driver, self.realms).alone(uid) if self.refuses_notes else contextlib.nullcontext()
+        )
+
     def close(self) -> None:
         os.close(self.realms.fd)
 
@@ -85,8 +100,9 @@ class Driven:
         try:
             self.driver.mark(uid)
             limits = limits_of(said.read(fd), self._default_of(uid))
-            if _of(limits) != _of(UNLIMITED) == _of(self.driver.account(uid).limits):
-                self.driver.limit(uid, limits)
+            with self._alone(uid):
+                if _of(limits) != _of(UNLIMITED) == _of(self.driver.account(uid).limits):
+                    self.driver.limit(uid, limits)
             if os.fstat(fd).st_uid != uid:
                 os.fchmod(fd, REALM_MODE)
                 os.fchown(fd, uid, gid)
@@ -182,10 +198,12 @@ class Driven:
         self.driver.check(limits)
         if not self._is_there(uid):
             self.prepare(uid, Gid(uid))
-        self.driver.limit(uid, limits)
+        with self._alone(uid):
+            self.driver.limit(uid, limits)
         fd = self.realms.open(uid)
         try:
-            said.write(fd, settings)
+            with self.headroom(uid) if self.refuses_notes else contextlib.nullcontext():
+                said.write(fd, settings)
         finally:
             os.close(fd)
 
@@ -201,7 +219,8 @@ class Driven:
             if _of(account.limits) != _of(was):
                 log.info("the limits of uid %d were not set by ckfs, and stay as they are", account.uid)
                 continue
-            self.driver.limit(account.uid, will)
+            with self._alone(account.uid):
+                self.driver.limit(account.uid, will)
 
 
 def _of(limits: Limits) -> tuple[Limit, Limit]:

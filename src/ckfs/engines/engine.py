@@ -11,6 +11,7 @@ do what it should, Unsupported for what it cannot do at all.
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +51,14 @@ class Engine(Quotas, Protocol):
     @property
     def says_full(self) -> bool:
         """It answers ENOSPC, not EDQUOT, to one who is over his limit."""
+
+    @property
+    def refuses_notes(self) -> bool:
+        """To one at his limit it refuses even what takes no room to speak of: renames, attributes."""
+
+    def headroom(self, uid: Uid) -> AbstractContextManager[None]:
+        """In the block *uid* has a little more than his limit, for what ckfs itself has to note. For engines with
+        :attr:`refuses_notes`."""
 
     def close(self) -> None: ...
 
@@ -104,6 +113,12 @@ class Driver(Protocol):
 
     @property
     def says_full(self) -> bool: ...
+
+    @property
+    def refuses_notes(self) -> bool: ...
+
+    def set_bytes(self, uid: Uid, limit_bytes: int) -> None:
+        """As :meth:`limit`, of bytes alone and in no time; for engines with :attr:`refuses_notes`."""
 
     def start(self) -> None:
         """Once, before anything else. EngineFailed if it could never work: no tool, quotas switched off."""

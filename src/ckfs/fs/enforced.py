@@ -44,6 +44,8 @@ def engine_of(store: Store, quota: QuotaPolicy) -> Engine | None:
             f"{shown(store.path)}: quotas cannot be enforced by its engine: {error}"
         ) from None
     store.names.make_realms_by(partial(_prepare, engine))
+    if engine.refuses_notes:
+        store.door.note_by(engine.headroom)
     if engine.says_full:
         store.door.tell_quotas_by(partial(_is_at_limit, engine))
     return engine

@@ -16,6 +16,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Concatenate, ParamSpec, TypeVar
 
 from ckfs.errors import ReadOnly, Stale
 from ckfs.model import Owner, Record
@@ -47,6 +48,34 @@ _LOCAL_FILE_SYSTEMS = {
 OverQuota = Callable[[Uid], bool]
 """Whether it is this user's own limit that an ENOSPC tells of, not the end of the store. Blocking, and raises nothing."""
 
+Headroom = Callable[[Uid], AbstractContextManager[None]]
+"""In the block this user may have a little more than his limit. Blocking."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Where = TypeVar("Where", bound=Target)
+
+
+def noting(
+    method: Callable[Concatenate[Door, Where, P], T],
+) -> Callable[Concatenate[Door, Where, P], T]:
+    """For what takes no room to speak of: also where the engine refuses it to one at his limit."""
+
+    @functools.wraps(method)
+    def noted(self: Door, where: Where, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, where, *args, **kwargs)
+        except OSError as error:
+            if error.errno != errno.EDQUOT:
+                raise
+            headroom = self.headroom(where)
+            if headroom is None:
+                raise
+        with headroom:
+            return method(self, where, *args, **kwargs)
+
+    return noted
+
 
 class Door:
     """Calls on the backing file system below *root_fd*, an O_PATH descriptor of the store's root that it owns."""
@@ -55,6 +84,7 @@ class Door:
         self._root_fd = root_fd
         self._read_only = read_only
         self._over_quota: OverQuota | None = None
+        self._headroom: Headroom | None = None
         self._reports: Reports | None = None
         if meter is not None:
             self.report_to(meter)
@@ -65,6 +95,15 @@ class Door:
     def tell_quotas_by(self, over_quota: OverQuota) -> None:
         """Before the first call: for a store whose engine says ENOSPC to one who is over his own limit."""
         self._over_quota = over_quota
+
+    def note_by(self, headroom: Headroom) -> None:
+        """Before the first call: for a store whose engine refuses notes and renames to one at his limit."""
+        self._headroom = headroom
+
+    def headroom(self, where: Target) -> AbstractContextManager[None] | None:
+        """In the block whose *where* is may have a little more than his limit; None if that is not for ckfs to say."""
+        uid = realm_of(where.components) if isinstance(where, Spot) else Uid(os.fstat(where.fd).st_uid)
+        return None if self._headroom is None or uid is None else self._headroom(uid)
 
     @contextmanager
     def stored_as(self, uid: Uid | None) -> Iterator[None]:
@@ -361,6 +400,7 @@ class Door:
 
     # Changing
 
+    @noting
     def update(
         self,
         target: Target,
@@ -402,6 +442,7 @@ class Door:
             attributes.put(fd, record.ATTRIBUTE, record.encode(before))
             raise
 
+    @noting
     def amend(self, target: Target, expected: Inode, change: Callable[[Found], Record]) -> Found:
         """Rewrite the record if *change* changes it, and touch nothing otherwise."""
         self._check_writable()
@@ -441,6 +482,7 @@ class Door:
         with self._changed_parent(spot) as (dir_fd, name):
             trees.remove(dir_fd, name, self._losing_below(spot))
 
+    @noting
     def rename(self, old: Spot, new: Spot, flags: int = 0) -> None:
         """Rename within one identity. EINVAL where the store does not know a flag."""
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
@@ -451,6 +493,7 @@ class Door:
             syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
             told()
 
+    @noting
     def rename_noted(self, old: Spot, new: Spot, expected: Inode, name: bytes, value: bytes | None) -> Found:
         """Set an attribute of *old*, if there is a *value*, and rename it within one identity. Returns what is at *new* then: another file, if
         another mount gave it the name *old* in just that moment."""
@@ -557,6 +600,7 @@ class Door:
             return True
         return False
 
+    @noting
     def ensure_directory(self, spot: Spot) -> None:
         """Make the one directory *spot* as its identity, unless it is there."""
         with self._parent(spot) as (dir_fd, name):
