@@ -8,13 +8,35 @@ import re
 from collections.abc import Callable
 
 from ckfs.engines.btrfs import Btrfs
+from ckfs.engines.cephfs import CephFs
 from ckfs.engines.driven import Driven
 from ckfs.engines.engine import Driver, Engine, MountedOn, Realms
+from ckfs.engines.glusterfs import GlusterFs
+from ckfs.engines.lustre import Lustre
+from ckfs.engines.projects import Ext4, Xfs
+from ckfs.engines.trusted import Trusted
 from ckfs.errors import EngineFailed
 from ckfs.policy.enforcing import AUTO, QuotaPolicy
 
-DRIVERS: dict[str, Callable[[Realms], Driver]] = {"btrfs": Btrfs}
-_OF_KIND = {"btrfs": "btrfs"}
+DRIVERS: dict[str, Callable[[Realms], Driver]] = {
+    "btrfs": Btrfs,
+    "xfs": Xfs,
+    "ext4": Ext4,
+    "lustre": Lustre,
+    "cephfs": CephFs,
+    "glusterfs": GlusterFs,
+    "statvfs": Trusted,
+}
+_OF_KIND = {
+    "btrfs": "btrfs",
+    "xfs": "xfs",
+    "ext4": "ext4",
+    "lustre": "lustre",
+    "ceph": "cephfs",
+    "fuse.ceph": "cephfs",
+    "fuse.ceph-fuse": "cephfs",
+    "fuse.glusterfs": "glusterfs",
+}
 """By the kernel's names of file systems, as mount(8) shows them."""
 
 
