@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from ckfs.errors import UsageError
@@ -363,7 +365,9 @@ def test_mounts_are_known_with_whom_they_had_to_do_with(ledger: Book) -> None:
     ],
     ids=["post", "post of nothing", "open", "give", "take", "recount", "end"],
 )
-def test_a_recount_is_refused_if_anything_happened_meanwhile(ledger: Book, change) -> None:  # type: ignore[no-untyped-def]
+def test_a_recount_is_refused_if_anything_happened_meanwhile(
+    ledger: Book, change: Callable[[Book], object]
+) -> None:
     version = ledger.basis(ALICE).version
     change(ledger)
     assert not ledger.recounted(ALICE, version, bytes_(77))
@@ -428,10 +432,12 @@ def test_posts_of_one_that_is_forgotten_begin_anew(ledger: Book) -> None:
 
 
 def test_a_new_ledger_does_not_know_the_store_until_all_was_counted(ledger: Book) -> None:
-    assert not ledger.is_counted()
-    ledger.all_counted()
-    ledger.all_counted()
-    assert ledger.is_counted()
+    assert ledger.counted_as() is None
+    ledger.all_counted("one")
+    ledger.all_counted("one")
+    assert ledger.counted_as() == "one"
+    ledger.all_counted(None)
+    assert ledger.counted_as() is None
 
 
 # Grace

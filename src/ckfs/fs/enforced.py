@@ -29,6 +29,11 @@ _COUNTS_BY_ITSELF = "statvfs"
 
 def engine_of(store: Store, quota: QuotaPolicy) -> Engine | None:
     """The engine that enforces the quotas of *store*, ready to; None where none has to. StoreUnusable if it cannot."""
+    if quota.mode is QuotaMode.LEDGER and store.arrangement is Arrangement.REALMS:
+        raise StoreUnusable(
+            f"{shown(store.path)}: a store of this layout is for an engine that enforces quotas, and ckfs does not count there:"
+            ' say quota.mode = "engine" or "none" in its policy.toml, or copy the images to a new store'
+        )
     if quota.mode is not QuotaMode.ENGINE:
         store.names.make_realms_by(_nothing)
         return None

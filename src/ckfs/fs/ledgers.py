@@ -96,6 +96,13 @@ def not_counted(store: Store, ledger: Ledger) -> list[str]:
     return ["the store does not name this ledger as its own: the next mount counts everything anew"]
 
 
+def upgrade(store: Store, policy: Policy, host: Host, limit_s: float) -> None:
+    """Bring the ledger to the form that this ckfs knows. Raises as :func:`open_as_it_is`."""
+    if policy.quota.mode is QuotaMode.LEDGER and policy.quota.ledger != EMBEDDED:
+        opening.upgrade_database(policy.quota.ledger, store.id, limit_s)
+    open_as_it_is(store, policy, host, limit_s).close()
+
+
 def adopt(store: Store, policy: Policy, host: Host) -> str | None:
     """Let this host keep the embedded ledger from now on; returns the name of the host that did, None if it is this one.
     StoreInUse if a mount lives anywhere; that may take a lease's time to find out."""

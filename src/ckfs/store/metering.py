@@ -9,6 +9,8 @@ and values, rounded up as well: many engines show them nowhere. What ckfs keeps 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -59,8 +61,27 @@ def is_charged(attribute: bytes) -> bool:
 
 def attribute_bytes(where: attributes.Where, names: Iterable[bytes] | None = None) -> int:
     """The users' own attributes of a file, names and values; *names* are those that it has, if that is known."""
-    charged = filter(is_charged, attributes.names(where) if names is None else names)
+    charged = filter(is_charged, _names(where) if names is None else names)
     return sum(len(name) + len(attributes.get_or_none(where, name) or b"") for name in charged)
+
+
+def _names(where: attributes.Where) -> list[bytes]:
+    """None of what cannot have any; nor if there are more than can be listed, which the door lets nobody set."""
+    try:
+        return attributes.names(where)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EPERM, errno.E2BIG):
+            return []
+        raise
+
+
+def number_at(where: attributes.Where) -> Inode:
+    """The number of a file; 0 of one that has none, or cannot be asked: nobody has it open."""
+    with contextlib.suppress(OSError):
+        raw = attributes.get_or_none(where, record.ATTRIBUTE)
+        if raw is not None and (known := record.decode(raw)) is not None:
+            return known.ino
+    return Inode(0)
 
 
 def charge_of(

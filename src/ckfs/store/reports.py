@@ -20,8 +20,8 @@ from functools import partial
 
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import NOTHING, Amount
-from ckfs.store import attributes, record, syscalls, writers
-from ckfs.store.metering import Meter, bytes_of, charge_of, is_charged
+from ckfs.store import attributes, syscalls, writers
+from ckfs.store.metering import Meter, bytes_of, charge_of, is_charged, number_at
 from ckfs.store.removed import ATTRIBUTE as NOTE
 from ckfs.store.spots import Found, OpenFile, Spot, Target
 from ckfs.store.syscalls import RENAME_EXCHANGE
@@ -174,7 +174,7 @@ class Reports:
         charge = Amount(bytes_of(status, self.unit), 1)
         with contextlib.suppress(OSError):
             charge = charge_of(status, where, self.unit, names)
-        return _Counted(_number(where), charge)
+        return _Counted(number_at(where), charge)
 
     def _all(self, at: At) -> Iterator[_Counted]:
         """*at* and all below it, each file once."""
@@ -183,15 +183,6 @@ class Reports:
             if status.st_ino not in seen:
                 seen.add(status.st_ino)
                 yield self._counted(inner, status, _names(attributes.path_of(*inner)))
-
-
-def _number(where: attributes.Where) -> Inode:
-    """0 of what never got one: nobody has it open."""
-    with contextlib.suppress(OSError):
-        raw = attributes.get_or_none(where, record.ATTRIBUTE)
-        if raw is not None and (known := record.decode(raw)) is not None:
-            return known.ino
-    return Inode(0)
 
 
 def _payer(target: Target) -> Uid | None:
