@@ -92,12 +92,12 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
     store, policy = _within(options.op_timeout_s, store_path, lambda: _opened(store_path, service, options))
     with contextlib.ExitStack() as opened:
         opened.enter_context(contextlib.closing(store))
-        ledger = _while_it_answers(options.op_timeout_s, store, lambda: _ledger_of(store, policy, options))
-        if ledger is not None:
-            opened.enter_context(contextlib.closing(ledger))
         engine = _while_it_answers(options.op_timeout_s, store, lambda: _engine_of(store, policy, options))
         if engine is not None:
             opened.enter_context(contextlib.closing(engine))
+        ledger = _while_it_answers(options.op_timeout_s, store, lambda: _ledger_of(store, policy, options))
+        if ledger is not None:
+            opened.enter_context(contextlib.closing(ledger))
         users = Users(policy)
         gate = Gate(
             store.door.probe,
