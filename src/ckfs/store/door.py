@@ -320,7 +320,8 @@ class Door:
         """A closed file with *content* under a name that nobody looks at yet."""
         fd, _ = self.make_file(staging, lambda _: new, os.O_WRONLY)
         try:
-            _write_all(fd, content)
+            with self.stored_as(realm_of(staging.components)):
+                _write_all(fd, content)
         except OSError:
             self.unlink(staging)
             raise
