@@ -12,7 +12,7 @@ import dataclasses
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ckfs.errors import FsError, Stale
@@ -78,6 +78,20 @@ class Superseded:
                 break
             freed += self._remove(base, one, stored)
         return freed
+
+    def sizes(self, stored: Owner) -> Iterator[int]:
+        """How much room each takes that :meth:`give_way` would remove, in bytes; 0 after looks that found none."""
+        names, trash = self.core.store.names, self.core.store.trash
+        for base in self.families(stored):
+            yield 0
+            for one in self._outlived(base):
+                size = 0
+                with contextlib.suppress(OSError, FsError, RecursionError):
+                    entry = names.read(one.set_name)
+                    if entry.stored.uid == stored.uid and not entry.is_followed:
+                        below = filter(None, [one.name])
+                        size = trash.bytes_at(Spot(entry.stored, (*entry.spot.components, *below)))
+                yield size
 
     def _outlived(self, base: SetName) -> list[Checkpoint]:
         return protection.outlived(self.core.policy, self.guard.family(base))

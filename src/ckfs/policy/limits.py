@@ -27,7 +27,7 @@ def settings_said(before: Settings, said: Mapping[str, str]) -> Settings:
     changes: dict[str, Setting] = {
         field: _WORDS[text] if text in _WORDS else _READ[field](text) for field, text in said.items()
     }
-    return replace(before, **changes)  # type: ignore[arg-type]  # the fields are Settings' own
+    return replace(before, **changes)
 
 
 def check(own: Settings, default: Settings) -> None:
