@@ -97,8 +97,9 @@ class Core:
     reads_partial: bool = False
     """Partial images may be opened for reading."""
     ledger: Ledger | None = None
-    """Where quotas are kept, unless the store's own engine does; None on a read-only mount, too."""
+    """In which this mount counts what its writers use; None if it does not count."""
     engine: Quotas | None = None
+    """The store's own, if that keeps quotas."""
     nothing_to_give_until: dict[Owner | None, float] = field(default_factory=dict)
     """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes."""
     judge: Judge = field(init=False)

@@ -9,7 +9,6 @@
         ledger.sqlite.damaged  an earlier one that could not be used
         boots                the boot ids of this host's kernels under which the store was mounted
         lock                 held while the ledger is opened, and made anew if need be
-        recounting           held by the one mount of this host that looks after what dead mounts were granted
 """
 
 from __future__ import annotations
@@ -117,12 +116,6 @@ class StoreState:
                     waiting()
                 time.sleep(_BETWEEN_TRIES_S)
             yield
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Whether nobody else on this host is in such a block; never waits."""
-        with self._open("recounting") as file:
-            yield _try_lock(file)
 
     @contextlib.contextmanager
     def _open(self, name: str) -> Iterator[int]:
