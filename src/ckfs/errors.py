@@ -27,6 +27,13 @@ class StoreUnusable(CkfsError):
     exit_status = 3
 
 
+class LedgerUnusable(CkfsError):
+    """The ledger of quotas is damaged, or is none: it must be made anew from the store. (One of another version is sound, and
+    raises StoreUnusable.)"""
+
+    exit_status = 3
+
+
 class MountRefused(CkfsError):
     """The mount point cannot be used: missing, not a directory, or ckfs is mounted there already."""
 
