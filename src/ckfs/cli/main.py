@@ -257,6 +257,11 @@ def _quota_action(actions: Commands[_Parser], name: str, meaning: str) -> _Parse
     action.add_argument(
         "--store", metavar="PATH", help="a mount or (root) a store; by default what is mounted here"
     )
+    action.add_argument(
+        "--state",
+        metavar="DIR",
+        help="where this host keeps ledgers, if its mounts have the option state=DIR",
+    )
     action.set_defaults(run=_quota, action=name)
     return action
 
@@ -271,12 +276,13 @@ def _add_limits(action: _Parser) -> None:
 
 
 def _quota(arguments: argparse.Namespace) -> int:
-    from ckfs.cli import quota
+    from ckfs.cli import quota, recount
 
     actions = {
         "show": quota.show,
         "set": quota.say_of_user,
         "default": quota.say_of_others,
+        "check": recount.check,
     }
     return actions[arguments.action](arguments)
 

@@ -13,16 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ckfs.cli.keeping import opened_quotas
 from ckfs.cli.mounted import device_for_user, mount_above, only_mount
 from ckfs.cli.standings import print_json, print_table
-from ckfs.cli.stores import opened_quotas
 from ckfs.cli.users import uid_of, user_name
 from ckfs.control.client import ask, made
 from ckfs.control.protocol import Values
 from ckfs.daemon import logs
 from ckfs.daemon.mounting import is_dead
 from ckfs.errors import CkfsError, NotPermitted, UsageError
-from ckfs.fs.standing import Standing, default_limits, described, say, standings
+from ckfs.fs.standing import Standing, default_limits, described, keep_copy, say, standings
 from ckfs.ledger.ledger import Quotas
 from ckfs.names import ROOT_UID, Uid
 from ckfs.owners.processes import login_uid_of
@@ -54,7 +54,7 @@ class Keeper(Protocol):
 def show(arguments: argparse.Namespace) -> int:
     """``ckfs quota [USER…]``. Returns the exit status; raises CkfsError."""
     uids = list(dict.fromkeys(map(uid_of, arguments.users)))
-    with _keeper(arguments.store) as keeper:
+    with _keeper(arguments) as keeper:
         rows, default = keeper.show(uids)
     (print_json if arguments.json else print_table)(sorted(rows, key=lambda row: row.uid), default)
     return 0
@@ -65,7 +65,7 @@ def say_of_user(arguments: argparse.Namespace) -> int:
     uid, said = uid_of(arguments.user), _said(arguments)
     if not said:
         raise UsageError("nothing to set: give --soft, --hard, --files-soft, --files-hard or --grace")
-    with _keeper(arguments.store) as keeper:
+    with _keeper(arguments) as keeper:
         print(f"{user_name(uid)}: {keeper.say(uid, said)}")
     return 0
 
@@ -73,7 +73,7 @@ def say_of_user(arguments: argparse.Namespace) -> int:
 def say_of_others(arguments: argparse.Namespace) -> int:
     """``ckfs quota default …``; without anything to set it shows what holds."""
     said = _said(arguments)
-    with _keeper(arguments.store) as keeper:
+    with _keeper(arguments) as keeper:
         print(f"default: {keeper.say(None, said)}")
     return 0
 
@@ -89,8 +89,9 @@ def _said(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _keeper(path: str | None) -> Iterator[Keeper]:
-    """Of the mount or store at *path*, or of what is mounted on this host."""
+def _keeper(arguments: argparse.Namespace) -> Iterator[Keeper]:
+    """Of the mount or store that is named, or of what is mounted on this host."""
+    path: str | None = arguments.store
     if os.geteuid() != ROOT_UID:
         yield _Asked(device_for_user(path))
         return
@@ -98,9 +99,8 @@ def _keeper(path: str | None) -> Iterator[Keeper]:
     if mount is not None and not is_dead(os.fsdecode(mount.path)):
         yield _Asked(mount.device)
         return
-    assert path is not None or mount is not None
-    store_path = path if mount is None else os.fsdecode(mount.source)
-    with opened_quotas(store_path) as (store, quotas):
+    store_path = str(path) if mount is None else os.fsdecode(mount.source)
+    with opened_quotas(store_path, arguments.state) as (store, quotas):
         yield _OnStore(store, quotas)
 
 
@@ -151,6 +151,7 @@ class _OnStore:
         of_whom = None if uid is None else Uid(uid)
         holds = say(self.quotas, of_whom, said)
         if said:
+            keep_copy(self.store, self.quotas.all_settings())
             logs.set_up(in_front=False, log_file=None)
             log.info("%s", described(of_whom, said, login_uid_of(os.getpid())))
         return limits.described(holds)

@@ -16,7 +16,7 @@ from ckfs.fs import room
 from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.room import Answer, GivingWay, StoreRoom
-from ckfs.fs.standing import default_limits, described, say, standings
+from ckfs.fs.standing import default_limits, described, keep_copy, say, standings
 from ckfs.fs.superseded import Superseded
 from ckfs.ledger.ledger import Quotas
 from ckfs.model import Owner
@@ -76,6 +76,9 @@ class QuotaDesk:
             raise NotPermitted("only root sets quotas")
         holds = await self._asking.ask(lambda quotas: say(quotas, uid, said), self.uid)
         if said:
+            if self.core.ledger is not None:
+                everything = await self._asking.ask(lambda quotas: quotas.all_settings(), self.uid)
+                await self._moments.in_store(lambda: keep_copy(self.core.store, everything))
             log.info("%s", described(uid, said, login_uid), extra={"always": True})
         await tell({"holds": limits.described(holds)})
 

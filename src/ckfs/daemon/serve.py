@@ -90,9 +90,7 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
     store, policy = _within(options.op_timeout_s, store_path, lambda: _opened(store_path, service, options))
     with contextlib.ExitStack() as opened:
         opened.enter_context(contextlib.closing(store))
-        ledger = _while_it_answers(
-            options.op_timeout_s, store, lambda: _ledger_of(store, policy, options)
-        )
+        ledger = _while_it_answers(options.op_timeout_s, store, lambda: _ledger_of(store, policy, options))
         if ledger is not None:
             opened.enter_context(contextlib.closing(ledger))
         users = Users(policy)
@@ -355,7 +353,9 @@ class _Mount:
         if policy == self._core.policy:
             return
         if policy.quota.place != self._core.policy.quota.place:
-            log.info("quota.mode, quota.ledger and quota.engine of the policy hold for this mount from its next start on")
+            log.info(
+                "quota.mode, quota.ledger and quota.engine of the policy hold for this mount from its next start on"
+            )
         self._core.policy = policy
         self._users.follow(policy)
         log.info("new policy in force")

@@ -112,7 +112,9 @@ class _Embedded:
                 else:
                     self._check_is_the_only_one(kept, ended)
                     if self._had_a_crash(kept):
-                        log.info("mounts of this host ended without a word with an earlier kernel: counting anew")
+                        log.info(
+                            "mounts of this host ended without a word with an earlier kernel: counting anew"
+                        )
                         rebuild(self.store, ledger, with_limits=False)
                 kept.note_boot()
             except BaseException:

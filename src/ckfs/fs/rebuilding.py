@@ -34,7 +34,9 @@ def rebuild(store: Store, ledger: Ledger, *, with_limits: bool) -> None:
     for number, uid in enumerate(uids):
         if time.monotonic() - said_s > _SAY_EVERY_S:
             said_s = time.monotonic()
-            log.info("counting what is in the store: %d of %d owners, %d files", number, len(uids), total.files)
+            log.info(
+                "counting what is in the store: %d of %d owners, %d files", number, len(uids), total.files
+            )
         total += _count(store, ledger, uid, dead)
     for mount in dead:
         ledger.forget(mount)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckfs.fs.core import Core
@@ -19,17 +20,18 @@ class Reserve:
     """Belongs to the event loop's thread."""
 
     core: Core
+    clock: Callable[[], float] = time.monotonic
     _is_short: bool = False
     _looked_s: float = -_LOOK_S
-    """In seconds of the monotonic clock."""
+    """In seconds of the clock."""
 
     async def check_begin(self, uid: Uid) -> None:
         """OSError (ENOSPC) for a new image or file of *uid* if the store has no more than its reserve."""
         kept = self.core.policy.quota.reserve
         if uid == ROOT_UID or not (kept.bytes or kept.part):
             return
-        if time.monotonic() - self._looked_s >= _LOOK_S:
-            self._looked_s = time.monotonic()  # before: one look is enough for all who come meanwhile
+        if self.clock() - self._looked_s >= _LOOK_S:
+            self._looked_s = self.clock()  # before: one look is enough for all who come meanwhile
             there = await self.core.gate.call(self.core.store.door.room)
             free_bytes, total_bytes = there.f_bavail * there.f_frsize, there.f_blocks * there.f_frsize
             self._is_short = free_bytes < kept.bytes_of(total_bytes)

@@ -15,7 +15,9 @@ from ckfs.ledger.ledger import Quotas
 from ckfs.names import Uid
 from ckfs.policy import limits, quota
 from ckfs.policy.quota import Account, Limits, Settings, grace_left_s, limits_of
+from ckfs.store import limits as copied_limits
 from ckfs.store.choosing import Entry
+from ckfs.store.layout import Store
 from ckfs.store.trash import Trash
 
 
@@ -91,6 +93,13 @@ def say(quotas: Quotas, uid: Uid | None, said: Mapping[str, str]) -> Limits:
         limits.check(after, default)
         quotas.set_limits(uid, after)
     return limits_of(after, default)
+
+
+def keep_copy(store: Store, everything: Mapping[Uid | None, Settings]) -> None:
+    """Have *everything* that was said in the store, too, from which a lost ledger is made anew. Where that fails it is done later
+    (:mod:`ckfs.fs.reclaiming`)."""
+    with contextlib.suppress(OSError, FsError):
+        copied_limits.write(store.path, store.service, everything)
 
 
 def described(uid: Uid | None, said: Mapping[str, str], login_uid: int | None) -> str:

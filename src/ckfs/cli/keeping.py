@@ -1,0 +1,55 @@
+"""Who keeps a store's quotas, for root's commands that work on the store itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from ckfs.cli.stores import check_is_no_mount, prepare_for_stores, service_of
+from ckfs.errors import CkfsError, FsError, UsageError
+from ckfs.fs.ledgers import Host, open_ledger
+from ckfs.ledger.ledger import Ledger, Quotas
+from ckfs.ledger.state import state_directory
+from ckfs.names import shown
+from ckfs.policy.enforcing import QuotaMode
+from ckfs.store.layout import Store, open_store
+
+_LIMIT_S = 10.0
+
+
+@contextlib.contextmanager
+def opened_quotas(path: str, state: str | None) -> Iterator[tuple[Store, Quotas]]:
+    """The store at *path*, and who keeps its quotas; *state* as for :func:`state_directory`. Raises CkfsError, also for what the
+    block meets of them."""
+    with opened_ledger(path, state) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def opened_ledger(path: str, state: str | None) -> Iterator[tuple[Store, Ledger]]:
+    """As :func:`opened_quotas`; UsageError where the store's engine keeps them."""
+    with _opened(path) as store:
+        mode = store.read_policy().quota.mode
+        if mode is QuotaMode.NONE:
+            raise UsageError(f'{shown(path)}: quotas are off: its policy.toml says mode = "none" in [quota]')
+        if mode is QuotaMode.ENGINE:
+            raise UsageError(
+                f"{shown(path)}: the store's file system counts by itself: there is no ledger to compare"
+            )
+        host = Host.here(state_directory(state), os.uname().nodename)
+        ledger = open_ledger(store, store.read_policy(), host, _LIMIT_S)
+        assert ledger is not None
+        with contextlib.closing(ledger):
+            yield store, ledger
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Store]:
+    prepare_for_stores()
+    check_is_no_mount(path)
+    with contextlib.closing(open_store(path, service_of(path))) as store:
+        try:
+            yield store
+        except FsError as error:
+            raise CkfsError(f"{shown(path)}: {error}") from None
