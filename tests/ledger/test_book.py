@@ -432,10 +432,10 @@ def test_posts_of_one_that_is_forgotten_begin_anew(ledger: Book) -> None:
 
 
 def test_a_new_ledger_does_not_know_the_store_until_all_was_counted(ledger: Book) -> None:
-    assert not ledger.is_counted()
-    ledger.all_counted()
-    ledger.all_counted()
-    assert ledger.is_counted()
+    assert ledger.counted_as() is None
+    ledger.all_counted("one")
+    ledger.all_counted("one")
+    assert ledger.counted_as() == "one"
 
 
 # Grace

@@ -14,12 +14,12 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckfs.errors import LedgerDown, StoreUnusable
+from ckfs.errors import LedgerDown, LedgerUnusable, StoreInUse, StoreUnusable, UsageError
 from ckfs.fs.listening import described, first_alive
 from ckfs.fs.liveness import Judge
 from ckfs.fs.rebuilding import rebuild
 from ckfs.ledger import opening, state
-from ckfs.ledger.ledger import KeptLedger
+from ckfs.ledger.ledger import Ledger
 from ckfs.ledger.state import StoreState
 from ckfs.names import shown
 from ckfs.policy.enforcing import EMBEDDED, QuotaMode
@@ -32,7 +32,7 @@ from ckfs.store.mounts import Registration
 log = logging.getLogger(__name__)
 
 
-def open_ledger(store: Store, policy: Policy, host: Host, limit_s: float) -> KeptLedger | None:
+def open_ledger(store: Store, policy: Policy, host: Host, limit_s: float) -> Ledger | None:
     """The ledger in which this host's mounts of *store* count, with everything in it; None where ckfs does not count. Each
     question to it takes *limit_s* at most. Raises StoreUnusable, with the reason and the way out."""
     if policy.quota.mode is not QuotaMode.LEDGER:
@@ -43,10 +43,9 @@ def open_ledger(store: Store, policy: Policy, host: Host, limit_s: float) -> Kep
             return _Embedded(store, policy, host, limit_s).opened()
         return _Database(store, policy, host, limit_s).opened()
     except LedgerDown as error:
-        raise StoreUnusable(
-            f"{shown(store.path)}: the ledger of its quotas cannot be reached: {error}:"
-            " see quota.ledger in its policy.toml, and whether the database is up"
-        ) from None
+        raise out_of_reach(store, error) from None
+    except LedgerUnusable as error:
+        raise StoreUnusable(f"{shown(store.path)}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,65 @@ class Host:
     @staticmethod
     def here(state_directory: Path, node: str) -> Host:
         return Host(state_directory, node, state.host_id(state_directory))
+
+
+def out_of_reach(store: Store, error: LedgerDown) -> StoreUnusable:
+    """The line for who needs the ledger now."""
+    return StoreUnusable(
+        f"{shown(store.path)}: the ledger of its quotas cannot be reached: {shown(str(error).strip())}:"
+        " see quota.ledger in its policy.toml, and whether the database is up"
+    )
+
+
+def open_as_it_is(store: Store, policy: Policy, host: Host, limit_s: float) -> Ledger:
+    """The ledger that the store names, for commands: nothing is made anew. Raises LedgerDown; LedgerUnusable if it is missing
+    or damaged; StoreUnusable if it is on another host; UsageError if ckfs does not count in this store."""
+    path = shown(store.path)
+    if policy.quota.mode is not QuotaMode.LEDGER:
+        raise UsageError(
+            f'{path}: there is no ledger: its policy.toml says mode = "{policy.quota.mode.value}"'
+        )
+    if policy.quota.ledger != EMBEDDED:
+        return opening.database(policy.quota.ledger, store.id, limit_s)
+    check_host(store, binding.read(store.path), host)
+    kept = state.state_of_store(host.state, store.id)
+    if not kept.ledger.exists():
+        raise LedgerUnusable(
+            f"{path}: there is no ledger of its quotas on this host ({shown(str(kept.ledger))})"
+        )
+    return opening.embedded(kept.ledger, store.id, limit_s)
+
+
+def not_counted(store: Store, ledger: Ledger) -> list[str]:
+    """A line if the store does not name *ledger* as the one in which everything was counted."""
+    bound = binding.read(store.path)
+    if bound is not None and ledger.counted_as() == bound.id:
+        return []
+    return ["the store does not name this ledger as its own: the next mount counts everything anew"]
+
+
+def upgrade(store: Store, policy: Policy, host: Host, limit_s: float) -> None:
+    """Bring the ledger to the form that this ckfs knows. Raises as :func:`open_as_it_is`."""
+    if policy.quota.mode is QuotaMode.LEDGER and policy.quota.ledger != EMBEDDED:
+        opening.upgrade_database(policy.quota.ledger, store.id, limit_s)
+    open_as_it_is(store, policy, host, limit_s).close()
+
+
+def adopt(store: Store, policy: Policy, host: Host) -> str | None:
+    """Let this host keep the embedded ledger from now on; returns the name of the host that did, None if it is this one.
+    StoreInUse if a mount lives anywhere; that may take a lease's time to find out."""
+    path = shown(store.path)
+    bound = binding.read(store.path)
+    if bound is None or bound.kept is not Kept.EMBEDDED:
+        raise UsageError(f"{path}: no host keeps the ledger of its quotas: the next mount says where it is")
+    if bound.host == host.id:
+        return None
+    alive = first_alive(store.mounts, Judge(store.mounts), policy.lease_s, log.info)
+    if alive is not None:
+        raise StoreInUse(f"{path}: {described(alive)} is alive: umount it first")
+    new = Binding(Kept.EMBEDDED, str(uuid.uuid4()), host.id, host.node)
+    binding.bind(store.path, store.service, new, bound)
+    return bound.node
 
 
 def check_host(store: Store, bound: Binding | None, host: Host) -> None:
@@ -99,7 +157,7 @@ class _Embedded:
     host: Host
     limit_s: float
 
-    def opened(self) -> KeptLedger:
+    def opened(self) -> Ledger:
         kept = state.state_of_store(self.host.state, self.store.id)
         with kept.locked(_say_waiting):
             bound = binding.read(self.store.path)
@@ -123,7 +181,7 @@ class _Embedded:
                 raise
         return ledger
 
-    def _usable(self, kept: StoreState, bound: Binding | None) -> KeptLedger | None:
+    def _usable(self, kept: StoreState, bound: Binding | None) -> Ledger | None:
         """The ledger that is there, if it is the one that *bound* means; None if it has to be made anew."""
         if bound is None or bound.kept is not Kept.EMBEDDED:
             return None
@@ -132,20 +190,19 @@ class _Embedded:
             return None
         try:
             ledger = opening.embedded(kept.ledger, self.store.id, self.limit_s)
-        except opening.Damaged as error:
+        except LedgerUnusable as error:
             log.error("the ledger %s is damaged: %s", shown(str(kept.ledger)), shown(str(error)))  # noqa: TRY400
             return None
-        wrong = ledger.check()
-        if not wrong and ledger.identity() == bound.id:
+        if wrong := ledger.damage():
+            log.error("the ledger %s is damaged: %s", shown(str(kept.ledger)), shown(wrong[0]))
+        elif ledger.counted_as() != bound.id:
+            log.info("the ledger %s is not the one that the store names", shown(str(kept.ledger)))
+        else:
             return ledger
         ledger.close()
-        if wrong:
-            log.error("the ledger %s is damaged: %s", shown(str(kept.ledger)), shown(wrong[0]))
-        else:
-            log.info("the ledger %s is not the one that the store names", shown(str(kept.ledger)))
         return None
 
-    def _new(self, kept: StoreState, bound: Binding | None, ended: set[str]) -> KeptLedger:
+    def _new(self, kept: StoreState, bound: Binding | None, ended: set[str]) -> Ledger:
         check_nobody_counts(self.store, self.policy, ended, _BEGUN_ANEW)
         if kept.ledger.exists():
             log.info("the ledger that was there is kept as %s", shown(str(kept.put_damaged_aside())))
@@ -154,7 +211,7 @@ class _Embedded:
         try:
             binding.bind(self.store.path, self.store.service, new, bound)
             rebuild(self.store, ledger, with_limits=True)
-            ledger.identify(new.id)
+            ledger.all_counted(new.id)
         except BaseException:
             ledger.close()
             raise
@@ -190,24 +247,26 @@ class _Database:
     host: Host
     limit_s: float
 
-    def opened(self) -> KeptLedger:
-        ledger = opening.database(self.policy.quota.ledger, self.store.id, self.limit_s)
+    def opened(self) -> Ledger:
+        connection = self.policy.quota.ledger
+        ledger = opening.database(connection, self.store.id, self.limit_s)
         try:
-            with ledger.alone(_say_waiting):
+            with opening.database_locked(connection, self.store.id, self.limit_s, _say_waiting):
                 bound = binding.read(self.store.path)
-                if bound is None or bound.kept is not Kept.POSTGRESQL or ledger.identity() != bound.id:
+                if bound is None or bound.kept is not Kept.POSTGRESQL or ledger.counted_as() != bound.id:
                     self._begin(ledger, bound)
         except BaseException:
             ledger.close()
             raise
         return ledger
 
-    def _begin(self, ledger: KeptLedger, bound: Binding | None) -> None:
+    def _begin(self, ledger: Ledger, bound: Binding | None) -> None:
         check_nobody_counts(self.store, self.policy, set(), _BEGUN_ANEW)
         new = Binding(Kept.POSTGRESQL, str(uuid.uuid4()))
+        ledger.all_counted(None)
         binding.bind(self.store.path, self.store.service, new, bound)
         rebuild(self.store, ledger, with_limits=True)
-        ledger.identify(new.id)
+        ledger.all_counted(new.id)
 
 
 def _say_waiting() -> None:

@@ -44,8 +44,8 @@ _SUM = (
     "SELECT COALESCE(SUM(bytes), 0), COALESCE(SUM(files), 0) FROM grants WHERE store = :store AND uid = :uid"
 )
 _COUNTED = (
-    "INSERT INTO stores (store, counted_ns) VALUES (:store, :now)"
-    " ON CONFLICT (store) DO UPDATE SET counted_ns = excluded.counted_ns"
+    "INSERT INTO stores (store, counted_as) VALUES (:store, :id)"
+    " ON CONFLICT (store) DO UPDATE SET counted_as = excluded.counted_as"
 )
 
 
@@ -243,12 +243,15 @@ class Book:
 
     # The ledger itself
 
-    def is_counted(self) -> bool:
-        sql = "SELECT 1 FROM stores WHERE store = :store AND counted_ns IS NOT NULL"
-        return self._backend.read(lambda tx: tx.row(sql) is not None)
+    def counted_as(self) -> str | None:
+        row = self._backend.read(lambda tx: tx.row("SELECT counted_as FROM stores WHERE store = :store"))
+        return None if row is None else row[0]
 
-    def all_counted(self) -> None:
-        self._backend.write(lambda tx: tx.run(_COUNTED, now=self._clock()))
+    def all_counted(self, id: str | None) -> None:  # noqa: A002 - its name everywhere
+        self._backend.write(lambda tx: tx.run(_COUNTED, id=id))
+
+    def damage(self) -> list[str]:
+        return self._backend.damage()
 
     def check(self) -> list[str]:
         return self._backend.damage() or self._backend.read(sums.wrong)

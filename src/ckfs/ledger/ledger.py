@@ -193,11 +193,14 @@ class Ledger(Quotas, Protocol):
 
     # The ledger itself
 
-    def is_counted(self) -> bool:
-        """Whether all owners were counted since this ledger was made. Until then what is in the store may not be in it."""
+    def counted_as(self) -> str | None:
+        """The id by which the store knows this ledger, since everybody was counted; None: what is in the store may not be in it."""
 
-    def all_counted(self) -> None:
-        """Every owner was recounted."""
+    def all_counted(self, id: str | None) -> None:  # noqa: A002 - its name everywhere
+        """Everybody was counted, and the store knows this ledger by *id*; None takes that back."""
+
+    def damage(self) -> list[str]:
+        """What the database finds wrong with its own tables, a line each: then nothing in it can be relied on."""
 
     def check(self) -> list[str]:
         """What is wrong with it, a line each: a version that this ckfs does not know, damage, sums that do not add up."""

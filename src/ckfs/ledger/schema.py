@@ -18,7 +18,7 @@ _FIRST: Step = (
     """
     CREATE TABLE stores (
         store          TEXT     NOT NULL PRIMARY KEY,  -- the store's id, from its ckfs.toml
-        counted_ns     BIGINT                          -- when all owners had been counted; NULL: what is in the store is not in the ledger yet
+        counted_as     TEXT                            -- by which id the store knows this ledger; NULL: what is in the store is not in it yet
     )
     """,
     """

@@ -66,7 +66,7 @@ def open_ledger(
 
 def _make(tx: Transaction) -> None:
     schema.create(tx)
-    tx.run("INSERT INTO stores (store, counted_ns) VALUES (:store, NULL)")
+    tx.run("INSERT INTO stores (store, counted_as) VALUES (:store, NULL)")
 
 
 def _take_up(tx: Transaction, store: str, path: bytes, steps: Sequence[schema.Step]) -> None:
