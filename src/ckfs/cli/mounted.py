@@ -54,16 +54,17 @@ def device_for_user(path: str | None) -> str:
         ) from None
 
 
-def only_mount() -> Mounted:
-    """A mount of the one store that is mounted on this host, if possible one that lives. UsageError if there is none, or several."""
+def only_mount(option: str = "--store") -> Mounted:
+    """A mount of the one store that is mounted on this host, if possible one that lives. UsageError if there is none, or several;
+    *option* would name one."""
     here = {mounted.path: mounted for mounted in mounts() if mounted.is_ckfs}  # the uppermost of each place
     stores = {mounted.source for mounted in here.values()}
     if not stores:
-        raise UsageError("no ckfs is mounted on this host: name a mount with --store PATH")
+        raise UsageError(f"no ckfs is mounted on this host: name a mount with {option} PATH")
     if len(stores) > 1:
         names = ", ".join(sorted(map(shown, stores)))
         raise UsageError(
-            f"{len(stores)} stores are mounted on this host ({names}): name one with --store PATH"
+            f"{len(stores)} stores are mounted on this host ({names}): name one with {option} PATH"
         )
     latest_first = list(here.values())[::-1]
     living = (mounted for mounted in latest_first if not is_dead(os.fsdecode(mounted.path)))

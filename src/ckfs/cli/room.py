@@ -16,7 +16,7 @@ from ckfs.policy.sizes import shown_size, size_of
 def room(user: str, size: str, path: str | None) -> int:
     """Print in a line whether *size* more would find room for *user*. Returns 0 if so, else 1; raises CkfsError."""
     uid, size_bytes = uid_of(user), size_of(size)
-    device = only_mount().device if path is None else mount_at(path).device
+    device = only_mount("--mount").device if path is None else mount_at(path).device
     for said in ask(device, "room", {"uid": str(uid), "size_bytes": size_bytes}):
         answer = _answer(said)
         asked = f"{shown_size(size_bytes)} for {user_name(uid)}"
@@ -52,13 +52,13 @@ def _counting(answer: Answer) -> str:
 def _lack(lack: Lack) -> str:
     match lack.of:
         case "hard":
-            return f"his hard limit of {shown_size(lack.limit)} is {shown_size(lack.short)} short"
+            return f"his hard limit of {shown_size(lack.limit)} is short by {shown_size(lack.short)}"
         case "soft":
-            return f"his soft limit of {shown_size(lack.limit)} is {shown_size(lack.short)} short, and his grace time has ended"
+            return f"his soft limit of {shown_size(lack.limit)}, whose grace time has ended, is short by {shown_size(lack.short)}"
         case "files":
-            return f"his limit of {lack.limit} files is {lack.short} short"
+            return f"his limit of {lack.limit} files is short by {lack.short}"
         case "inodes":
             return "the store has no inode left"
         case _:
-            reserve = f", of which {shown_size(lack.limit)} are kept in reserve" if lack.limit else ""
-            return f"the store is {shown_size(lack.short)} short{reserve}"
+            reserve = f" ({shown_size(lack.limit)} are kept in reserve)" if lack.limit else ""
+            return f"the store is short by {shown_size(lack.short)}{reserve}"

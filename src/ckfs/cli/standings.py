@@ -48,7 +48,7 @@ def _line(row: Standing) -> str:
     return text.rstrip()
 
 
-def _grace(left_s: float | None) -> str:
+def _grace(left_s: int | None) -> str:
     return "-" if left_s is None else "ended" if left_s <= 0 else shown_span(left_s)
 
 

@@ -65,7 +65,8 @@ class QuotaDesk:
         accounts = await self._asking.ask(look, self.uid)
         if self.uid == ROOT_UID:
             await tell({"default": asdict(await self._asking.ask(default_limits, self.uid))})
-        rows, more = standings(accounts, self.core.store.trash), True
+        unit = await self._moments.in_store(self._unit)
+        rows, more = standings(accounts, self.core.store.trash, unit), True
         while more:
             values, more = await self._moments.next_of(rows)
             for row in values:
@@ -98,12 +99,15 @@ class QuotaDesk:
         total_bytes = there.f_blocks * there.f_frsize
         return StoreRoom.of(there, 0 if uid == ROOT_UID else policy.quota.reserve.bytes_of(total_bytes))
 
+    def _unit(self) -> int:
+        return self.core.store.door.room().f_frsize
+
     async def _giving(self, stored: Owner, superseded: Superseded, found: Answer) -> GivingWay:
-        trash = self.core.store.trash
-        own = await self._total(room.of_his_own(stored, trash, superseded))
+        trash, unit = self.core.store.trash, await self._moments.in_store(self._unit)
+        own = await self._total(room.of_his_own(stored, trash, superseded, unit))
         if not any(lack.of in ("store", "inodes") for lack in found.lacks):
             return GivingWay(own)
-        return GivingWay(own, await self._total(room.of_others(stored, trash)))
+        return GivingWay(own, await self._total(room.of_others(stored, trash, unit)))
 
     async def _total(self, pieces: Iterator[Amount]) -> Amount:
         total, more = NOTHING, True

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ckfs.fs.standing import bytes_taken
+from ckfs.fs.standing import charge_of
 from ckfs.fs.superseded import Superseded
 from ckfs.model import Owner
 from ckfs.policy import quota
@@ -91,16 +91,15 @@ def _own_lacks(wanted: Amount, account: Account, own: quota.Room) -> Iterator[La
         yield Lack("files", total.files + wanted.files - limit, limit)
 
 
-def of_his_own(stored: Owner, trash: Trash, superseded: Superseded) -> Iterator[Amount]:
+def of_his_own(stored: Owner, trash: Trash, superseded: Superseded, unit: int) -> Iterator[Amount]:
     """What *stored* himself has that would give way to what he writes, piece by piece. Blocking."""
     for entry in trash.items(stored.uid):
-        yield Amount(bytes_taken(trash, entry), 1)
-    for size in superseded.sizes(stored):
-        yield Amount(size, 1 if size else 0)
+        yield charge_of(trash, entry, unit)
+    yield from superseded.charges(stored, unit)
 
 
-def of_others(stored: Owner, trash: Trash) -> Iterator[Amount]:
+def of_others(stored: Owner, trash: Trash, unit: int) -> Iterator[Amount]:
     """What lies in the trash of all but *stored*, piece by piece. Blocking."""
     for entry in trash.items():
         is_his = entry.spot.identity.uid == stored.uid
-        yield NOTHING if is_his else Amount(bytes_taken(trash, entry), 1)
+        yield NOTHING if is_his else charge_of(trash, entry, unit)

@@ -14,7 +14,7 @@ from ckfs.errors import FsError
 from ckfs.ledger.ledger import Quotas
 from ckfs.names import Uid
 from ckfs.policy import limits, quota
-from ckfs.policy.quota import Account, Limits, Settings, grace_left_s, limits_of
+from ckfs.policy.quota import NOTHING, Account, Amount, Limits, Settings, grace_left_s, limits_of
 from ckfs.store import limits as copied_limits
 from ckfs.store.choosing import Entry
 from ckfs.store.layout import Store
@@ -33,29 +33,29 @@ class Standing:
     trash_bytes: int
     soft_bytes: int | None
     hard_bytes: int | None
-    grace_bytes_s: float | None
+    grace_bytes_s: int | None
     used_files: int
     claimed_files: int
     soft_files: int | None
     hard_files: int | None
-    grace_files_s: float | None
+    grace_files_s: int | None
 
 
-def standings(accounts: Iterable[Account], trash: Trash) -> Iterator[Standing | None]:
-    """A row for each; None between, after each item of somebody's trash, so that a long look can be made in pieces."""
+def standings(accounts: Iterable[Account], trash: Trash, unit: int) -> Iterator[Standing | None]:
+    """A row for each, with *unit* as that of the store's file system in bytes; None between, after each item of somebody's trash, so that a long look can be made in pieces."""
     for account in accounts:
         in_trash = 0
         for entry in trash.items(account.uid):
-            in_trash += bytes_taken(trash, entry)
+            in_trash += charge_of(trash, entry, unit).bytes
             yield None
         yield _standing(quota.at(account, time.time_ns()), in_trash)
 
 
-def bytes_taken(trash: Trash, entry: Entry) -> int:
-    """What an item of the trash takes in the store; 0 for what has just gone, or cannot be read."""
+def charge_of(trash: Trash, entry: Entry, unit: int) -> Amount:
+    """What an item of the trash is charged with; nothing for what has just gone, or cannot be read."""
     with contextlib.suppress(OSError, FsError, RecursionError):
-        return trash.bytes_of(entry)
-    return 0
+        return trash.charge_at(entry.spot, unit)
+    return NOTHING
 
 
 def _standing(account: Account, trash_bytes: int) -> Standing:
@@ -68,13 +68,17 @@ def _standing(account: Account, trash_bytes: int) -> Standing:
         trash_bytes=trash_bytes,
         soft_bytes=holds.bytes.soft,
         hard_bytes=holds.bytes.hard,
-        grace_bytes_s=grace_left_s(account.over_bytes, holds),
+        grace_bytes_s=_whole(grace_left_s(account.over_bytes, holds)),
         used_files=account.used.files,
         claimed_files=account.claimed.files,
         soft_files=holds.files.soft,
         hard_files=holds.files.hard,
-        grace_files_s=grace_left_s(account.over_files, holds),
+        grace_files_s=_whole(grace_left_s(account.over_files, holds)),
     )
+
+
+def _whole(left_s: float | None) -> int | None:
+    return None if left_s is None else int(left_s)
 
 
 def default_limits(quotas: Quotas) -> Limits:

@@ -21,6 +21,7 @@ from ckfs.fs.guard import Guard
 from ckfs.model import Checkpoint, Keep, Owner
 from ckfs.names import SetName, Uid, shown
 from ckfs.policy import protection
+from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store.entries import SetEntry
 from ckfs.store.removed import Item, Note
 from ckfs.store.spots import Found, Spot
@@ -79,19 +80,19 @@ class Superseded:
             freed += self._remove(base, one, stored)
         return freed
 
-    def sizes(self, stored: Owner) -> Iterator[int]:
-        """How much room each takes that :meth:`give_way` would remove, in bytes; 0 after looks that found none."""
+    def charges(self, stored: Owner, unit: int) -> Iterator[Amount]:
+        """What each is charged with that :meth:`give_way` would remove; nothing after looks that found none."""
         names, trash = self.core.store.names, self.core.store.trash
         for base in self.families(stored):
-            yield 0
+            yield NOTHING
             for one in self._outlived(base):
-                size = 0
+                charge = NOTHING
                 with contextlib.suppress(OSError, FsError, RecursionError):
                     entry = names.read(one.set_name)
                     if entry.stored.uid == stored.uid and not entry.is_followed:
                         below = filter(None, [one.name])
-                        size = trash.bytes_at(Spot(entry.stored, (*entry.spot.components, *below)))
-                yield size
+                        charge = trash.charge_at(Spot(entry.stored, (*entry.spot.components, *below)), unit)
+                yield charge
 
     def _outlived(self, base: SetName) -> list[Checkpoint]:
         return protection.outlived(self.core.policy, self.guard.family(base))
