@@ -146,6 +146,12 @@ class LedgerDown(FsError):
     errno = errno.EIO
 
 
+class EngineFailed(FsError):
+    """The store's own file system, or its tool, does not do what ckfs wants of its quotas; the message names the way out."""
+
+    errno = errno.EIO
+
+
 _UNFIT = {
     # The kernel takes ENOSYS as "never ask again" for the mount's life: an fsync would then succeed without doing anything.
     errno.ENOSYS: errno.EOPNOTSUPP,

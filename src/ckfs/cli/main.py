@@ -94,15 +94,27 @@ def _add_init(commands: Commands[_Parser]) -> None:
     command.add_argument(
         "--service-user", metavar="NAME", help="account that keeps it, where root is squashed"
     )
+    command.add_argument(
+        "--quota",
+        choices=["ledger", "engine", "none"],
+        default="ledger",
+        help="who enforces quotas: ckfs, by its ledger; the store's own file system; or nobody (default: %(default)s)",
+    )
     command.set_defaults(run=_init)
 
 
 def _init(arguments: argparse.Namespace) -> int:
     from ckfs.daemon.serve import account_of
+    from ckfs.policy import settings
+    from ckfs.policy.enforcing import QuotaMode
     from ckfs.store import layout
+    from ckfs.store.realms import Arrangement
 
     path = arguments.store
-    if layout.initialise(path, account_of(arguments.service_user)):
+    mode = QuotaMode(arguments.quota)
+    arrangement = Arrangement.REALMS if mode is QuotaMode.ENGINE else Arrangement.SHARED
+    policy = settings.default_text(mode)
+    if layout.initialise(path, account_of(arguments.service_user), arrangement, policy):
         print(f"{path}: a new store; its policy is in {os.path.join(path, 'policy.toml')}")
     else:
         print(f"{path}: is a store already; nothing changed")

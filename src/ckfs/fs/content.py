@@ -235,13 +235,16 @@ class Content:
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what its owner needs least gives way."""
+        keeping, owner, door = self.sets.keeping, _stored_owner(handle), self.core.store.door
+        stored = None if owner is None else owner.uid
+
+        def put(begin: int) -> int:
+            with door.stored_as(stored):
+                return os.pwrite(handle.fd, data[begin:] if begin else data, offset + begin)
 
         async def write(begin: int) -> int:
-            return await self._transfer(
-                handle, lambda: os.pwrite(handle.fd, data[begin:] if begin else data, offset + begin)
-            )
+            return await self._transfer(handle, lambda: put(begin))
 
-        keeping, owner = self.sets.keeping, _stored_owner(handle)
         written = 0
         while True:
             try:

@@ -12,12 +12,13 @@ import logging
 import resource
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
 import trio
 
+from ckfs.engines.engine import Engine
 from ckfs.errors import BadHandle, ReadOnly, Stale, StoreDown
 from ckfs.fs.aside import Aside
 from ckfs.fs.figures import Figures
@@ -98,8 +99,8 @@ class Core:
     """Partial images may be opened for reading."""
     ledger: Ledger | None = None
     """In which this mount counts what its writers use; None if it does not count."""
-    engine: Quotas | None = None
-    """The store's own, if that keeps quotas."""
+    engine: Engine | None = None
+    """What enforces the quotas of the store's users, if its own file system does."""
     nothing_to_give_until: dict[Owner | None, float] = field(default_factory=dict)
     """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes."""
     judge: Judge = field(init=False)
@@ -200,7 +201,7 @@ class Core:
             return self.store.names.top
         for handle in node.handles:
             releases.append(handle.pin())
-            return handle.file
+            return handle.file.paid_by(node.payer)
         return node.spot
 
     async def below(self, directory: Node, work: Callable[[], T]) -> T:
@@ -411,7 +412,7 @@ def _as_owner_or_root(work: Callable[[Target], T], target: Target) -> T:
     except PermissionError:
         if not isinstance(target, Spot):
             raise
-        return work(replace(target, identity=ROOT))
+        return work(target.by(ROOT))
 
 
 def _entry_of(node: Node) -> SetEntry | None:

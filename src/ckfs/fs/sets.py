@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ckfs.errors import Invalid, OtherOwner, Stale
 from ckfs.fs.core import Core
+from ckfs.fs.enforced import check_room
 from ckfs.fs.following import Following
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place
@@ -126,14 +127,26 @@ class Sets:
         await self.following.bring_files(top)
 
     async def name_owner(self, top: Node, owner: Owner, *, unless_owned: bool = False) -> None:
-        """The first half of giving; :meth:`Following.bring_files` is the other."""
+        """The first half of giving; :meth:`Following.bring_files` is the other. OSError (EDQUOT) if the set does not fit into
+        what *owner* may have, as far as an engine can say."""
         store = self.core.store
+        await self._check_room(top, self.core.stored_as(owner))
         name, releases = await self.core.lock_set(top)
         top.entry = await self.core.gate.call(
             lambda: name_owner(store, name, top.ino, owner, unless_owned=unless_owned), releases=releases
         )
         if top.set_entry.owner == owner:  # else somebody was faster
             log.info("set %s given to uid %d", shown(name), owner.uid, extra={"always": True})
+
+    async def _check_room(self, top: Node, stored: Owner) -> None:
+        engine, spot = self.core.engine, top.spot
+        if engine is None or spot.identity.uid == stored.uid:
+            return
+
+        async def check() -> None:
+            await self.core.gate.transfer(lambda: check_room(engine, self.core.store.door, spot, stored.uid))
+
+        await self.keeping.with_room(stored, check)
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""

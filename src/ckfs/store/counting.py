@@ -21,7 +21,7 @@ from ckfs.store.identity import acting_as
 from ckfs.store.layout import Store
 from ckfs.store.metering import bytes_of, rounded
 from ckfs.store.spots import Spot
-from ckfs.store.trash import TRASH
+from ckfs.store.realms import TRASH
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE = (FileNotFoundError, NotADirectoryError)

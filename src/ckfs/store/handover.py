@@ -2,7 +2,8 @@
 
 The set's entry names the new owner first, in one step; from then on the set is his. Its files follow, and until they
 have the entry says two different things: *owner*, and *stored as*. Where root may, each file is chowned in place, by
-descriptor, and the place moves to the new owner's directory. Where root is squashed the files are copied, under new
+descriptor, and the place moves to the new owner's directory. Where root is squashed, or nothing can be renamed from one user's
+directory to another's (realms), the files are copied, under new
 names and as the new owner, while the old ones stay readable; then the entry switches to the copy and the old ones go.
 
 Every step can be repeated: a hand-over that died in the middle is finished by doing it again.
@@ -26,6 +27,7 @@ from ckfs.store.copying import Contents, contents, copy_tree, everything, writer
 from ckfs.store.entries import SetEntry, decode, encode, place_beside, place_of_copy
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
+from ckfs.store.realms import Arrangement
 from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
@@ -104,13 +106,13 @@ def _found(store: Store, entry: SetEntry) -> Found:
     try:
         return store.door.examine(entry.spot)
     except PermissionError:  # it is chowned already, by a hand-over that died then
-        return store.door.examine(Spot(ROOT, entry.spot.components))
+        return store.door.examine(entry.spot.by(ROOT))
 
 
 def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry | None:
     """Let the files of the set *name* belong to *stored*. Returns the entry that says so.
 
-    None where root may not chown: then they have to be copied.
+    None where root may not chown, or the place cannot move: then they have to be copied.
     """
     if stored == entry.stored:
         return entry
@@ -119,11 +121,15 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
         links = _links(store, name, entry.ino, _found(store, entry))
     except (FileNotFoundError, Stale):
         return _finish_move(store, name, entry, stored)
+    crosses = store.arrangement is Arrangement.REALMS and entry.stored.uid != stored.uid
     try:
-        store.door.change_owner(Spot(ROOT, entry.spot.components), stored)
+        if not crosses:
+            store.door.change_owner(entry.spot.by(ROOT), stored)
     except PermissionError:
+        crosses = True
+    if crosses:
         if links:
-            raise OSError(errno.EMLINK, "it has links that are other sets, and root is squashed") from None
+            raise OSError(errno.EMLINK, "it has links that are other sets, and has to be copied")
         return None
     for other in links:
         _move_place(store, other, store.names.read(other), stored)
@@ -137,7 +143,7 @@ def _move_place(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
             store.door.examine(moved.spot)
             moved = dataclasses.replace(moved, place=place_beside(entry.place, entry.ino))
         # Both users' directories are their own: only root reaches into both.
-        store.door.rename(Spot(ROOT, entry.spot.components), Spot(ROOT, moved.spot.components))
+        store.door.unmetered.rename(entry.spot.by(ROOT), moved.spot.by(ROOT))
     return _switch(store, name, entry, moved)
 
 
@@ -160,9 +166,11 @@ class Copying:
 
     def __init__(self, store: Store, name: SetName, entry: SetEntry, stored: Owner) -> None:
         self._store = store
+        self._door = store.door.unmetered  # who is given a set pays for it at once, and once
         self._name = name
         self._entry = entry
         self._copied = dataclasses.replace(entry, stored=stored, place=place_of_copy(name, entry.ino))
+        self._old = entry.spot
         self._before: Contents = {}
         self._lock: int | None = None
         self._unfinished = False
@@ -176,7 +184,7 @@ class Copying:
             self._take_lock()
             if self._store.names.read(self._name) != self._entry:
                 raise Stale("the set has changed meanwhile")
-            self._before = contents(self._store.door, self._entry.spot)
+            self._before = contents(self._door, self._entry.spot)
             return self._before
 
     def _take_lock(self) -> None:
@@ -192,7 +200,7 @@ class Copying:
     def writers(self) -> dict[bytes, set[bytes]]:
         """The images that are being written as their records say, by node."""
         with self._busy:
-            return writers(self._store.door, self._entry.spot)
+            return writers(self._door, self._entry.spot)
 
     def step(self) -> bool:
         """Copy a piece; False when all is copied."""
@@ -202,14 +210,14 @@ class Copying:
     def _copy(self) -> Generator[None, None, None]:
         self._unfinished = True
         with contextlib.suppress(FileNotFoundError):
-            self._store.door.remove_tree(self._copied.spot)
+            self._door.remove_tree(self._copied.spot)
         yield
-        yield from copy_tree(self._store.door, self._entry.spot, self._copied.spot)
+        yield from copy_tree(self._door, self._entry.spot, self._copied.spot)
 
     def finish(self) -> SetEntry:
         """Let the copy be the set, in one step. OSError (EAGAIN) if the set changed since :meth:`begin`."""
         with self._busy:
-            if contents(self._store.door, self._entry.spot) != self._before:
+            if contents(self._door, self._entry.spot) != self._before:
                 raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
             self._note()
             moved = _switch(self._store, self._name, self._entry, self._copied)
@@ -223,17 +231,25 @@ class Copying:
             os.fsync(self._lock)
 
     def put_old_aside(self) -> None:
-        """After :meth:`finish`: take the old files away in one step, so that nobody finds a part of them."""
+        """After :meth:`finish`: take the old files away in one step, so that nobody finds a part of them.
+
+        Their owner may have no room even for that (btrfs, at its limit): then they go from where they are.
+        """
         with self._busy:
             aside = _aside(self._name, self._entry)
             with contextlib.suppress(FileNotFoundError):
-                self._store.door.remove_tree(aside)
-            self._store.door.rename(self._entry.spot, aside)
+                self._door.remove_tree(aside)
+            try:
+                self._door.rename(self._entry.spot, aside)
+                self._old = aside
+            except OSError as error:
+                if error.errno not in (errno.EDQUOT, errno.ENOSPC):
+                    raise
 
     def remove_old(self) -> None:
         """After :meth:`put_old_aside`."""
         with self._busy:
-            _remove_old(self._store, self._name, _aside(self._name, self._entry), self._before)
+            _remove_old(self._store, self._name, self._old, self._before)
 
     def close(self) -> None:
         """Take back a copy that did not come to its end, and let others try."""
@@ -241,7 +257,7 @@ class Copying:
             self._steps.close()
             try:
                 if self._unfinished and not self._is_the_set():
-                    self._store.door.remove_tree(self._copied.spot)
+                    self._door.remove_tree(self._copied.spot)
             except FileNotFoundError:
                 pass
             finally:
@@ -289,7 +305,7 @@ def _remove_unless_changed(store: Store, name: SetName, spot: Spot, since_ns: in
     ):
         log.warning("set %s was copied to its new owner, and %s has changed since", shown(name), place)
         return
-    store.door.remove_tree(spot)
+    store.door.unmetered.remove_tree(spot)
     log.info("removed %s, which was copied to the set's new owner", place)
 
 
@@ -310,7 +326,7 @@ def _remove_old(store: Store, name: SetName, aside: Spot, before: Contents) -> N
     try:
         # Moving it has changed the top's own ctime.
         if _without_ctime_of_top(contents(store.door, aside)) == _without_ctime_of_top(before):
-            store.door.remove_tree(aside)
+            store.door.unmetered.remove_tree(aside)
             return
         reason: str | None = "another mount wrote there in that moment"
     except OSError as error:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from typing import Protocol
 
-from ckfs.names import Inode, Uid
+from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import Amount
+from ckfs.store import attributes, record
 
 _BLOCK_BYTES = 512
 """Of st_blocks, on Linux, whatever the file system's own are."""
@@ -33,6 +35,10 @@ class Meter(Protocol):
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         """The charge of *ino* has changed. Of a file that is being written here the meter knows more: it passes that over."""
 
+    def settles_elsewhere(self, writers: frozenset[MountId]) -> bool:
+        """Whether one of the mounts that have marked a file, *writers*, is another one that will settle it: then nothing is
+        said here of how the file changes, nor that it goes."""
+
 
 def rounded(size_bytes: int, unit: int) -> int:
     return -(-size_bytes // unit) * unit
@@ -43,3 +49,22 @@ def bytes_of(status: os.stat_result, unit: int) -> int:
     if stat.S_ISDIR(status.st_mode):
         return unit
     return min(status.st_blocks * _BLOCK_BYTES, rounded(status.st_size, unit))
+
+
+def is_charged(attribute: bytes) -> bool:
+    """Whether the attribute of that name is a user's own."""
+    is_own = attribute == record.ATTRIBUTE or attribute.startswith(record.ATTRIBUTE + b".")
+    return attribute.startswith(b"user.") and not is_own
+
+
+def attribute_bytes(where: attributes.Where, names: Iterable[bytes] | None = None) -> int:
+    """The users' own attributes of a file, names and values; *names* are those that it has, if that is known."""
+    charged = filter(is_charged, attributes.names(where) if names is None else names)
+    return sum(len(name) + len(attributes.get_or_none(where, name) or b"") for name in charged)
+
+
+def charge_of(
+    status: os.stat_result, where: attributes.Where, unit: int, names: Iterable[bytes] | None = None
+) -> Amount:
+    """What the file or directory with *status* is charged with in all; *where* and *names* as for :func:`attribute_bytes`."""
+    return Amount(bytes_of(status, unit) + rounded(attribute_bytes(where, names), unit), 1)

@@ -1,0 +1,47 @@
+"""Real file systems in files, mounted by loop devices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_END_TIMEOUT = 30.0
+
+
+@contextlib.contextmanager
+def btrfs(directory: Path, size_bytes: int = 512 << 20) -> Iterator[Path]:
+    """A new btrfs, mounted on ``directory/btrfs``, which is root's alone; skips where there can be none."""
+    if os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None:
+        pytest.skip("needs root, and mkfs.btrfs")
+    disk, top = directory / "btrfs.disk", directory / "btrfs"
+    with disk.open("wb") as file:
+        file.truncate(size_bytes)
+    subprocess.run(["mkfs.btrfs", "-q", disk], check=True, capture_output=True)
+    top.mkdir(mode=0o700)
+    done = subprocess.run(["mount", "-o", "loop", disk, top], check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"cannot mount btrfs from a file: {done.stderr.strip()}")
+    try:
+        top.chmod(0o700)
+        yield top
+    finally:
+        _unmount(top)
+        disk.unlink()
+
+
+def _unmount(top: Path) -> None:
+    """Again while somebody still has a descriptor there."""
+    deadline = time.monotonic() + _END_TIMEOUT
+    while True:
+        done = subprocess.run(["umount", top], check=False, capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(0.05)
