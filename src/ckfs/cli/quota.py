@@ -27,6 +27,7 @@ from ckfs.ledger.ledger import Quotas
 from ckfs.names import ROOT_UID, Uid
 from ckfs.owners.processes import login_uid_of
 from ckfs.policy import limits
+from ckfs.policy.enforcing import QuotaMode
 from ckfs.policy.quota import Limit, Limits, Settings
 from ckfs.store.layout import Store
 
@@ -152,7 +153,8 @@ class _OnStore:
         of_whom = None if uid is None else Uid(uid)
         holds = say(self.quotas, of_whom, said)
         if said:
-            keep_copy(self.store, self.quotas.all_settings())
+            if self.store.read_policy().quota.mode is QuotaMode.LEDGER:
+                keep_copy(self.store, self.quotas.all_settings())
             logs.set_up(in_front=False, log_file=None)
             log.info("%s", described(of_whom, said, login_uid_of(os.getpid())))
         return limits.described(holds)

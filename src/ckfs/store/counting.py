@@ -20,8 +20,8 @@ from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.identity import acting_as
 from ckfs.store.layout import Store
 from ckfs.store.metering import bytes_of, rounded
-from ckfs.store.spots import Spot
 from ckfs.store.realms import TRASH
+from ckfs.store.spots import Spot
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _GONE = (FileNotFoundError, NotADirectoryError)
