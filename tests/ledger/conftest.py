@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ckfs.ledger import sqlite
+from ckfs.ledger import postgres, sqlite
 from ckfs.ledger.book import Book
+from tests.support.postgres import Server, running, skip_unless_installed
 
 STORE = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
+TIMEOUT_S = 60.0
+"""Nothing here is to take so long, however busy the machine is."""
 SECOND_NS = 1_000_000_000
 
 
@@ -49,9 +53,27 @@ def in_sqlite(directory: Path) -> Iterator[Where]:
     yield Where(partial(sqlite.open_ledger, path, STORE, clock), clock)
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A PostgreSQL of this test file's own."""
+    skip_unless_installed()
+    with running() as started:
+        yield started
+
+
+@contextlib.contextmanager
+def in_postgres(server: Server) -> Iterator[Where]:
+    connection, clock = server.new_database(f"ledger_{secrets.token_hex(4)}"), WallClock()
+    yield Where(partial(postgres.open_ledger, connection, STORE, TIMEOUT_S, clock=clock), clock)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Where]:
-    with in_sqlite(tmp_path) as found:
+    if request.param == "sqlite":
+        made = in_sqlite(tmp_path)
+    else:
+        made = in_postgres(request.getfixturevalue("server"))
+    with made as found:
         yield found
 
 

@@ -436,6 +436,8 @@ def test_a_new_ledger_does_not_know_the_store_until_all_was_counted(ledger: Book
     ledger.all_counted("one")
     ledger.all_counted("one")
     assert ledger.counted_as() == "one"
+    ledger.all_counted(None)
+    assert ledger.counted_as() is None
 
 
 # Grace

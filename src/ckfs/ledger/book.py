@@ -6,8 +6,7 @@ wait for each other where the database lets them.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from ckfs.ledger import limits, sums
 from ckfs.ledger.ledger import Basis, Drawn, Opened, OpenFile, Posting
@@ -17,18 +16,16 @@ from ckfs.names import Inode, MountId, Uid
 from ckfs.policy import quota
 from ckfs.policy.quota import NOTHING, Account, Amount, Settings
 
-Clock = Callable[[], int]
-"""The time in ns since the epoch. Grace times bear with one that is set back."""
 NOBODY = MountId(b"")
 """Where no mount acts."""
 
 _NEXT_POST = (
     "INSERT INTO posts (store, mount, number) VALUES (:store, :mount, :number)"
-    " ON CONFLICT (store, mount) DO UPDATE SET number = excluded.number WHERE posts.number < excluded.number"
+    " ON CONFLICT (store, mount) DO UPDATE SET number = excluded.number WHERE posts.number < excluded.number RETURNING 1"
 )
 _NEW_MOVE = (
     "INSERT INTO moves (store, mount, number) VALUES (:store, :mount, :number)"
-    " ON CONFLICT (store, mount, number) DO NOTHING"
+    " ON CONFLICT (store, mount, number) DO NOTHING RETURNING 1"
 )
 _RECALL = "UPDATE grants SET recalled = 1 WHERE store = :store AND uid = :uid AND mount <> :mount AND (bytes > 0 OR files > 0)"
 _OWNERS_OF_MOUNT = (
@@ -52,19 +49,18 @@ _COUNTED = (
 class Book:
     """The ledger of one store, as :class:`ckfs.ledger.ledger.Ledger` describes it. Any thread may call it."""
 
-    def __init__(self, backend: Backend, clock: Clock = time.time_ns) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._clock = clock
 
     # Quotas
 
     def account(self, uid: Uid) -> Account:
         """One of whom nothing was ever heard has used nothing, and has the default limits."""
-        return self._backend.read(lambda tx: _account(tx, uid, self._clock()))
+        return self._backend.read(lambda tx: _account(tx, uid))
 
     def accounts(self) -> list[Account]:
         """Of all owners who use something, or have limits of their own; by uid."""
-        return self._backend.read(lambda tx: _accounts(tx, self._clock()))
+        return self._backend.read(_accounts)
 
     def settings(self, uid: Uid | None) -> Settings:
         return self._backend.read(lambda tx: limits.settings(tx, uid))
@@ -77,11 +73,11 @@ class Book:
         limits.check_settings(settings)
 
         def work(tx: Transaction) -> None:
-            sheet = self._sheet(tx, NOBODY)
+            sheet = Sheet(tx, NOBODY)
             uids = [uid] if uid is not None else _all_uids(tx)
             sheet.lock(*uids)
             limits.say(tx, uid, settings)
-            changed = self._sheet(tx, NOBODY)  # with what holds now: grace begins for who is over it
+            changed = Sheet(tx, NOBODY)  # with what holds now: grace begins for who is over it
             changed.lock(*uids)
             changed.save()
             for one in uids:
@@ -95,13 +91,12 @@ class Book:
         self, mount: MountId, uid: Uid, least: Amount, wanted: Amount, opened: Sequence[Opened] = ()
     ) -> Drawn:
         def work(tx: Transaction) -> Drawn:
-            sheet = self._sheet(tx, mount)
+            sheet = Sheet(tx, mount)
             sheet.lock(uid)
             by_ino = {file.ino: file for file in opened}
             for ino in inodes_of(opened):
                 sheet.note(uid, by_ino[ino])
-            standing, now_ns = sheet[uid], self._clock()
-            number = sheet.number(uid)
+            standing, number, now_ns = sheet[uid], sheet.number(uid), sheet.now_ns
             standing.claim(quota.grant(standing.account(now_ns), least, wanted, now_ns))
             sheet.save()
             account = standing.account(now_ns)
@@ -113,9 +108,9 @@ class Book:
         postings = tuple(postings)
 
         def work(tx: Transaction) -> None:
-            if not tx.run(_NEXT_POST, mount=mount.decode("ascii"), number=number):
+            if tx.row(_NEXT_POST, mount=mount.decode("ascii"), number=number) is None:
                 return
-            sheet = self._sheet(tx, mount)
+            sheet = Sheet(tx, mount)
             sheet.lock(*(posting.uid for posting in postings))
             for posting in postings:
                 _post(sheet, posting)
@@ -133,9 +128,9 @@ class Book:
         number: int | None = None,
     ) -> None:
         def work(tx: Transaction) -> None:
-            if number is not None and not tx.run(_NEW_MOVE, mount=mount.decode("ascii"), number=number):
+            if number is not None and not _is_new_move(tx, mount, number):
                 return
-            sheet = self._sheet(tx, mount)
+            sheet = Sheet(tx, mount)
             sheet.lock(giver, taker)
             sheet[giver].post(-moved)
             sheet[taker].post(moved)
@@ -151,7 +146,7 @@ class Book:
 
     def recall(self, mount: MountId, uid: Uid) -> None:
         def work(tx: Transaction) -> None:
-            self._sheet(tx, mount).lock(uid)
+            Sheet(tx, mount).lock(uid)
             tx.run(_RECALL, uid=uid, mount=mount.decode("ascii"))
 
         self._backend.write(work)
@@ -172,7 +167,7 @@ class Book:
 
     def end(self, mount: MountId) -> None:
         def work(tx: Transaction) -> None:
-            sheet = self._sheet(tx, mount)
+            sheet = Sheet(tx, mount)
             uids = [Uid(uid) for (uid,) in tx.rows(_OWNERS_OF_MOUNT, mount=mount.decode("ascii"))]
             sheet.lock(*uids)
             for uid in uids:
@@ -211,7 +206,7 @@ class Book:
         dead = sorted(dead)
 
         def work(tx: Transaction) -> bool:
-            sheet = self._sheet(tx, NOBODY)
+            sheet = Sheet(tx, NOBODY)
             sheet.lock(uid)
             standing = sheet[uid]
             if version is not None and version != standing.version:
@@ -259,9 +254,6 @@ class Book:
     def close(self) -> None:
         self._backend.close()
 
-    def _sheet(self, tx: Transaction, mount: MountId) -> Sheet:
-        return Sheet(tx, mount, self._clock())
-
 
 def _post(sheet: Sheet, posting: Posting) -> None:
     standing = sheet[posting.uid]
@@ -277,6 +269,10 @@ def _post(sheet: Sheet, posting: Posting) -> None:
         sheet.settle(finals[ino])
 
 
+def _is_new_move(tx: Transaction, mount: MountId, number: int) -> bool:
+    return tx.row(_NEW_MOVE, mount=mount.decode("ascii"), number=number) is not None
+
+
 def _forget_in(tx: Transaction, table: str, mount: MountId, uid: Uid | None = None) -> None:
     where = "store = :store AND mount = :mount" + ("" if uid is None else " AND uid = :uid")
     values = {} if uid is None else {"uid": uid}
@@ -287,15 +283,16 @@ def _all_uids(tx: Transaction) -> list[Uid]:
     return [Uid(uid) for (uid,) in tx.rows("SELECT uid FROM accounts WHERE store = :store ORDER BY uid")]
 
 
-def _account(tx: Transaction, uid: Uid, now_ns: int) -> Account:
-    row = tx.row(f"SELECT {COLUMNS} FROM accounts WHERE store = :store AND uid = :uid", uid=uid)  # noqa: S608
+def _account(tx: Transaction, uid: Uid) -> Account:
+    row, now_ns = tx.row_now(f"SELECT {COLUMNS} FROM accounts WHERE store = :store AND uid = :uid", uid=uid)  # noqa: S608
     holding = quota.limits_of(limits.settings(tx, uid), limits.settings(tx, None))
     if row is None:
         return Account(uid, limits=holding)
     return quota.at(account_in(uid, row, holding), now_ns)
 
 
-def _accounts(tx: Transaction, now_ns: int) -> list[Account]:
+def _accounts(tx: Transaction) -> list[Account]:
+    _, now_ns = tx.row_now("SELECT 1")
     everything = limits.all_settings(tx)
     others = everything.get(None, Settings())
     said = {uid: settings for uid, settings in everything.items() if uid is not None}

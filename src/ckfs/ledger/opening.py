@@ -34,11 +34,12 @@ def database(connection: str, store_id: str, limit_s: float) -> Book:
     return postgres.open_ledger(connection, store_id, limit_s)
 
 
-def upgrade_database(connection: str, store_id: str, limit_s: float) -> None:
-    """Bring the ledger's tables there to the version that this ckfs knows. Raises as :func:`database`."""
+def upgrade_database(connection: str, store_id: str, limit_s: float) -> tuple[int, int]:
+    """Bring the ledger's tables there to the version that this ckfs knows; the versions before and after. Raises as
+    :func:`database`."""
     from ckfs.ledger import postgres
 
-    postgres.upgrade(connection, store_id, limit_s)
+    return postgres.upgrade(connection, store_id, limit_s)
 
 
 @contextlib.contextmanager

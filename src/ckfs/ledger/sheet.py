@@ -114,10 +114,12 @@ class Standing:
 
 
 class Sheet:
-    def __init__(self, tx: Transaction, mount: MountId, now_ns: int) -> None:
+    """*mount* acts. The time is that of the last lock: who waited for it is not to come with the time before."""
+
+    def __init__(self, tx: Transaction, mount: MountId) -> None:
         self._tx = tx
         self._mount = mount.decode("ascii")
-        self._now_ns = now_ns
+        self.now_ns = 0
         self._standings: dict[Uid, Standing] = {}
 
     def __getitem__(self, uid: Uid) -> Standing:
@@ -134,7 +136,7 @@ class Sheet:
             while row is None:
                 self._tx.run(_OPEN, uid=uid)
                 row = self._tx.row(_LOCK, uid=uid)
-            terms = self._tx.row(_TERMS, uid=uid, mount=self._mount)
+            terms, self.now_ns = self._tx.row_now(_TERMS, uid=uid, mount=self._mount)
             assert terms is not None
             own, others, (number, granted_bytes, granted_files) = terms[:5], terms[5:10], terms[10:]
             mine = NOTHING if number is None else Amount(granted_bytes, granted_files)
@@ -214,7 +216,7 @@ class Sheet:
             self._save(uid, standing)
 
     def _save(self, uid: Uid, standing: Standing) -> None:
-        account = standing.account(self._now_ns)
+        account = standing.account(self.now_ns)
         if standing.mine != standing.before_mine:
             self._tx.run(
                 _GRANT,

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ckfs.errors import LedgerDown, LedgerUnusable
 from ckfs.ledger import schema
-from ckfs.ledger.book import Book, Clock
-from ckfs.ledger.transaction import Row, T, Transaction
+from ckfs.ledger.book import Book
+from ckfs.ledger.transaction import Clock, Row, T, Transaction
 from ckfs.names import shown
 
 BUSY_S = 10.0
@@ -35,13 +35,13 @@ _SETUP = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA tr
 def create(path: bytes, store: str, clock: Clock = time.time_ns, busy_s: float = BUSY_S) -> Book:
     """A new ledger at *path*, where nothing is yet, for the store with the id *store*. Raises FileExistsError."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    backend = Sqlite(path, store, busy_s)
+    backend = Sqlite(path, store, clock, busy_s)
     try:
         backend.write(_make)
     except BaseException:
         backend.close()
         raise
-    return Book(backend, clock)
+    return Book(backend)
 
 
 def open_ledger(
@@ -55,13 +55,13 @@ def open_ledger(
     not the ledger of *store*, StoreUnusable if it is of a newer version."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"{shown(path)} does not exist")
-    backend = Sqlite(path, store, busy_s)
+    backend = Sqlite(path, store, clock, busy_s)
     try:
         backend.write(lambda tx: _take_up(tx, store, path, steps))
     except BaseException:
         backend.close()
         raise
-    return Book(backend, clock)
+    return Book(backend)
 
 
 def _make(tx: Transaction) -> None:
@@ -84,9 +84,10 @@ def _translated(sql: str) -> str:
 
 
 class _Transaction:
-    def __init__(self, connection: sqlite3.Connection, store: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, store: str, clock: Clock) -> None:
         self._connection = connection
         self._store = store
+        self._clock = clock
 
     def rows(self, sql: str, **values: object) -> list[Row]:
         return self._execute(sql, values).fetchall()
@@ -95,8 +96,11 @@ class _Transaction:
         row: Row | None = self._execute(sql, values).fetchone()
         return row
 
-    def run(self, sql: str, **values: object) -> int:
-        return self._execute(sql, values).rowcount
+    def row_now(self, sql: str, **values: object) -> tuple[Row | None, int]:
+        return self.row(sql, **values), self._clock()
+
+    def run(self, sql: str, **values: object) -> None:
+        self._execute(sql, values)
 
     def _execute(self, sql: str, values: dict[str, object]) -> sqlite3.Cursor:
         values["store"] = self._store
@@ -106,9 +110,10 @@ class _Transaction:
 class Sqlite:
     """The file *path*, which is there."""
 
-    def __init__(self, path: bytes, store: str, busy_s: float) -> None:
+    def __init__(self, path: bytes, store: str, clock: Clock, busy_s: float) -> None:
         self._path = path
         self._store = store
+        self._clock = clock
         self._busy_s = busy_s
         self._lock = threading.Lock()
         with self._named():
@@ -141,7 +146,7 @@ class Sqlite:
         def once() -> T:
             self._connection.execute(begin)
             try:
-                result = work(_Transaction(self._connection, self._store))
+                result = work(_Transaction(self._connection, self._store, self._clock))
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:  # some errors of SQLite's have ended it already

@@ -1,7 +1,7 @@
 """What a database is to the ledger: something that runs transactions, as a whole, one after the other for each owner.
 
-SQL is written once, for SQLite and PostgreSQL: parameters are named (``:uid``), and ``:store`` is always there. A row that is read
-``FOR UPDATE`` stays as it is until the transaction ends; where there is one writer at a time, that says nothing new.
+SQL is written once, for SQLite and PostgreSQL: parameters are named (``:uid``), and ``:store`` is always there. How many rows
+a statement changed is told by ``RETURNING 1``. A row that is read ``FOR UPDATE`` stays as it is until the transaction ends; where there is one writer at a time, that says nothing new.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
+Clock = Callable[[], int]
+"""The time in ns since the epoch. Grace times bear with one that is set back."""
 
 
 class Transaction(Protocol):
@@ -20,8 +22,11 @@ class Transaction(Protocol):
 
     def row(self, sql: str, **values: object) -> Row | None: ...
 
-    def run(self, sql: str, **values: object) -> int:
-        """How many rows were changed."""
+    def row_now(self, sql: str, **values: object) -> tuple[Row | None, int]:
+        """With the time after it was read, in ns since the epoch: of the one clock that all who use the ledger share."""
+
+    def run(self, sql: str, **values: object) -> None:
+        """It may be sent later only, with what follows; what fails then fails the transaction."""
 
 
 class Backend(Protocol):
