@@ -53,7 +53,9 @@ def ext4(directory: Path, size_bytes: int, inodes: int) -> Iterator[Path]:
     disk, top = directory / "ext4.disk", directory / "ext4"
     with disk.open("wb") as file:
         file.truncate(size_bytes)
-    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-N", str(inodes), disk], check=True, capture_output=True)
+    subprocess.run(
+        ["mkfs.ext4", "-q", "-b", "4096", "-m", "0", "-N", str(inodes), disk], check=True, capture_output=True
+    )
     with _small(top, ["-o", "loop", str(disk)]):
         yield top
     disk.unlink()

@@ -24,6 +24,7 @@ from ckfs.names import ROOT_UID, Gid, Uid
 from ckfs.owners.accounts import uid_in
 from ckfs.policy import limits
 from ckfs.policy.quota import NOTHING, Account, Amount
+from ckfs.store.metering import rounded
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +86,13 @@ class QuotaDesk:
 
     async def room(self, uid: Uid, size_bytes: int, superseded: Superseded, tell: Tell) -> None:
         self._check_own([uid], "ask for")
-        stored, wanted = self.core.stored_as(Owner(uid, Gid(uid))), Amount(size_bytes, 1)
+        stored, unit = self.core.stored_as(Owner(uid, Gid(uid))), await self._moments.in_store(self._unit)
+        wanted = Amount(rounded(size_bytes, unit), 1)
         account = None if self.core.quotas is None else await self._asking.account(stored.uid, self.uid)
         store = await self._moments.in_store(lambda: self._store_room(uid))
         found = room.answer(wanted, account, store, GivingWay(), time.time_ns())
         if not found.fits:  # only now, since it may take a while
-            giving = await self._giving(stored, superseded, found)
+            giving = await self._giving(stored, superseded, found, unit)
             found = room.answer(wanted, account, store, giving, time.time_ns())
         await tell(asdict(found))
 
@@ -102,8 +104,8 @@ class QuotaDesk:
     def _unit(self) -> int:
         return self.core.store.door.room().f_frsize
 
-    async def _giving(self, stored: Owner, superseded: Superseded, found: Answer) -> GivingWay:
-        trash, unit = self.core.store.trash, await self._moments.in_store(self._unit)
+    async def _giving(self, stored: Owner, superseded: Superseded, found: Answer, unit: int) -> GivingWay:
+        trash = self.core.store.trash
         own = await self._total(room.of_his_own(stored, trash, superseded, unit))
         if not any(lack.of in ("store", "inodes") for lack in found.lacks):
             return GivingWay(own)
