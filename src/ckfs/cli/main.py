@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ckfs import __version__
+from ckfs.cli import quota_arguments
 from ckfs.cli.output import ReaderGone, standard_output
 from ckfs.errors import CkfsError, UsageError
 
 _STDERR = 2
-_QUOTA_ACTIONS = ("show", "set", "default", "check")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,7 +28,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout = standard_output()
     try:
         try:
-            arguments = _parser().parse_args(_with_action(sys.argv[1:] if argv is None else argv))
+            arguments = _parser().parse_args(
+                quota_arguments.with_action(sys.argv[1:] if argv is None else argv)
+            )
             status: int = arguments.run(arguments)
         finally:  # --help ends by itself
             sys.stdout.flush()
@@ -40,13 +42,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-
-
-def _with_action(argv: list[str]) -> list[str]:
-    """``ckfs quota`` shows, unless it is told to do something else."""
-    if argv[:1] == ["quota"] and argv[1:2] not in ([action] for action in (*_QUOTA_ACTIONS, "-h", "--help")):
-        return ["quota", "show", *argv[1:]]
-    return argv
 
 
 def _open_standard_descriptors() -> None:
@@ -68,8 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ls(commands)
     _add_give(commands)
     _add_trash(commands)
-    _add_quota(commands)
-    _add_room(commands)
+    quota_arguments.add(commands)
     _add_cat(commands)
     _add_status(commands)
     _add_release(commands)
@@ -245,75 +239,6 @@ def _trash(arguments: argparse.Namespace) -> int:
     from ckfs.cli import trash
 
     return trash.run(arguments)
-
-
-def _add_quota(commands: Commands[_Parser]) -> None:
-    command = commands.add_parser(
-        "quota", help="who uses how much, and what may be used (root sets it)", allow_abbrev=False
-    )
-    actions = command.add_subparsers(metavar="ACTION", required=True, parser_class=_Parser)
-    showing = _quota_action(actions, "show", "how owners stand; 'ckfs quota [USER...]' is the same")
-    showing.add_argument("users", metavar="USER", nargs="*", help="name or uid; by default all, or oneself")
-    showing.add_argument("--json", action="store_true", help="one JSON document, in bytes")
-    setting = _quota_action(actions, "set", "what one user may use (root)")
-    setting.add_argument("user", metavar="USER", help="name or uid")
-    _add_limits(setting)
-    _add_limits(_quota_action(actions, "default", "what all others may use (root)"))
-    checking = _quota_action(actions, "check", "count anew what is in the store (root)")
-    checking.add_argument("users", metavar="USER", nargs="*", help="name or uid; by default all")
-    checking.add_argument("--repair", action="store_true", help="let the ledger say what was counted")
-    checking.add_argument("--json", action="store_true", help="one JSON document, in bytes")
-
-
-def _quota_action(actions: Commands[_Parser], name: str, meaning: str) -> _Parser:
-    action = actions.add_parser(name, help=meaning, allow_abbrev=False)
-    action.add_argument(
-        "--store", metavar="PATH", help="a mount or (root) a store; by default what is mounted here"
-    )
-    action.add_argument(
-        "--state",
-        metavar="DIR",
-        help="where this host keeps ledgers, if its mounts have the option state=DIR",
-    )
-    action.set_defaults(run=_quota, action=name)
-    return action
-
-
-def _add_limits(action: _Parser) -> None:
-    sizes, counts = "as 400G, 1.5T, or bytes; 'none', 'default'", "a number, 10k; 'none', 'default'"
-    action.add_argument("--soft", metavar="SIZE", help=f"may be passed for the grace time: {sizes}")
-    action.add_argument("--hard", metavar="SIZE", help=f"is never passed: {sizes}")
-    action.add_argument("--files-soft", metavar="N", help=f"the same, of files: {counts}")
-    action.add_argument("--files-hard", "--files", metavar="N", help=f"the same, of files: {counts}")
-    action.add_argument("--grace", metavar="TIME", help="as 7d, 12h; 'none' for ever, 'default'")
-
-
-def _quota(arguments: argparse.Namespace) -> int:
-    from ckfs.cli import quota, recount
-
-    actions = {
-        "show": quota.show,
-        "set": quota.say_of_user,
-        "default": quota.say_of_others,
-        "check": recount.check,
-    }
-    return actions[arguments.action](arguments)
-
-
-def _add_room(commands: Commands[_Parser]) -> None:
-    command = commands.add_parser(
-        "room", help="whether a checkpoint of that size would find room", allow_abbrev=False
-    )
-    command.add_argument("user", metavar="USER", help="name or uid; only root asks for others")
-    command.add_argument("size", metavar="SIZE", help="as 400G, 1.5T, or bytes")
-    command.add_argument("--mount", metavar="PATH", help="a mount; by default what is mounted here")
-    command.set_defaults(run=_room)
-
-
-def _room(arguments: argparse.Namespace) -> int:
-    from ckfs.cli.room import room
-
-    return room(arguments.user, arguments.size, arguments.mount)
 
 
 def _add_cat(commands: Commands[_Parser]) -> None:
