@@ -27,7 +27,7 @@ from ckfs.fs.liveness import Fate, Judge
 from ckfs.fs.membership import Membership
 from ckfs.fs.permits import Permits
 from ckfs.fs.undigested import UndigestedImages
-from ckfs.ledger.ledger import Ledger
+from ckfs.ledger.ledger import Ledger, Quotas
 from ckfs.model import Caller, JobFate, Owner, Record, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName
 from ckfs.policy.settings import Policy
@@ -120,6 +120,8 @@ class Core:
     background: trio.Nursery | None = None
     """What runs for as long as the mount does."""
     aside: Aside = field(default_factory=Aside)
+    questions: Aside = field(init=False)
+    """To whoever keeps quotas."""
     figures: Figures = field(default_factory=Figures)
     permits: Permits = field(default_factory=Permits)
 
@@ -127,6 +129,12 @@ class Core:
         self.locks = InodeLocks(self.op_timeout_s)
         self.quick = self.store.door.quick_reader()
         self.judge = Judge(self.store.mounts)
+        self.questions = Aside(self.op_timeout_s)
+
+    @property
+    def quotas(self) -> Quotas | None:
+        """Who keeps quotas; None if nobody does here."""
+        return self.ledger if self.ledger is not None else self.engine
 
     @property
     def mount_id(self) -> MountId:

@@ -109,6 +109,7 @@ class Naming:
 
         if directory.is_root:
             own = None if caller.is_root else Owner(caller.uid, caller.gid)
+            await self.keeping.may_begin(own, caller)
             entry, found = await self.keeping.with_room(
                 own,
                 lambda: self.sets.take(SetName(name), caller, ino, lambda spot: make(spot, build), undo),
@@ -116,6 +117,7 @@ class Naming:
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:
             await self.sets.check_create(directory, caller)
+            await self.keeping.may_begin(directory.set_entry.stored, caller)
             found = await self.keeping.with_room(
                 directory.set_entry.stored,
                 lambda: self.core.change(
