@@ -112,11 +112,24 @@ def _init(arguments: argparse.Namespace) -> int:
         print(f"{path}: a new store; its policy is in {os.path.join(path, 'policy.toml')}")
     else:
         print(f"{path}: is a store already; nothing changed")
+    if mode is QuotaMode.ENGINE:
+        print(f"{path}: its quotas are left to {_engine_under(path)}; docs/quotas.md says what that needs")
     if layout.reachable_by_users(path):
         print(
             f"{path}: users can reach it around ckfs: put it below a local directory of root with mode 0700"
         )
     return 0
+
+
+def _engine_under(path: str) -> str:
+    from ckfs.engines.opening import detect, mounted_on
+
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        kind = mounted_on(fd).kind
+    finally:
+        os.close(fd)
+    return f"its file system, {kind}, by the engine {detect(kind)}"
 
 
 def _add_mount(commands: Commands[_Parser]) -> None:

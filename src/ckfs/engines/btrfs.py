@@ -7,6 +7,7 @@ room for metadata: new names, renames, attributes. Unlink works.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -14,7 +15,7 @@ import struct
 from dataclasses import dataclass
 
 from ckfs.engines import tools
-from ckfs.engines.engine import Realms
+from ckfs.engines.engine import Realms, path_of
 from ckfs.errors import EngineFailed, Unsupported
 from ckfs.names import Uid
 from ckfs.policy.quota import Account, Amount, Limit, Limits
@@ -102,14 +103,16 @@ class Btrfs:
 
     def make(self, uid: Uid) -> None:
         try:
-            self._run("subvolume", "create", self.realms.path(uid))
+            self._run("subvolume", "create", f"{self.realms.top}/{uid}")
         except EngineFailed:
-            if os.path.lexists(self.realms.path(uid)):
+            if uid in self.realms.uids():
                 raise FileExistsError from None
             raise
 
     def mark(self, uid: Uid) -> None:
-        if os.stat(self.realms.path(uid), follow_symlinks=False).st_ino != _TOP_OF_SUBVOLUME:
+        with self.realms.opened(uid) as fd:
+            is_subvolume = os.fstat(fd).st_ino == _TOP_OF_SUBVOLUME
+        if not is_subvolume:
             raise EngineFailed(
                 f"users/{uid} is no subvolume, so that btrfs cannot limit it: move it away, unmounted,"
                 f" 'btrfs subvolume create users/{uid}', and copy it back with cp -a --reflink"
@@ -119,7 +122,8 @@ class Btrfs:
         self._run("filesystem", "sync", self.realms.top)
 
     def account(self, uid: Uid) -> Account:
-        shown = self._show("-F", self.realms.path(uid))
+        with self.realms.opened(uid) as fd:
+            shown = self._show("-F", path_of(fd), keeps=fd)
         if len(shown) != 1:
             raise EngineFailed(f"users/{uid} has no qgroup of its own: see 'btrfs quota rescan'")
         (held,) = shown.values()
@@ -132,19 +136,13 @@ class Btrfs:
 
     def _subvolume(self, uid: Uid) -> int | None:
         """The number of the subvolume that the realm is; None if it has just gone, or is none."""
-        try:
-            fd = self.realms.open(uid)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        try:
-            if os.fstat(fd).st_ino != _TOP_OF_SUBVOLUME:
-                return None
-            asked = bytearray(_INO_LOOKUP_BYTES)
-            asked[8:16] = _TOP_OF_SUBVOLUME.to_bytes(8, "little")
-            fcntl.ioctl(fd, _INO_LOOKUP, asked)
-            return int.from_bytes(asked[:8], "little")
-        finally:
-            os.close(fd)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.realms.opened(uid) as fd:
+            if os.fstat(fd).st_ino == _TOP_OF_SUBVOLUME:
+                asked = bytearray(_INO_LOOKUP_BYTES)
+                asked[8:16] = _TOP_OF_SUBVOLUME.to_bytes(8, "little")
+                fcntl.ioctl(fd, _INO_LOOKUP, asked)
+                return int.from_bytes(asked[:8], "little")
+        return None
 
     def check(self, limits: Limits) -> None:
         if limits.bytes.soft is not None:
@@ -154,20 +152,21 @@ class Btrfs:
 
     def limit(self, uid: Uid, limits: Limits) -> None:
         hard = limits.bytes.hard
-        self._run("qgroup", "limit", "none" if hard is None else str(hard), self.realms.path(uid))
+        with self.realms.opened(uid) as fd:
+            self._run("qgroup", "limit", "none" if hard is None else str(hard), path_of(fd), keeps=fd)
 
     def set_bytes(self, uid: Uid, limit_bytes: int) -> None:
         """By the system call that the tool makes: it is needed in the middle of others."""
-        fd = self.realms.open(uid)
-        try:
-            fcntl.ioctl(fd, _QGROUP_LIMIT, _LIMIT.pack(0, _MAX_REFERENCED, limit_bytes, 0, 0, 0))
-        except OSError as error:
-            raise EngineFailed(f"the limit of users/{uid} cannot be set: {error.strerror}") from None
-        finally:
-            os.close(fd)
+        with self.realms.opened(uid) as fd:
+            try:
+                fcntl.ioctl(fd, _QGROUP_LIMIT, _LIMIT.pack(0, _MAX_REFERENCED, limit_bytes, 0, 0, 0))
+            except OSError as error:
+                raise EngineFailed(f"the limit of users/{uid} cannot be set: {error.strerror}") from None
 
-    def _show(self, *arguments: str) -> dict[int, Held]:
-        return parse(self._run("qgroup", "show", "-re", "--raw", *arguments))
+    def _show(self, *arguments: str, keeps: int | None = None) -> dict[int, Held]:
+        return parse(self._run("qgroup", "show", "-re", "--raw", *arguments, keeps=keeps))
 
-    def _run(self, *arguments: str) -> str:
-        return tools.run(_TOOL, _PACKAGE, list(arguments), keeps=(self.realms.fd,))
+    def _run(self, *arguments: str, keeps: int | None = None) -> str:
+        return tools.run(
+            _TOOL, _PACKAGE, list(arguments), keeps=(self.realms.fd if keeps is None else keeps,)
+        )

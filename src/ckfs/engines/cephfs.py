@@ -43,12 +43,9 @@ class CephFs(Directories):
         """It counts what is below each directory by itself."""
 
     def account(self, uid: Uid) -> Account:
-        fd = self.realms.open(uid)
-        try:
+        with self.realms.opened(uid) as fd:
             held, files, below = (_read(fd, name) for name in (_BYTES, _FILES, _DIRECTORIES))
             most_bytes, most_files = _read(fd, _MOST_BYTES), _read(fd, _MOST_FILES)
-        finally:
-            os.close(fd)
         limits = Limits(Limit(hard=most_bytes or None), Limit(hard=most_files or None), None)
         return Account(uid, Amount(held, files + below), limits=limits)
 
@@ -57,16 +54,14 @@ class CephFs(Directories):
             raise Unsupported("CephFS has no soft limits: give a hard one")
 
     def limit(self, uid: Uid, limits: Limits) -> None:
-        fd = self.realms.open(uid)
-        try:
-            for name, limit in ((_MOST_BYTES, limits.bytes.hard), (_MOST_FILES, limits.files.hard)):
-                os.setxattr(fd, name, b"%d" % (0 if limit is None else max(1, limit)))
-        except OSError as error:
-            raise EngineFailed(
-                f"the quota of users/{uid} cannot be set ({error.strerror}): the client needs the capability 'p' on the path"
-            ) from None
-        finally:
-            os.close(fd)
+        with self.realms.opened(uid) as fd:
+            try:
+                for name, limit in ((_MOST_BYTES, limits.bytes.hard), (_MOST_FILES, limits.files.hard)):
+                    os.setxattr(fd, name, b"%d" % (0 if limit is None else max(1, limit)))
+            except OSError as error:
+                raise EngineFailed(
+                    f"the quota of users/{uid} cannot be set ({error.strerror}): the client needs the capability 'p' on the path"
+                ) from None
 
 
 def _read(fd: int, name: str) -> int:

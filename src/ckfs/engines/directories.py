@@ -48,12 +48,9 @@ class Directories:
 
     def check_empty(self, uid: Uid, way_out: str) -> None:
         """Before an empty directory is made one that is counted: of what is in it already the engine would not know."""
-        fd = self.realms.open(uid)
-        try:
+        with self.realms.opened(uid) as fd:
             if os.listdir(fd):
                 raise EngineFailed(f"users/{uid} holds what is not counted for its user: {way_out}")
-        finally:
-            os.close(fd)
 
 
 def kib(limit_bytes: int | None) -> int:

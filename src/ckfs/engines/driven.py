@@ -86,18 +86,14 @@ class Driven:
             self._prepared.add(uid)
 
     def _prepare(self, uid: Uid, gid: Gid) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.close(self.realms.open(uid))
-            self._finish(uid, gid)
-            return
-        with contextlib.suppress(FileExistsError):
-            self.driver.make(uid)
+        if not self._is_there(uid):
+            with contextlib.suppress(FileExistsError):
+                self.driver.make(uid)
         self._finish(uid, gid)
 
     def _finish(self, uid: Uid, gid: Gid) -> None:
         """All that may be missing of a realm, the owner last: until then nobody but root writes there."""
-        fd = self.realms.open(uid)
-        try:
+        with self.realms.opened(uid) as fd:
             self.driver.mark(uid)
             limits = limits_of(said.read(fd), self._default_of(uid))
             with self._alone(uid):
@@ -106,8 +102,6 @@ class Driven:
             if os.fstat(fd).st_uid != uid:
                 os.fchmod(fd, REALM_MODE)
                 os.fchown(fd, uid, gid)
-        finally:
-            os.close(fd)
 
     def _default_of(self, uid: Uid) -> Settings:
         """What is said of all others does not hold for root, nor for the account that keeps the store."""
@@ -126,8 +120,7 @@ class Driven:
         return self.driver.account(uid)
 
     def _is_there(self, uid: Uid) -> bool:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.close(self.realms.open(uid))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.realms.opened(uid):
             return True
         return False
 
@@ -165,14 +158,9 @@ class Driven:
     def settings(self, uid: Uid | None) -> Settings:
         if uid is None:
             return said.read(self.realms.fd)
-        try:
-            fd = self.realms.open(uid)
-        except (FileNotFoundError, NotADirectoryError):
-            return Settings()
-        try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.realms.opened(uid) as fd:
             return said.read(fd)
-        finally:
-            os.close(fd)
+        return Settings()
 
     def all_settings(self) -> dict[Uid | None, Settings]:
         everyone: list[Uid | None] = [None, *self.realms.uids()]
@@ -200,12 +188,9 @@ class Driven:
             self.prepare(uid, Gid(uid))
         with self._alone(uid):
             self.driver.limit(uid, limits)
-        fd = self.realms.open(uid)
-        try:
-            with self.headroom(uid) if self.refuses_notes else contextlib.nullcontext():
-                said.write(fd, settings)
-        finally:
-            os.close(fd)
+        noting = self.headroom(uid) if self.refuses_notes else contextlib.nullcontext()
+        with self.realms.opened(uid) as fd, noting:
+            said.write(fd, settings)
 
     def _set_default(self, settings: Settings) -> None:
         before = self.settings(None)

@@ -11,7 +11,8 @@ do what it should, Unsupported for what it cannot do at all.
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,6 +64,11 @@ class Engine(Quotas, Protocol):
     def close(self) -> None: ...
 
 
+def path_of(fd: int) -> str:
+    """A path that leads to what is open as *fd* and nowhere else, whatever names are by now."""
+    return f"/proc/self/fd/{fd}"
+
+
 @dataclass(frozen=True, slots=True)
 class MountedOn:
     """Where the store's file system is mounted: *kind* and *source* as the kernel lists them, *point* the mount point."""
@@ -79,13 +85,10 @@ class Realms:
     fd: int
     mounted: MountedOn
 
-    def path(self, uid: Uid) -> str:
-        """The realm of *uid*, for this process and those that inherit the descriptor."""
-        return f"{self.top}/{uid}"
-
     @property
     def top(self) -> str:
-        return f"/proc/self/fd/{self.fd}"
+        """A path to ``users/``, for this process and those that inherit the descriptor."""
+        return path_of(self.fd)
 
     def uids(self) -> list[Uid]:
         """Whose realms there are, by number."""
@@ -96,6 +99,15 @@ class Realms:
         finally:
             os.close(listing)
         return sorted(Uid(int(name)) for name in names if name == str(int(name)) and int(name) < 1 << 32)
+
+    @contextmanager
+    def opened(self, uid: Uid) -> Iterator[int]:
+        """As :meth:`open`, for the time of the block."""
+        fd = self.open(uid)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def open(self, uid: Uid) -> int:
         """A descriptor of the realm, which its owner must close; FileNotFoundError if there is none."""

@@ -30,15 +30,12 @@ class Headroom:
     @contextlib.contextmanager
     def alone(self, uid: Uid) -> Iterator[None]:
         """In the block no other process, nor thread, changes the limit of the realm *uid*; what one that died left is put right."""
-        fd = self.realms.open(uid)
-        try:
+        with self.realms.opened(uid) as fd:
             fcntl.flock(fd, fcntl.LOCK_EX)
             before = self._left(uid)
             if before is not None:
                 self._restore(uid, before)
             yield
-        finally:
-            os.close(fd)
 
     @contextlib.contextmanager
     def lifted(self, uid: Uid) -> Iterator[None]:

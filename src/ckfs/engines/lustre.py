@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ckfs.engines import tools
 from ckfs.engines.directories import KIB, Directories, kib, limit_of, number
+from ckfs.engines.engine import path_of
 from ckfs.errors import EngineFailed
 from ckfs.names import ROOT_UID, Uid
 from ckfs.policy.quota import Account, Amount, Limits
@@ -68,10 +69,13 @@ class Lustre(Directories):
         tools.find(_TOOL, _PACKAGE)
 
     def mark(self, uid: Uid) -> None:
-        if uid == ROOT_UID or parse_project(self._run("project", "-d", self.realms.path(uid))) == (uid, True):
+        if uid == ROOT_UID:
             return
-        self.check_empty(uid, f"'lfs project -r -p {uid} -s users/{uid}', unmounted")
-        self._run("project", "-p", str(uid), "-s", self.realms.path(uid))
+        with self.realms.opened(uid) as fd:
+            if parse_project(self._run("project", "-d", path_of(fd), keeps=(fd,))) == (uid, True):
+                return
+            self.check_empty(uid, f"'lfs project -r -p {uid} -s users/{uid}', unmounted")
+            self._run("project", "-p", str(uid), "-s", path_of(fd), keeps=(fd,))
 
     def account(self, uid: Uid) -> Account:
         if uid == ROOT_UID:
@@ -87,5 +91,5 @@ class Lustre(Directories):
         of_files = ["-i", str(number(limits.files.soft)), "-I", str(number(limits.files.hard))]
         self._run("setquota", "-p", str(uid), *of_bytes, *of_files, self.realms.mounted.point)
 
-    def _run(self, *arguments: str) -> str:
-        return tools.run(_TOOL, _PACKAGE, list(arguments), keeps=(self.realms.fd,))
+    def _run(self, *arguments: str, keeps: tuple[int, ...] = ()) -> str:
+        return tools.run(_TOOL, _PACKAGE, list(arguments), keeps=keeps)

@@ -7,7 +7,6 @@ EXDEV. XFS answers ENOSPC to a project over its hard limit, ext4 EDQUOT. Root's 
 from __future__ import annotations
 
 import fcntl
-import os
 import struct
 import time
 from dataclasses import dataclass
@@ -79,8 +78,7 @@ class Projects(Directories):
     def mark(self, uid: Uid) -> None:
         if uid == ROOT_UID:
             return
-        fd = self.realms.open(uid)
-        try:
+        with self.realms.opened(uid) as fd:
             flags, extent, count, project, copying = _FSXATTR.unpack(
                 fcntl.ioctl(fd, _GET, bytes(_FSXATTR.size))
             )
@@ -88,8 +86,6 @@ class Projects(Directories):
                 return
             self.check_empty(uid, f"'chattr -R -p {uid} +P users/{uid}', unmounted")
             fcntl.ioctl(fd, _SET, _FSXATTR.pack(flags | _INHERIT, extent, count, uid, copying))
-        finally:
-            os.close(fd)
 
     def account(self, uid: Uid) -> Account:
         return Account(uid) if uid == ROOT_UID else self._report().get(uid, Account(uid))

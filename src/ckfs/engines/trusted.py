@@ -33,11 +33,8 @@ class Trusted(Directories):
         """That is the admin's."""
 
     def account(self, uid: Uid) -> Account:
-        fd = self.realms.open(uid)
-        try:
+        with self.realms.opened(uid) as fd:
             return account_of(uid, os.fstatvfs(fd), os.fstatvfs(self.realms.fd))
-        finally:
-            os.close(fd)
 
     def check(self, limits: Limits) -> None:
         if (limits.bytes, limits.files) != (UNLIMITED.bytes, UNLIMITED.files):
