@@ -152,6 +152,17 @@ class EngineFailed(FsError):
     errno = errno.EIO
 
 
+class NoGrant(FsError):
+    """The ledger is away, and what was granted before is used up: EDQUOT or EIO, as the policy says.
+
+    No OSError, so that nothing of the owner's gives way for what is no lack of room.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__("the ledger of quotas cannot be reached")
+        self.errno = number
+
+
 _UNFIT = {
     # The kernel takes ENOSYS as "never ask again" for the mount's life: an fsync would then succeed without doing anything.
     errno.ENOSYS: errno.EOPNOTSUPP,

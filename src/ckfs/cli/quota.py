@@ -145,8 +145,7 @@ class _OnStore:
 
     def show(self, uids: Sequence[int]) -> tuple[list[Standing], Limits | None]:
         accounts = [self.quotas.account(Uid(uid)) for uid in uids] if uids else self.quotas.accounts()
-        unit = self.store.door.room().f_frsize
-        rows = [row for row in standings(accounts, self.store.trash, unit) if row is not None]
+        rows = [row for row in standings(accounts, self.store.trash) if row is not None]
         return rows, default_limits(self.quotas)
 
     def say(self, uid: int | None, said: Mapping[str, str]) -> str:

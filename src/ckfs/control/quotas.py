@@ -66,8 +66,7 @@ class QuotaDesk:
         accounts = await self._asking.ask(look, self.uid)
         if self.uid == ROOT_UID:
             await tell({"default": asdict(await self._asking.ask(default_limits, self.uid))})
-        unit = await self._moments.in_store(self._unit)
-        rows, more = standings(accounts, self.core.store.trash, unit), True
+        rows, more = standings(accounts, self.core.store.trash), True
         while more:
             values, more = await self._moments.next_of(rows)
             for row in values:
@@ -86,13 +85,14 @@ class QuotaDesk:
 
     async def room(self, uid: Uid, size_bytes: int, superseded: Superseded, tell: Tell) -> None:
         self._check_own([uid], "ask for")
-        stored, unit = self.core.stored_as(Owner(uid, Gid(uid))), await self._moments.in_store(self._unit)
+        stored = self.core.stored_as(Owner(uid, Gid(uid)))
+        unit = await self._moments.in_store(lambda: self.core.store.door.unit)
         wanted = Amount(rounded(size_bytes, unit), 1)
         account = None if self.core.quotas is None else await self._asking.account(stored.uid, self.uid)
         store = await self._moments.in_store(lambda: self._store_room(uid))
         found = room.answer(wanted, account, store, GivingWay(), time.time_ns())
         if not found.fits:  # only now, since it may take a while
-            giving = await self._giving(stored, superseded, found, unit)
+            giving = await self._giving(stored, superseded, found)
             found = room.answer(wanted, account, store, giving, time.time_ns())
         await tell(asdict(found))
 
@@ -101,15 +101,12 @@ class QuotaDesk:
         total_bytes = there.f_blocks * there.f_frsize
         return StoreRoom.of(there, 0 if uid == ROOT_UID else policy.quota.reserve.bytes_of(total_bytes))
 
-    def _unit(self) -> int:
-        return self.core.store.door.room().f_frsize
-
-    async def _giving(self, stored: Owner, superseded: Superseded, found: Answer, unit: int) -> GivingWay:
+    async def _giving(self, stored: Owner, superseded: Superseded, found: Answer) -> GivingWay:
         trash = self.core.store.trash
-        own = await self._total(room.of_his_own(stored, trash, superseded, unit))
+        own = await self._total(room.of_his_own(stored, trash, superseded))
         if not any(lack.of in ("store", "inodes") for lack in found.lacks):
             return GivingWay(own)
-        return GivingWay(own, await self._total(room.of_others(stored, trash, unit)))
+        return GivingWay(own, await self._total(room.of_others(stored, trash)))
 
     async def _total(self, pieces: Iterator[Amount]) -> Amount:
         total, more = NOTHING, True

@@ -25,6 +25,7 @@ from ckfs.daemon.notify import notify
 from ckfs.daemon.options import MountOptions
 from ckfs.engines.engine import Engine
 from ckfs.errors import CkfsError, FsError, LedgerDown, MountFailed, NotPermitted, StoreUnusable, UsageError
+from ckfs.fs.charging import charge
 from ckfs.fs.core import Core
 from ckfs.fs.enforced import engine_of
 from ckfs.fs.filesystem import filesystem
@@ -119,6 +120,7 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             ledger=ledger,
             engine=engine,
         )
+        charge(core)
         try:
             told_early = _noted_signals()
             own = mounting.mount(store.path, path, read_only=options.read_only)
@@ -136,9 +138,8 @@ def _leave(core: Core) -> None:
     finished = all(handle.mount is None for handle in core.handles.all())
 
     def leave() -> None:
-        if finished and core.ledger is not None:  # else others count anew what it was writing
-            with contextlib.suppress(LedgerDown, CkfsError):
-                core.ledger.end(member.id)
+        with contextlib.suppress(LedgerDown, CkfsError):  # then the others count anew what it had
+            core.charging.leave()
         with contextlib.suppress(OSError):
             member.leave(finished=finished)
 
@@ -270,6 +271,7 @@ class _Mount:
             nursery.start_soon(self._fs.digesting.run)
             if self._core.member is not None:
                 nursery.start_soon(self._core.member.run, self._core.gate, lambda: self._core.policy)
+            nursery.start_soon(self._core.charging.run)
             if self._core.ledger is not None:
                 nursery.start_soon(Reclaiming(self._core, self._core.ledger).run)
             nursery.start_soon(self._core.figures.sum_up)

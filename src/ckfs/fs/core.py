@@ -21,6 +21,7 @@ import trio
 from ckfs.engines.engine import Engine
 from ckfs.errors import BadHandle, ReadOnly, Stale, StoreDown
 from ckfs.fs.aside import Aside
+from ckfs.fs.charges import Charges, Uncharged
 from ckfs.fs.figures import Figures
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.fs.liveness import Fate, Judge
@@ -29,7 +30,7 @@ from ckfs.fs.permits import Permits
 from ckfs.fs.undigested import UndigestedImages
 from ckfs.ledger.ledger import Ledger, Quotas
 from ckfs.model import Caller, JobFate, Owner, Record, Role
-from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName
+from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid
 from ckfs.policy.settings import Policy
 from ckfs.store import walks, writing
 from ckfs.store.entries import USERS, SetEntry
@@ -120,6 +121,7 @@ class Core:
     background: trio.Nursery | None = None
     """What runs for as long as the mount does."""
     aside: Aside = field(default_factory=Aside)
+    charging: Charges = field(default_factory=Uncharged)
     questions: Aside = field(init=False)
     """To whoever keeps quotas."""
     figures: Figures = field(default_factory=Figures)
@@ -397,6 +399,17 @@ class Core:
     def stored_as(self, owner: Owner | None) -> Owner:
         """The identity that the files of *owner* have in the store: root's and nobody's are the service account's."""
         return self.store.service if owner is None or owner.uid == ROOT.uid else owner
+
+    @property
+    def unit(self) -> int:
+        """In bytes: what the store's file system gives out space in."""
+        return self.store.door.unit
+
+    def payer_of(self, node: Node) -> Uid:
+        """Who is charged for *node*; of what has no name any more, who was when it was opened."""
+        with contextlib.suppress(Stale):
+            return self.stored_as(node.set_entry.owner).uid
+        return node.was_charged_to if node.was_charged_to is not None else self.store.service.uid
 
     async def job_owner(self, name: SetName, caller: Caller) -> Owner | None:
         """The owner of the job that a batch set belongs to. None means unknown, also when nobody answers in time."""

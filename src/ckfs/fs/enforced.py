@@ -13,16 +13,17 @@ from ckfs.engines.opening import open_engine
 from ckfs.errors import EngineFailed, FsError, StoreUnusable
 from ckfs.names import Gid, Uid, shown
 from ckfs.policy.enforcing import QuotaMode, QuotaPolicy
-from ckfs.policy.quota import NOTHING, Amount, room
-from ckfs.store import metering
+from ckfs.policy.quota import Amount, room
 from ckfs.store.copying import everything
 from ckfs.store.door import Door
 from ckfs.store.layout import Store
+from ckfs.store.metering import rounded
 from ckfs.store.realms import Arrangement
-from ckfs.store.spots import Spot
+from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
 
+_BLOCK_BYTES = 512
 _COUNTS_BY_ITSELF = "statvfs"
 """The engine that needs no realms: it is only looked at."""
 
@@ -84,8 +85,11 @@ def check_room(engine: Engine, door: Door, spot: Spot, uid: Uid) -> None:
 
 def _size(door: Door, spot: Spot) -> Amount:
     """What a copy takes: a file with several links counts once."""
-    sizes = {
-        found.record.ino: Amount(metering.bytes_of(found.stat, door.unit), 1)
-        for _, found in everything(door, spot)
-    }
-    return sum(sizes.values(), NOTHING)
+    sizes = {found.record.ino: _bytes_of(found, door.unit) for _, found in everything(door, spot)}
+    return Amount(sum(sizes.values()), len(sizes))
+
+
+def _bytes_of(found: Found, unit: int) -> int:
+    if found.record.is_directory:
+        return unit
+    return min(found.stat.st_blocks * _BLOCK_BYTES, rounded(found.stat.st_size, unit))

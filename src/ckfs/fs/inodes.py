@@ -129,6 +129,7 @@ class Node:
         "truncating",
         "unsettled",
         "unsynced",
+        "was_charged_to",
     )
 
     def __init__(self, ino: Inode, parent: Node | None, name: bytes, entry: SetEntry | None = None) -> None:
@@ -138,6 +139,8 @@ class Node:
         self.entry = entry
         self.reached = entry
         """Of a set's top: where what is open here of the set was opened."""
+        self.was_charged_to: Uid | None = None
+        """Who was charged for it when it was opened last."""
         self.lookups = 0
         self.handles: tuple[Handle, ...] = ()
         self.failed = False

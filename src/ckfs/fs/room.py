@@ -91,15 +91,15 @@ def _own_lacks(wanted: Amount, account: Account, own: quota.Room) -> Iterator[La
         yield Lack("files", total.files + wanted.files - limit, limit)
 
 
-def of_his_own(stored: Owner, trash: Trash, superseded: Superseded, unit: int) -> Iterator[Amount]:
+def of_his_own(stored: Owner, trash: Trash, superseded: Superseded) -> Iterator[Amount]:
     """What *stored* himself has that would give way to what he writes, piece by piece. Blocking."""
     for entry in trash.items(stored.uid):
-        yield charge_of(trash, entry, unit)
-    yield from superseded.charges(stored, unit)
+        yield charge_of(trash, entry)
+    yield from superseded.charges(stored)
 
 
-def of_others(stored: Owner, trash: Trash, unit: int) -> Iterator[Amount]:
+def of_others(stored: Owner, trash: Trash) -> Iterator[Amount]:
     """What lies in the trash of all but *stored*, piece by piece. Blocking."""
     for entry in trash.items():
         is_his = entry.spot.identity.uid == stored.uid
-        yield NOTHING if is_his else charge_of(trash, entry, unit)
+        yield NOTHING if is_his else charge_of(trash, entry)

@@ -17,6 +17,7 @@ from ckfs.fs.keeping import Keeping
 from ckfs.model import Caller, Owner
 from ckfs.names import ROOT_INODE, Inode, SetName, shown
 from ckfs.policy import ownership
+from ckfs.policy.quota import Amount
 from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.handover import name_owner
 from ckfs.store.moving import Check, Discard, file_to_set, link_set, rename_set, set_into_directory
@@ -74,8 +75,9 @@ class Sets:
         ino: Inode,
         make: Callable[[Spot], Found],
         undo: Callable[[object], None] | None,
+        cost: Amount,
     ) -> tuple[SetEntry, Found]:
-        """Make a set of *name*, for its job's owner, for the caller, or unclaimed."""
+        """Make a set of *name*, for its job's owner, for the caller, or unclaimed; *cost* is what is claimed for its top."""
         owner = await self._owner_for(name, caller)
         stored = self.core.stored_as(owner)
         names = self.core.store.names
@@ -88,7 +90,8 @@ class Sets:
                     undo(None)
                 raise
 
-        taken = await self.core.change((), work, top=(name,), stored=stored, undo=undo)
+        async with self.core.charging.claimed(stored.uid, cost):
+            taken = await self.core.change((), work, top=(name,), stored=stored, undo=undo)
         if owner is None:
             log.info("set %s made unclaimed by root", shown(name), extra={"always": True})
         return taken
@@ -127,26 +130,33 @@ class Sets:
         await self.following.bring_files(top)
 
     async def name_owner(self, top: Node, owner: Owner, *, unless_owned: bool = False) -> None:
-        """The first half of giving; :meth:`Following.bring_files` is the other. OSError (EDQUOT) if the set does not fit into
-        what *owner* may have, as far as an engine can say."""
-        store = self.core.store
-        await self._check_room(top, self.core.stored_as(owner))
-        name, releases = await self.core.lock_set(top)
-        top.entry = await self.core.gate.call(
-            lambda: name_owner(store, name, top.ino, owner, unless_owned=unless_owned), releases=releases
-        )
+        """The first half of giving; :meth:`Following.bring_files` is the other. OSError (EDQUOT), with nothing changed, if the
+        set is more than *owner* may have."""
+
+        async def run() -> SetName:
+            await self._check_room(top, stored)
+            async with self.core.charging.handed_over(top, stored.uid) as handover:
+                name, handover.is_done = await self._name_owner(top, owner, unless_owned=unless_owned)
+                return name
+
+        stored = self.core.stored_as(owner)
+        name = await self.keeping.with_room(stored, run)
         if top.set_entry.owner == owner:  # else somebody was faster
             log.info("set %s given to uid %d", shown(name), owner.uid, extra={"always": True})
 
+    async def _name_owner(self, top: Node, owner: Owner, *, unless_owned: bool) -> tuple[SetName, bool]:
+        store = self.core.store
+        name, releases = await self.core.lock_set(top)
+        top.entry, changed = await self.core.gate.call(
+            lambda: name_owner(store, name, top.ino, owner, unless_owned=unless_owned), releases=releases
+        )
+        return name, changed
+
     async def _check_room(self, top: Node, stored: Owner) -> None:
+        """Where an engine enforces: OSError (EDQUOT) unless the set fits into what it lets its new owner have."""
         engine, spot = self.core.engine, top.spot
-        if engine is None or spot.identity.uid == stored.uid:
-            return
-
-        async def check() -> None:
+        if engine is not None and spot.identity.uid != stored.uid:
             await self.core.gate.transfer(lambda: check_room(engine, self.core.store.door, spot, stored.uid))
-
-        await self.keeping.with_room(stored, check)
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""

@@ -41,20 +41,20 @@ class Standing:
     grace_files_s: int | None
 
 
-def standings(accounts: Iterable[Account], trash: Trash, unit: int) -> Iterator[Standing | None]:
-    """A row for each, with *unit* as that of the store's file system in bytes; None between, after each item of somebody's trash, so that a long look can be made in pieces."""
+def standings(accounts: Iterable[Account], trash: Trash) -> Iterator[Standing | None]:
+    """A row for each; None between, after each item of somebody's trash, so that a long look can be made in pieces."""
     for account in accounts:
         in_trash = 0
         for entry in trash.items(account.uid):
-            in_trash += charge_of(trash, entry, unit).bytes
+            in_trash += charge_of(trash, entry).bytes
             yield None
         yield _standing(quota.at(account, time.time_ns()), in_trash)
 
 
-def charge_of(trash: Trash, entry: Entry, unit: int) -> Amount:
+def charge_of(trash: Trash, entry: Entry) -> Amount:
     """What an item of the trash is charged with; nothing for what has just gone, or cannot be read."""
     with contextlib.suppress(OSError, FsError, RecursionError):
-        return trash.charge_at(entry.spot, unit)
+        return trash.charge_at(entry.spot)
     return NOTHING
 
 

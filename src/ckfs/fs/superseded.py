@@ -80,7 +80,7 @@ class Superseded:
             freed += self._remove(base, one, stored)
         return freed
 
-    def charges(self, stored: Owner, unit: int) -> Iterator[Amount]:
+    def charges(self, stored: Owner) -> Iterator[Amount]:
         """What each is charged with that :meth:`give_way` would remove; nothing after looks that found none."""
         names, trash = self.core.store.names, self.core.store.trash
         for base in self.families(stored):
@@ -91,7 +91,7 @@ class Superseded:
                     entry = names.read(one.set_name)
                     if entry.stored.uid == stored.uid and not entry.is_followed:
                         below = filter(None, [one.name])
-                        charge = trash.charge_at(Spot(entry.stored, (*entry.spot.components, *below)), unit)
+                        charge = trash.charge_at(Spot(entry.stored, (*entry.spot.components, *below)))
                 yield charge
 
     def _outlived(self, base: SetName) -> list[Checkpoint]:

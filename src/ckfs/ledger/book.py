@@ -6,11 +6,11 @@ wait for each other where the database lets them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ckfs.ledger import limits, sums
 from ckfs.ledger.ledger import Basis, Drawn, Opened, OpenFile, Posting
-from ckfs.ledger.sheet import COLUMNS, Sheet, account_in, inodes_of
+from ckfs.ledger.sheet import COLUMNS, Sheet, account_in
 from ckfs.ledger.transaction import Backend, Transaction
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy import quota
@@ -92,10 +92,9 @@ class Book:
     ) -> Drawn:
         def work(tx: Transaction) -> Drawn:
             sheet = Sheet(tx, mount)
-            sheet.lock(uid)
-            by_ino = {file.ino: file for file in opened}
-            for ino in inodes_of(opened):
-                sheet.note(uid, by_ino[ino])
+            sheet.lock(uid, files=[file.ino for file in opened])
+            for file in opened:
+                sheet.note(uid, file)
             standing, number, now_ns = sheet[uid], sheet.number(uid), sheet.now_ns
             standing.claim(quota.grant(standing.account(now_ns), least, wanted, now_ns))
             sheet.save()
@@ -111,7 +110,7 @@ class Book:
             if tx.row(_NEXT_POST, mount=mount.decode("ascii"), number=number) is None:
                 return
             sheet = Sheet(tx, mount)
-            sheet.lock(*(posting.uid for posting in postings))
+            sheet.lock(*(posting.uid for posting in postings), files=_files_of(postings))
             for posting in postings:
                 _post(sheet, posting)
             sheet.save()
@@ -131,15 +130,14 @@ class Book:
             if number is not None and not _is_new_move(tx, mount, number):
                 return
             sheet = Sheet(tx, mount)
-            sheet.lock(giver, taker)
+            sheet.lock(giver, taker, files=[file.ino for file in files])
             sheet[giver].post(-moved)
             sheet[taker].post(moved)
             sheet[taker].claim(-moved)
-            by_ino = {file.ino: file for file in files}
-            for ino in inodes_of(files):
-                for row in sheet.files(ino):
-                    sheet.touch(taker, row.mount.decode())
-                sheet.rebase(ino, taker, by_ino[ino].base)
+            for file in files:
+                for row in sheet.files(file.ino):
+                    sheet.touch(taker, row.mount)
+                sheet.rebase(file.ino, taker, file.base)
             sheet.save()
 
         self._backend.write(work)
@@ -207,16 +205,16 @@ class Book:
 
         def work(tx: Transaction) -> bool:
             sheet = Sheet(tx, NOBODY)
-            sheet.lock(uid)
+            sheet.lock(uid, files=[file.ino for file in bases])
             standing = sheet[uid]
             if version is not None and version != standing.version:
                 return False
-            for mount in dead:
-                for table in ("grants", "open_files"):
-                    _forget_in(tx, table, mount, uid)
             for file in bases:
                 if any(row.uid == uid for row in sheet.files(file.ino)):
                     sheet.rebase(file.ino, uid, file.base)
+            for mount in dead:
+                for table in ("grants", "open_files"):
+                    _forget_in(tx, table, mount, uid)
             standing.post(counted - standing.used)
             claimed = tx.row(_SUM, uid=uid)
             assert claimed is not None
@@ -264,9 +262,14 @@ def _post(sheet: Sheet, posting: Posting) -> None:
     for change in posting.changed:
         if not sheet.is_written_elsewhere(change.ino):
             standing.post(change.by)
-    finals = {settled.ino: settled for settled in posting.settled}
-    for ino in inodes_of(posting.settled):
-        sheet.settle(finals[ino])
+    for settled in posting.settled:
+        sheet.settle(settled)
+
+
+def _files_of(postings: Sequence[Posting]) -> Iterator[Inode]:
+    for posting in postings:
+        yield from (settled.ino for settled in posting.settled)
+        yield from (change.ino for change in posting.changed)
 
 
 def _is_new_move(tx: Transaction, mount: MountId, number: int) -> bool:

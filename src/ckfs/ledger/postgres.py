@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 from psycopg import conninfo, errors, pq
@@ -141,6 +141,10 @@ class _Transaction:
     def row(self, sql: str, **values: object) -> Row | None:
         return self._execute(sql, values).fetchone()
 
+    def rows_of_each(self, sql: str, each: Sequence[Mapping[str, object]]) -> list[list[Row]]:
+        cursors = [self._execute(sql, values) for values in each]
+        return [cursor.fetchall() for cursor in cursors]
+
     def row_now(self, sql: str, **values: object) -> tuple[Row | None, int]:
         first, second = self._execute(sql, values), self._execute(_NOW, {})
         now = second.fetchone()
@@ -150,7 +154,7 @@ class _Transaction:
     def run(self, sql: str, **values: object) -> None:
         self._execute(sql, values)
 
-    def _execute(self, sql: str, values: dict[str, object]) -> psycopg.Cursor[Row]:
+    def _execute(self, sql: str, values: Mapping[str, object]) -> psycopg.Cursor[Row]:
         # S608 and psycopg's own types: ckfs's statements only, with values apart.
         return self._connection.execute(_translated(sql), {**values, "store": self._store})
 

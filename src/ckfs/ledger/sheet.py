@@ -76,7 +76,7 @@ def account_in(uid: Uid, row: Row, limits: quota.Limits) -> Account:
 class Noted:
     """A row of a file that *mount* writes."""
 
-    mount: MountId
+    mount: str
     uid: Uid
     base: Amount
 
@@ -121,6 +121,7 @@ class Sheet:
         self._mount = mount.decode("ascii")
         self.now_ns = 0
         self._standings: dict[Uid, Standing] = {}
+        self._files: dict[Inode, list[Noted]] = {}
 
     def __getitem__(self, uid: Uid) -> Standing:
         return self._standings[uid]
@@ -129,8 +130,18 @@ class Sheet:
     def uids(self) -> set[Uid]:
         return set(self._standings)
 
-    def lock(self, *uids: Uid) -> None:
-        """Lock the accounts of *uids*; those of whom nothing was ever heard are opened."""
+    def lock(self, *uids: Uid, files: Iterable[Inode] = ()) -> None:
+        """Lock the accounts of *uids*, and of those who are charged for *files*, whose notes can be read and changed then."""
+        files = sorted(set(files))
+        payers = self._read(files)  # to take the locks in order; who pays may change until they are had
+        while True:
+            self._lock({*uids, *payers})
+            payers = self._read(files)
+            if payers <= self._standings.keys():
+                return
+
+    def _lock(self, uids: Iterable[Uid]) -> None:
+        """Those of whom nothing was ever heard are opened."""
         for uid in sorted({*uids} - self._standings.keys()):
             row = self._tx.row(_LOCK, uid=uid)
             while row is None:
@@ -145,49 +156,62 @@ class Sheet:
 
     # Files that are being written
 
-    def files(self, ino: Inode) -> list[Noted]:
-        """The rows of a file, by all mounts; the account of him who is charged for it is locked."""
-        while True:
-            rows = [
-                Noted(MountId(mount.encode()), Uid(uid), Amount(base_bytes, base_files))
-                for mount, uid, base_bytes, base_files in self._tx.rows(_FILES, ino=ino)
+    def _read(self, files: Sequence[Inode]) -> set[Uid]:
+        """Read the notes of *files*. Who is charged for them."""
+        found = self._tx.rows_of_each(_FILES, [{"ino": ino} for ino in files])
+        for ino, rows in zip(files, found, strict=True):
+            self._files[ino] = [
+                Noted(mount, Uid(uid), Amount(base_bytes, base_files))
+                for mount, uid, base_bytes, base_files in rows
             ]
-            payers = {row.uid for row in rows}
-            if payers <= self._standings.keys():
-                return rows
-            self.lock(*payers)  # it was handed over; may be again, until the lock is had
+        return {row.uid for ino in files for row in self._files[ino]}
+
+    def files(self, ino: Inode) -> list[Noted]:
+        """The notes of a file, by all mounts."""
+        return self._files[ino]
 
     def note(self, uid: Uid, opened: Opened) -> None:
         """The acting mount begins to write a file. One that others write too counts as the ledger has it, whatever is said."""
-        rows = self.files(opened.ino)
-        if any(row.mount.decode() == self._mount for row in rows):
+        rows = self._files[opened.ino]
+        if any(row.mount == self._mount for row in rows):
             return
-        payer, base = (rows[0].uid, rows[0].base) if rows else (uid, opened.base)
-        self._tx.run(_NOTE, ino=opened.ino, mount=self._mount, uid=payer, bytes=base.bytes, files=base.files)
-        self._standings[payer].post(NOTHING)
-        if payer != uid:
-            self.touch(payer, self._mount)
+        noted = replace(rows[0], mount=self._mount) if rows else Noted(self._mount, uid, opened.base)
+        rows.append(noted)
+        self._tx.run(
+            _NOTE,
+            ino=opened.ino,
+            mount=self._mount,
+            uid=noted.uid,
+            bytes=noted.base.bytes,
+            files=noted.base.files,
+        )
+        self._standings[noted.uid].post(NOTHING)
+        if noted.uid != uid:
+            self.touch(noted.uid, self._mount)
 
     def is_written_elsewhere(self, ino: Inode) -> bool:
-        return any(row.mount.decode() != self._mount for row in self.files(ino))
+        return any(row.mount != self._mount for row in self._files[ino])
 
     def settle(self, settled: Settled) -> None:
         """The acting mount writes a file no more. Without a note of it the file was counted as it is."""
-        rows = self.files(settled.ino)
-        mine = next((row for row in rows if row.mount.decode() == self._mount), None)
+        rows = self._files[settled.ino]
+        mine = next((row for row in rows if row.mount == self._mount), None)
         if mine is None:
             return
+        rows.remove(mine)
         self._tx.run(
             "DELETE FROM open_files WHERE store = :store AND ino = :ino AND mount = :mount",
             ino=settled.ino,
             mount=self._mount,
         )
-        if len(rows) > 1:
-            self.rebase(settled.ino, mine.uid, settled.final)
+        self.rebase(settled.ino, mine.uid, settled.final)
         self._standings[mine.uid].post(settled.final - mine.base)
 
     def rebase(self, ino: Inode, uid: Uid, base: Amount) -> None:
         """Let a file count with *base*, for *uid*, in the notes of all that write it."""
+        if not self._files[ino]:
+            return
+        self._files[ino] = [replace(row, uid=uid, base=base) for row in self._files[ino]]
         self._tx.run(
             "UPDATE open_files SET uid = :uid, base_bytes = :bytes, base_files = :files WHERE store = :store AND ino = :ino",
             ino=ino,
@@ -245,8 +269,3 @@ def _over(name: str, over: Over | None) -> dict[str, object]:
         f"{name}_s": None if over is None else over.for_s,
         f"{name}_ns": None if over is None else over.seen_ns,
     }
-
-
-def inodes_of(files: Sequence[Opened] | Iterable[Settled]) -> list[Inode]:
-    """Of *files*, in the one order in which everybody takes them."""
-    return sorted(file.ino for file in files)

@@ -14,7 +14,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ckfs.errors import LedgerDown, LedgerUnusable
 from ckfs.ledger import schema
@@ -95,6 +95,9 @@ class _Transaction:
     def row(self, sql: str, **values: object) -> Row | None:
         row: Row | None = self._execute(sql, values).fetchone()
         return row
+
+    def rows_of_each(self, sql: str, each: Sequence[Mapping[str, object]]) -> list[list[Row]]:
+        return [self.rows(sql, **values) for values in each]
 
     def row_now(self, sql: str, **values: object) -> tuple[Row | None, int]:
         return self.row(sql, **values), self._clock()

@@ -6,7 +6,7 @@ a statement changed is told by ``RETURNING 1``. A row that is read ``FOR UPDATE`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -21,6 +21,9 @@ class Transaction(Protocol):
     def rows(self, sql: str, **values: object) -> list[Row]: ...
 
     def row(self, sql: str, **values: object) -> Row | None: ...
+
+    def rows_of_each(self, sql: str, each: Sequence[Mapping[str, object]]) -> list[list[Row]]:
+        """The rows for each of many values, asked for together."""
 
     def row_now(self, sql: str, **values: object) -> tuple[Row | None, int]:
         """With the time after it was read, in ns since the epoch: of the one clock that all who use the ledger share."""

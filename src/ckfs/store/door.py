@@ -21,9 +21,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 from ckfs.errors import ReadOnly, Stale
 from ckfs.model import Owner, Record
 from ckfs.names import Gid, Inode, MountId, Uid
+from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, record, syscalls, trees, writers
 from ckfs.store.identity import ROOT, acting_as
-from ckfs.store.metering import Meter
+from ckfs.store.metering import Meter, charge_of
 from ckfs.store.quick import QuickReader
 from ckfs.store.realms import realm_of
 from ckfs.store.reports import Reports, Told, untold
@@ -137,6 +138,17 @@ class Door:
         """In bytes: what the store's file system gives out space in."""
         return self.room().f_frsize
 
+    def charge_of(self, target: Target) -> Amount:
+        """What *target* is charged with; nothing of a file that has no name any more."""
+        with self.opened(target, os.O_RDONLY) as fd:
+            status = os.fstat(fd)
+            return charge_of(status, fd, self.unit) if status.st_nlink else NOTHING
+
+    def data_in(self, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
+        """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
+        with self.opened(target, os.O_RDONLY) as fd:
+            return list(syscalls.data_in(fd, begin, end))
+
     def _losing(self, spot: Spot, dir_fd: int, name: bytes) -> Told:
         return untold if self._reports is None else self._reports.losing(spot, (dir_fd, name))
 
@@ -145,10 +157,9 @@ class Door:
             self._reports.made(spot, found.stat)
         return found
 
-    def _changed(self, target: Target, where: attributes.Where, before: Found, after: Found) -> Found:
-        if self._reports is not None:
-            self._reports.changed(target, where, before, after)
-        return after
+    def _cutting(self, target: Target, fd: int, ino: Inode) -> AbstractContextManager[None]:
+        """While the open file *fd* gets another size."""
+        return contextlib.nullcontext() if self._reports is None else self._reports.cutting(target, fd, ino)
 
     def _changing(
         self, target: Target, fd: int, expected: Inode, name: bytes
@@ -429,10 +440,11 @@ class Door:
                     fd, stat.S_IMODE(before.stat.st_mode)
                 )  # ext4 takes an equal attribute for no change
             if size is not None:
-                self._truncate(fd, size, before.record)
+                with self._cutting(target, fd, expected):
+                    self._truncate(fd, size, before.record)
             if times is not None:
                 syscalls.set_times(fd, times.atime_ns, times.mtime_ns)
-            return self._changed(target, fd, before, Found(os.fstat(fd), after))
+            return Found(os.fstat(fd), after)
 
     @staticmethod
     def _truncate(fd: int, size: int, before: Record) -> None:
@@ -454,7 +466,7 @@ class Door:
             if after == before.record:
                 return before
             attributes.put(fd, record.ATTRIBUTE, record.encode(after))
-            return self._changed(target, fd, before, Found(os.fstat(fd), after))
+            return Found(os.fstat(fd), after)
 
     def unlink(self, spot: Spot) -> None:
         with self._changed_parent(spot) as (dir_fd, name):
@@ -505,7 +517,7 @@ class Door:
                 attributes.put(attributes.path_of(old_fd, old_name), name, value)
             told = untold
             if self._reports is not None:
-                told = self._reports.taking_along(old, new, (old_fd, old_name), before)
+                told = self._reports.passing(old, new, (old_fd, old_name))
             syscalls.rename(old_fd, old_name, new_fd, new_name, 0)
             told()
             return self.examine_in(new_fd, new_name)

@@ -1,8 +1,8 @@
 """What a file of the store is charged with, and whom the door tells when that changes.
 
-A regular file, and what stands for a symbolic link or device, counts with its blocks in the store, but not with what a file system
-sets aside beyond its end (XFS: speculative preallocation), nor with its own bookkeeping of extents: so with at most its size, rounded up to
-whole allocation units. A directory counts as one unit, whatever its file system says: how that grows with the names in it
+A regular file, and what stands for a symbolic link or device, counts with its blocks in the store (st_blocks), as far as they hold
+its data: not what a file system sets aside beyond its end (XFS: speculative preallocation), nor its own bookkeeping of extents and
+attributes, which comes and goes on its own. A directory counts as one unit, whatever its file system says: how that grows with the names in it
 depends on the engine, and the number of these is limited by that of files. The users' own attributes count with their names
 and values, rounded up as well: many engines show them nowhere. What ckfs keeps with a file is not charged.
 """
@@ -18,10 +18,14 @@ from typing import Protocol
 
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import Amount
-from ckfs.store import attributes, record
+from ckfs.store import attributes, record, syscalls
 
 _BLOCK_BYTES = 512
 """Of st_blocks, on Linux, whatever the file system's own are."""
+
+
+_MOST_EXTENTS = 1 << 16
+"""A file in more pieces is charged with its blocks."""
 
 
 class Meter(Protocol):
@@ -46,11 +50,39 @@ def rounded(size_bytes: int, unit: int) -> int:
     return -(-size_bytes // unit) * unit
 
 
-def bytes_of(status: os.stat_result, unit: int) -> int:
-    """What a file or directory with *status* is charged with, apart from its attributes; *unit* in bytes."""
+def bytes_of(status: os.stat_result, where: attributes.Where, unit: int) -> int:
+    """What a file or directory with *status*, to be found *where*, is charged with, apart from its attributes; *unit* in bytes."""
     if stat.S_ISDIR(status.st_mode):
         return unit
-    return min(status.st_blocks * _BLOCK_BYTES, rounded(status.st_size, unit))
+    if not status.st_size:
+        return 0
+    return min(status.st_blocks * _BLOCK_BYTES, _data_bytes(where, status.st_size, unit))
+
+
+def _data_bytes(where: attributes.Where, size: int, unit: int) -> int:
+    """The units in which a file of *size* has data; all that it has room for where nobody can tell."""
+    try:
+        if isinstance(where, int):
+            return _data_bytes_of(where, size, unit)
+        fd = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return _data_bytes_of(fd, size, unit)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return rounded(size, unit)
+
+
+def _data_bytes_of(fd: int, size: int, unit: int) -> int:
+    total = end = 0
+    for count, (since, upto) in enumerate(syscalls.data_in(fd, 0, size)):
+        if count == _MOST_EXTENTS:
+            return rounded(size, unit)
+        begin, end = max(end, since // unit * unit), rounded(upto, unit)
+        total += end - begin
+    return total
 
 
 def is_charged(attribute: bytes) -> bool:
@@ -88,4 +120,4 @@ def charge_of(
     status: os.stat_result, where: attributes.Where, unit: int, names: Iterable[bytes] | None = None
 ) -> Amount:
     """What the file or directory with *status* is charged with in all; *where* and *names* as for :func:`attribute_bytes`."""
-    return Amount(bytes_of(status, unit) + rounded(attribute_bytes(where, names), unit), 1)
+    return Amount(bytes_of(status, where, unit) + rounded(attribute_bytes(where, names), unit), 1)

@@ -23,7 +23,7 @@ from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, syscalls, writers
 from ckfs.store.metering import Meter, bytes_of, charge_of, is_charged, number_at
 from ckfs.store.removed import ATTRIBUTE as NOTE
-from ckfs.store.spots import Found, OpenFile, Spot, Target
+from ckfs.store.spots import OpenFile, Spot, Target
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 _MOST_NAMES_BYTES = 60_000
@@ -64,7 +64,7 @@ class Reports:
     def made(self, spot: Spot, status: os.stat_result) -> None:
         """A new file or directory, without anything in it."""
         if (payer := spot.charged_to) is not None:
-            self.meter.made(payer, Amount(bytes_of(status, self.unit), 1))
+            self.meter.made(payer, Amount(self.unit if stat.S_ISDIR(status.st_mode) else 0, 1))
 
     def losing(self, spot: Spot, at: At, status: os.stat_result | None = None) -> Told:
         """Before *at* loses its name, which is *spot* or lies below it."""
@@ -86,19 +86,13 @@ class Reports:
     def moving(self, old: Spot, new: Spot, old_at: At, new_at: At, flags: int) -> Told:
         """Before a rename."""
         if flags & RENAME_EXCHANGE:
-            there, back = self._passing(old, new, old_at), self._passing(new, old, new_at)
+            there, back = self.passing(old, new, old_at), self.passing(new, old, new_at)
             return partial(_all_told, there, back)
-        passing = self._passing(old, new, old_at)
+        passing = self.passing(old, new, old_at)
         if flags:  # nothing is there
             return passing
         replaced = self._replacing(new, old_at, new_at)
         return partial(_all_told, passing, replaced)
-
-    def taking_along(self, old: Spot, new: Spot, at: At, before: Found) -> Told:
-        """Before a rename to a name that nobody has, and after a note was put on what was *before*."""
-        noted = Found(os.stat(at[1], dir_fd=at[0], follow_symlinks=False), before.record)
-        self.changed(old, attributes.path_of(*at), before, noted)
-        return self._passing(old, new, at)
 
     def _replacing(self, new: Spot, old_at: At, new_at: At) -> Told:
         try:
@@ -108,7 +102,7 @@ class Reports:
             return untold
         return untold if os.path.samestat(status, moved) else self.losing(new, new_at, status)
 
-    def _passing(self, old: Spot, new: Spot, at: At) -> Told:
+    def passing(self, old: Spot, new: Spot, at: At) -> Told:
         """Before *at* comes under *new*: whoever pays there takes over all of it."""
         giver, taker = old.charged_to, new.charged_to
         if giver == taker:
@@ -134,10 +128,13 @@ class Reports:
 
     # What changes
 
-    def changed(self, target: Target, where: attributes.Where, before: Found, after: Found) -> None:
-        """What is *where*, and *target*, has another size, or may have other blocks: ckfs's own attributes may take one."""
-        by_bytes = bytes_of(after.stat, self.unit) - bytes_of(before.stat, self.unit)
-        self._tell_change(target, where, after.record.ino, after.stat, by_bytes)
+    @contextlib.contextmanager
+    def cutting(self, target: Target, fd: int, ino: Inode) -> Iterator[None]:
+        """While the block gives the open file *fd*, which is *target*, another size."""
+        before = bytes_of(os.fstat(fd), fd, self.unit)
+        yield
+        status = os.fstat(fd)
+        self._tell_change(target, fd, ino, status, bytes_of(status, fd, self.unit) - before)
 
     @contextlib.contextmanager
     def changing(self, target: Target, fd: int, ino: Inode, name: bytes) -> Iterator[None]:
@@ -171,7 +168,7 @@ class Reports:
 
     def _counted(self, at: At, status: os.stat_result, names: list[bytes]) -> _Counted:
         where = attributes.path_of(*at)
-        charge = Amount(bytes_of(status, self.unit), 1)
+        charge = Amount(status.st_blocks * 512, 1)
         with contextlib.suppress(OSError):
             charge = charge_of(status, where, self.unit, names)
         return _Counted(number_at(where), charge)

@@ -26,7 +26,6 @@ from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import restoring, walks
 from ckfs.store.door import Door
 from ckfs.store.entries import SetEntry
-from ckfs.store.metering import bytes_of
 from ckfs.store.realms import Arrangement
 from ckfs.store.removed import ATTRIBUTE, Damaged, Item, Note, decode, encode, fitted
 from ckfs.store.restoring import Failure
@@ -250,15 +249,15 @@ class Trash:
         below = (found.stat for _, found in walks.files(self._door, spot))
         return 512 * sum({inner.st_ino: inner.st_blocks for inner in below}.values())
 
-    def charge_at(self, spot: Spot, unit: int) -> Amount:
-        """What the file or directory *spot* is charged with, and all below it, in units of *unit* bytes; but for attributes of
-        users' own. A file counts nothing as long as it has a name elsewhere."""
+    def charge_at(self, spot: Spot) -> Amount:
+        """What the file or directory *spot* is charged with, and all below it. A file counts nothing as long as it has a name
+        elsewhere."""
         status = self._door.status(spot)
         if not stat.S_ISDIR(status.st_mode):
-            return Amount(bytes_of(status, unit), 1) if status.st_nlink == 1 else NOTHING
-        below = {found.stat.st_ino: found.stat for _, found in walks.everything(self._door, spot)}
-        sizes = [unit, *(bytes_of(inner, unit) for inner in below.values())]
-        return Amount(sum(sizes), len(sizes))
+            return self._door.charge_of(spot) if status.st_nlink == 1 else NOTHING
+        below = {found.stat.st_ino: path for path, found in walks.everything(self._door, spot)}
+        inner = (Spot(spot.identity, (*spot.components, *path.split(b"/"))) for path in below.values())
+        return sum(map(self._door.charge_of, inner), self._door.charge_of(spot))
 
     # Taking out
 
