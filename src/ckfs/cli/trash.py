@@ -16,7 +16,8 @@ from typing import Protocol, TypeVar
 
 from ckfs.cli.choice import choice_of
 from ckfs.cli.mounted import device_for_user, mount_above, only_mount
-from ckfs.cli.stores import prepare_for_stores, service_of
+from ckfs.cli.stores import prepare_for_stores
+from ckfs.cli.tally import counted_store
 from ckfs.cli.times import local_time
 from ckfs.cli.users import user_name
 from ckfs.control.client import ask, made
@@ -27,7 +28,7 @@ from ckfs.policy import settings
 from ckfs.store import desk
 from ckfs.store.choosing import Choice, Entry, check_purge, check_restore
 from ckfs.store.desk import Desk, Outcome, Row
-from ckfs.store.layout import Store, open_store
+from ckfs.store.layout import Store
 
 T = TypeVar("T")
 
@@ -122,7 +123,7 @@ def _there(steps: Iterator[T | None]) -> Iterator[T]:
 def _opened(path: str, *, read_only: bool) -> Iterator[Trash]:
     prepare_for_stores()
     root = Caller(ROOT_UID, Gid(0), 0, 0o077)
-    with contextlib.closing(open_store(path, service_of(path), read_only=read_only)) as store:
+    with counted_store(path, read_only=read_only) as store:
         # What root does here asks for no policy: a mistake in it must not keep anybody from his images.
         yield _OnStore(Desk(store, settings.parse(""), root, _retention_s(store)))
 
