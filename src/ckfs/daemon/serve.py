@@ -32,6 +32,7 @@ from ckfs.fs.filesystem import filesystem
 from ckfs.fs.ledgers import Host, open_ledger
 from ckfs.fs.membership import Membership
 from ckfs.fs.reclaiming import Reclaiming
+from ckfs.fs.softlimits import SoftLimits
 from ckfs.ledger.ledger import Ledger
 from ckfs.ledger.state import state_directory
 from ckfs.model import Owner
@@ -120,7 +121,7 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             ledger=ledger,
             engine=engine,
         )
-        charge(core)
+        charge(core, SoftLimits().see)
         try:
             told_early = _noted_signals()
             own = mounting.mount(store.path, path, read_only=options.read_only)
