@@ -137,7 +137,6 @@ def test_a_table_that_is_missing_is_damage(filled: bytes) -> None:
 def test_check_names_every_sum_that_does_not_add_up(filled: bytes) -> None:
     connection = sqlite3.connect(filled)
     with connection:
-        connection.execute("UPDATE accounts SET used_files = -1 WHERE uid = 2150")
         connection.execute("UPDATE accounts SET claimed_bytes = 6 WHERE uid = 2151")
         connection.execute("UPDATE limits SET hard_bytes = -2")
         connection.execute("DELETE FROM accounts WHERE uid = 2152")

@@ -239,6 +239,12 @@ class Content:
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what its owner needs least gives way."""
+        keeping, owner, door = self.sets.keeping, _stored_owner(handle), self.core.store.door
+        stored = None if owner is None else owner.uid
+
+        def put(piece: bytes, at: int) -> int:
+            with door.stored_as(stored):
+                return os.pwrite(handle.fd, piece, at)
 
         charging = self.core.charging
 
@@ -246,11 +252,10 @@ class Content:
             session, count = await charging.claim(handle, offset + begin, len(data) - begin)
             piece = data if count == len(data) else data[begin : begin + count]
             try:
-                return await self._transfer(handle, lambda: os.pwrite(handle.fd, piece, offset + begin))
+                return await self._transfer(handle, lambda: put(piece, offset + begin))
             finally:
                 charging.done(session)
 
-        keeping, owner = self.sets.keeping, _stored_owner(handle)
         written = 0
         while True:
             try:
