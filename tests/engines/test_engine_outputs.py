@@ -52,7 +52,7 @@ Disk quotas for prj 2101 (pid 2101):
 pid 2101 is using default file quota setting
 """
 
-# An answer of GlusterFS that tests of public exporters of its figures have, with another path and other figures.
+# Recorded here: GlusterFS 10.3 (Debian 12).
 GLUSTER = """\
 <?xml version="1.0" encoding="UTF-8" standalone="yes"?>
 <cliOutput>
@@ -62,15 +62,45 @@ GLUSTER = """\
   <volQuota>
     <limit>
       <path>/store/users/2101</path>
-      <hard_limit>1073741824</hard_limit>
+      <hard_limit>10485760</hard_limit>
       <soft_limit_percent>80%</soft_limit_percent>
-      <soft_limit_value>858993459</soft_limit_value>
+      <soft_limit_value>8388608</soft_limit_value>
       <used_space>4096</used_space>
-      <avail_space>1073737728</avail_space>
+      <avail_space>10481664</avail_space>
       <sl_exceeded>No</sl_exceeded>
       <hl_exceeded>No</hl_exceeded>
     </limit>
   </volQuota>
+</cliOutput>
+"""
+GLUSTER_OBJECTS = """\
+<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
+<cliOutput>
+  <opRet>0</opRet>
+  <opErrno>0</opErrno>
+  <opErrstr/>
+  <volQuota>
+    <limit>
+      <path>/store/users/2101</path>
+      <hard_limit>10</hard_limit>
+      <soft_limit_percent>80%</soft_limit_percent>
+      <soft_limit_value>8</soft_limit_value>
+      <file_count>3</file_count>
+      <dir_count>1</dir_count>
+      <available>6</available>
+      <sl_exceeded>No</sl_exceeded>
+      <hl_exceeded>No</hl_exceeded>
+    </limit>
+  </volQuota>
+</cliOutput>
+"""
+GLUSTER_NONE_YET = """\
+<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
+<cliOutput>
+  <opRet>-1</opRet>
+  <opErrno>0</opErrno>
+  <opErrstr>No quota configured on volume gv0</opErrstr>
+  <cliOp>volQuota</cliOp>
 </cliOutput>
 """
 GLUSTER_REFUSES = """\
@@ -126,7 +156,17 @@ def test_lfs_says_which_project_a_directory_is_of(text: str, project: tuple[int,
 
 
 def test_gluster_says_what_each_directory_with_a_limit_has_and_may() -> None:
-    assert glusterfs.parse(GLUSTER, "used_space") == {"/store/users/2101": glusterfs.Listed(4096, GIB)}
+    assert glusterfs.parse(GLUSTER, "used_space") == {"/store/users/2101": glusterfs.Listed(4096, 10 * MIB)}
+
+
+def test_gluster_counts_files_and_directories() -> None:
+    listed = glusterfs.parse(GLUSTER_OBJECTS, "file_count", "dir_count")
+    assert listed == {"/store/users/2101": glusterfs.Listed(4, 10)}
+
+
+@pytest.mark.parametrize("kind", ["quota", "inode quota"])
+def test_that_no_directory_has_a_limit_gluster_says_as_a_failure(kind: str) -> None:
+    assert glusterfs.parse(GLUSTER_NONE_YET.replace("quota conf", f"{kind} conf"), "used_space") == {}
 
 
 def test_what_gluster_refuses_is_said_in_its_words() -> None:

@@ -166,7 +166,7 @@ def test_soft_limits_that_an_engine_has_not_are_refused(bench: Bench) -> None:
         GlusterFs(bench.realms).check(LIMITS)
 
 
-@pytest.mark.parametrize("driver", [Xfs, Ext4, Lustre, GlusterFs])
+@pytest.mark.parametrize("driver", [Xfs, Ext4, Lustre])
 def test_a_driver_that_was_not_tried_says_so_once_when_it_is_opened(
     bench: Bench, driver: Callable[[Realms], Driver], caplog: pytest.LogCaptureFixture
 ) -> None:

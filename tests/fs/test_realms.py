@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import time
 import tomllib
 from pathlib import Path
 
@@ -10,14 +12,17 @@ import pytest
 
 from ckfs.errors import StoreUnusable, Unsupported
 from ckfs.fs.enforced import engine_of
-from ckfs.model import Owner
+from ckfs.model import Owner, Record
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.policy import settings
 from ckfs.policy.enforcing import QuotaMode, QuotaPolicy
 from ckfs.store import layout
-from ckfs.store.entries import SetEntry, name_beside, place_beside, place_of
+from ckfs.store.entries import SetEntry, name_beside, on_the_way, place_beside, place_of
 from ckfs.store.layout import initialise, open_store
+from ckfs.store.leftovers import Leftovers
 from ckfs.store.realms import Arrangement, realm_of
+from ckfs.store.record import new_inode
+from ckfs.store.spots import Found, Spot
 
 ALICE = Owner(Uid(2101), Gid(2101))
 SHARED, REALMS = Arrangement.SHARED, Arrangement.REALMS
@@ -95,8 +100,6 @@ def test_no_set_gets_a_place_that_is_ckfs_own_and_each_place_says_its_name(name:
 
 
 def test_an_entry_never_leads_on_the_way_into_what_is_ckfs_own() -> None:
-    from ckfs.store.entries import on_the_way
-
     entry = SetEntry(Inode(5), ALICE, ALICE, b"set")
     places = {moved.place for moved in on_the_way(SetName(b".ckfs-trash"), entry)}
     assert b".ckfs-trash" not in places
@@ -109,6 +112,32 @@ def test_what_works_beside_a_mount_makes_no_realm(tmp_path: Path) -> None:
         store.names.prepare_user(ALICE)
     assert os.listdir(path / "users") == []
     store.close()
+
+
+class NobodyWrites:
+    def is_live(self, spot: Spot, found: Found) -> bool:
+        return False
+
+
+def test_gc_looks_into_each_realm_for_what_was_being_made_and_takes_no_part_of_it_for_a_place(
+    tmp_path: Path,
+) -> None:
+    path = _store(tmp_path, REALMS)
+    store = open_store(str(path))
+    store.names.make_realms_by(lambda uid, gid: None)
+    store.names.prepare_user(ALICE)
+    staged = store.names.staging_spot(ALICE)
+    store.door.make_hidden(staged, _record(), b"target")
+    store.door.ensure_directory(Spot(ALICE, REALMS.trash(ALICE.uid)))
+    later = time.time_ns() + 30 * 86_400 * 10**9
+    leftovers = Leftovers(store, store.read_policy(), NobodyWrites(), lambda: later)
+    assert [left.spot for left in leftovers.unfinished()] == [staged]
+    assert leftovers.places() == []
+    store.close()
+
+
+def _record() -> Record:
+    return Record(new_inode(), ALICE.uid, ALICE.gid, stat.S_IFREG | 0o600)
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,21 @@ The tool works on a host of the trusted pool alone. Enforcement lags by the time
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
 from ckfs.engines import tools
 from ckfs.engines.directories import Directories
 from ckfs.errors import EngineFailed, Unsupported
-from ckfs.names import Uid
+from ckfs.names import Uid, shown
 from ckfs.policy.quota import Account, Amount, Limit, Limits
 
 _TOOL, _PACKAGE = "gluster", "glusterfs-server"
 _LARGEST_BYTES = 16 << 20
 _UNLIMITED = "N/A"
+_NONE_YET = re.compile(r"No (inode )?quota configured on volume ")
+"""How it says that no directory has a limit: as a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,9 @@ def parse(text: str, *used: str) -> dict[str, Listed]:
         raise tools.unexpected("gluster volume quota", text) from None
     if root.findtext("opRet") != "0":
         reason = root.findtext("opErrstr") or "no reason given"
-        raise EngineFailed(f"'gluster volume quota' failed: {reason.strip()}")
+        if _NONE_YET.match(reason):
+            return {}
+        raise EngineFailed(f"'gluster volume quota' failed: {shown(reason.strip())}")
     try:
         return {_text(limit, "path"): _listed(limit, used) for limit in root.iter("limit")}
     except ValueError:
@@ -71,6 +76,7 @@ def volume_of(source: str) -> tuple[str, str]:
 @dataclass(frozen=True, slots=True)
 class GlusterFs(Directories):
     name: str = "glusterfs"
+    tried: bool = True
 
     def start(self) -> None:
         tools.find(_TOOL, _PACKAGE)
