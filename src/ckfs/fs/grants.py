@@ -70,6 +70,8 @@ class Grants:
     _moves: int = 0
     _batch: _Batch | None = None
     _to_note: list[tuple[Uid, Opened]] = field(default_factory=list)
+    _noting: tuple[Uid, tuple[Opened, ...]] | None = None
+    """What the ledger is being told of, and may or may not have heard."""
 
     def purse(self, uid: Uid) -> Purse:
         purse = self.purses.get(uid)
@@ -194,7 +196,7 @@ class Grants:
         self._to_note.append((uid, opened))
 
     def noted_not(self, ino: int) -> Opened | None:
-        """Take back a note that the ledger has not heard yet; None if it has."""
+        """Take back a note that the ledger has not heard yet; None if it has, or may have."""
         for at, (_, opened) in enumerate(self._to_note):
             if opened.ino == ino:
                 return self._to_note.pop(at)[1]
@@ -235,6 +237,7 @@ class Grants:
     async def _post_all(self) -> None:
         """In the lane."""
         self.gather()
+        await self._note_those()  # first: of what was settled since then the ledger must have a note
         await self._post_batch()
         self._batch = self._next_batch()
         await self._post_batch()
@@ -243,11 +246,18 @@ class Grants:
     async def _note_all(self) -> None:
         while self._to_note:
             uid = self._to_note[0][0]
-            opened = tuple(one for payer, one in self._to_note if payer == uid)
-            drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING, opened))
-            self._to_note = [(payer, one) for payer, one in self._to_note if one not in opened]
-            if not self.purse(uid).drawn(drawn):
-                self.lost(uid)
+            self._noting = uid, tuple(one for payer, one in self._to_note if payer == uid)
+            self._to_note = [(payer, one) for payer, one in self._to_note if payer != uid]
+            await self._note_those()
+
+    async def _note_those(self) -> None:
+        if self._noting is None:
+            return
+        uid, opened = self._noting
+        drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING, opened))
+        self._noting = None
+        if not self.purse(uid).drawn(drawn):
+            self.lost(uid)
 
     def _next_batch(self) -> _Batch | None:
         postings = tuple((purse, purse.posting()) for purse in self.purses.values() if purse.has_news)
@@ -307,6 +317,9 @@ class Grants:
         self.gather()
         for purse in self.purses.values():
             purse.give_up_balance()
+        if self._noting is not None:
+            uid, opened = self._noting
+            self.ledger.draw(self.mount, uid, NOTHING, NOTHING, opened)
         if self._batch is not None:
             self._post(self._batch)
         last = self._next_batch()
