@@ -185,7 +185,7 @@ def test_what_comes_back_from_the_trash_needs_no_room(place: Place, payer: Payer
     """It was charged there already."""
     removed(payer, "old")
     payer.may_add(bytes=0, files=0)
-    done = run_ckfs("trash", "restore", "--owner", str(payer.uid), "--store", place.mount.path)
+    done = run_ckfs("trash", "restore", "--set", f"set-{payer.uid}", "--store", place.mount.path)
     assert done.returncode == 0, done
     assert payer.calls(content, payer.inside("old")) == b"o" * SIZE
     assert payer.room == 0

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import append, content, opened, resize, save, state, write_all, write_at
-from tests.support.quotas import EMPTY_FILE, UNIT, Charge, Payer, Place, new_payer, place_in
+from tests.support.quotas import UNIT, Charge, Payer, Place, new_payer, place_in
 from tests.support.users import raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 PUNCH_HOLE = 0x01 | 0x02
 KEEP_SIZE = 0x01
 GIB = 1 << 30
+NOTES = UNIT
+"""What the store's file system may need of its own for a file with holes: a block for attributes, one for where the pieces are."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -245,14 +247,14 @@ def test_holes_cost_nothing_until_they_are_filled(payer: Payer) -> None:
     payer.may_add(bytes=8 * UNIT)
     before = payer.has()
     payer.calls(resize, image, GIB)
-    assert payer.has() - before == EMPTY_FILE
+    assert (payer.has() - before).bytes <= NOTES
     filled = 0
     with contextlib.suppress(OSError):
         for number in range(1000):
             filled += payer.calls(write_at, image, number * 1_000_000 + 17, b"x")
     has = payer.has() - before
-    assert has.bytes >= filled * UNIT, "the file system's notes of where the pieces are may come on top"
-    assert payer.room < 2 * UNIT
+    assert filled * UNIT <= has.bytes <= filled * UNIT + 2 * NOTES
+    assert payer.room <= 2 * NOTES
     assert os.path.getsize(image) == GIB
 
 
@@ -267,9 +269,9 @@ def test_a_hole_in_a_full_quota_stays_one_and_what_is_beside_it_can_be_rewritten
 
 
 def test_seeking_far_and_writing_is_charged_by_what_is_written(payer: Payer) -> None:
-    payer.may_add(bytes=2 * UNIT)
+    payer.may_add(bytes=10 * UNIT)
     assert payer.calls(write_at, payer.inside("image"), GIB, b"x" * UNIT) == UNIT
-    assert payer.room == UNIT
+    assert 9 * UNIT - NOTES <= payer.room <= 9 * UNIT
 
 
 # Truncating

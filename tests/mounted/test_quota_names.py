@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agents import Agent
-from tests.support.images import append, content, opened, resize, save, write_all, write_at
+from tests.support.images import append, content, resize, save, write_at
 from tests.support.mounting import run_ckfs
 from tests.support.quotas import (
     DIRECTORY,
@@ -415,13 +415,21 @@ def test_what_ckfs_keeps_with_files_is_not_charged(payer: Payer) -> None:
     assert payer.has() == before
 
 
-def test_a_file_of_a_few_bytes_takes_a_unit_and_an_empty_one_none(payer: Payer) -> None:
-    def make() -> None:
-        with opened(payer.inside("one"), os.O_WRONLY | os.O_CREAT) as fd:
-            write_all(fd, b"x")
-        resize(payer.inside("hole"), 100 * UNIT)
-        write_at(payer.inside("tail"), 7 * UNIT, b"x")
+def test_what_ckfs_keeps_with_files_of_holes_is_counted_right(payer: Payer) -> None:
+    """The store's file system may need a block of its own for what ckfs keeps: it counts as soon as it is there."""
+    image = payer.inside("image")
+    payer.calls(resize, image, 100 * UNIT)
+    payer.calls(write_at, image, 50 * UNIT, b"x")
+    payer.has()
+    until(
+        lambda: errno_of_call(os.getxattr, image, "user.ckfs.digest") == 0,
+        lambda: f"{image} has no digest yet",
+    )
+    payer.has()
 
+
+def test_a_file_of_a_few_bytes_takes_a_unit_and_an_empty_one_none(payer: Payer) -> None:
     before = payer.has()
-    payer.calls(make)
-    assert payer.has() - before == Charge(2 * UNIT, 3)
+    payer.calls(save, payer.inside("one"), b"x")
+    payer.calls(save, payer.inside("none"), b"")
+    assert payer.has() - before == Charge(UNIT, 2)

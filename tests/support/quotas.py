@@ -71,10 +71,8 @@ def _below(top: Path) -> Iterator[str]:
 
 
 def _charge_of(path: str, status: os.stat_result) -> Charge:
-    if stat.S_ISDIR(status.st_mode):
-        content = UNIT
-    else:
-        content = min(status.st_blocks * 512, in_units(status.st_size))
+    is_directory = stat.S_ISDIR(status.st_mode)
+    content = UNIT if is_directory else min(status.st_blocks * 512, in_units(status.st_size))
     attributes = 0
     for name in os.listxattr(path, follow_symlinks=False):
         if name.startswith("user.") and name.split(".")[1] != "ckfs":
