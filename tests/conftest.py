@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounting import Mount, make_store, mounted
+from ckfs.ledger import state
+from tests.support.mounting import Mount, make_store, mounted, state_directory
 
 
 @contextlib.contextmanager
@@ -23,6 +24,14 @@ def _open_to_all() -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def host_state() -> Iterator[Path]:
+    """Commands that tests run in their own process keep the state of the host there, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(state.VARIABLE, str(state_directory()))
+        yield state_directory()
 
 
 @pytest.fixture(scope="session")

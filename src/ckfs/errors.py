@@ -27,6 +27,13 @@ class StoreUnusable(CkfsError):
     exit_status = 3
 
 
+class LedgerUnusable(CkfsError):
+    """The ledger of quotas is damaged, or is none: it must be made anew from the store. (One of another version is sound, and
+    raises StoreUnusable.)"""
+
+    exit_status = 3
+
+
 class MountRefused(CkfsError):
     """The mount point cannot be used: missing, not a directory, or ckfs is mounted there already."""
 
@@ -137,6 +144,17 @@ class LedgerDown(FsError):
     """The ledger of quotas cannot be reached, or did not answer in time."""
 
     errno = errno.EIO
+
+
+class NoGrant(FsError):
+    """The ledger is away, and what was granted before is used up: EDQUOT or EIO, as the policy says.
+
+    No OSError, so that nothing of the owner's gives way for what is no lack of room.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__("the ledger of quotas cannot be reached")
+        self.errno = number
 
 
 _UNFIT = {

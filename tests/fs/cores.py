@@ -12,10 +12,12 @@ from pathlib import Path
 import trio
 
 from ckfs.errors import NotFound
+from ckfs.fs.charging import charge
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import Filesystem, filesystem
 from ckfs.fs.membership import Membership
 from ckfs.fs.metadata import Changes
+from ckfs.ledger.ledger import Ledger
 from ckfs.model import Caller, JobFate, Owner, Role, State
 from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, SetName, Uid
 from ckfs.store.gate import Gate
@@ -293,6 +295,7 @@ def mounted_for_long(
     read_only: bool = False,
     timeout_s: float = 10.0,
     role: Role = Role.NODE,
+    ledger: Ledger | None = None,
 ) -> Iterator[Mount]:
     """As :func:`mounted`, from outside of any event loop: each call may have a loop of its own."""
     store = open_store(str(path), read_only=read_only)
@@ -300,8 +303,30 @@ def mounted_for_long(
         gate = Gate(store.door.probe, op_timeout_s=timeout_s, io_timeout_s=timeout_s)
         member = None if read_only else Membership(store.mounts, node.encode())
         core = Core(
-            store, gate, store.read_policy(), jobs or KnownJobs(), role, node.encode(), timeout_s, member
+            store,
+            gate,
+            store.read_policy(),
+            jobs or KnownJobs(),
+            role,
+            node.encode(),
+            timeout_s,
+            member,
+            ledger=ledger,
         )
         yield Mount(core, filesystem(core))
         if member is not None:
             member.leave(finished=all(handle.mount is None for handle in core.handles.all()))
+
+
+@contextlib.asynccontextmanager
+async def charged(
+    path: Path, ledger: Ledger, *, node: str = "a", role: Role = Role.NODE, timeout_s: float = 10.0
+) -> AsyncIterator[Mount]:
+    """As :func:`mounted`, and everything is charged in *ledger*; at the end it has been told all."""
+    with mounted_for_long(path, node=node, role=role, timeout_s=timeout_s, ledger=ledger) as mount:
+        charge(mount.core)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.core.charging.run)
+            yield mount
+            nursery.cancel_scope.cancel()
+        mount.core.charging.leave()

@@ -141,6 +141,7 @@ def test_init_makes_the_layout_and_a_commented_policy(store: Path) -> None:
         "protection",
         "trash",
         "gc",
+        "quota",
         "liveness",
         "resolvers",
     }

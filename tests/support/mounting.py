@@ -7,9 +7,12 @@ left open, no mount left behind.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +22,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
+
+from ckfs.ledger import state
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 READY_TIMEOUT = 30.0
@@ -42,9 +47,23 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment in which this source tree's ckfs runs without being installed."""
+    """The environment in which this source tree's ckfs runs without being installed, and keeps its state out of the host's."""
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
+    own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", state.VARIABLE: str(state_directory())}
+    return {**os.environ, **own, **more}
+
+
+@functools.cache
+def state_directory() -> Path:
+    """Where the ckfs of this process's tests keep what is their host's; gone when the process ends."""
+    directory, here = Path(tempfile.mkdtemp(prefix="ckfs-state-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == here:  # not in a child that was forked as another user
+            shutil.rmtree(directory)
+
+    atexit.register(remove)
+    return directory
 
 
 def run_ckfs(*arguments: str | Path, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:

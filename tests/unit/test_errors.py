@@ -107,6 +107,7 @@ def test_exit_statuses_are_the_documented_ones() -> None:
         "CkfsError": 1,
         "UsageError": 2,
         "StoreUnusable": 3,
+        "LedgerUnusable": 3,
         "MountRefused": 4,
         "StoreInUse": 4,
         "NotPermitted": 5,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from ckfs.errors import StoreUnusable
+from ckfs.policy.enforcing import Away, QuotaMode, QuotaPolicy, Reserve
 from ckfs.policy.settings import DEFAULT_TEXT, Collecting, Policy, parse
 
 
@@ -32,7 +35,9 @@ def test_an_empty_file_has_the_defaults_and_asks_nobody() -> None:
     assert empty.resolver_command_timeout_s == written.resolver_command_timeout_s
 
 
-@pytest.mark.parametrize("table", ["sets", "images", "protection", "trash", "gc", "liveness", "resolvers"])
+@pytest.mark.parametrize(
+    "table", ["sets", "images", "protection", "trash", "gc", "quota", "liveness", "resolvers"]
+)
 def test_an_empty_table_has_the_defaults(table: str) -> None:
     assert parse(f"[{table}]") == parse("")
 
@@ -47,7 +52,8 @@ WRONG_KEYS = [
     ("[resolvers]\ntorque = ''", "resolvers.torque"),
     ("[resolvers]\ncommand_timeout_s = 1", "resolvers.command_timeout_s"),
     ("[sets.more]", "sets.more"),
-    ("[quota]\nmode = 'ledger'", "quota"),
+    ("[quotas]\nmode = 'ledger'", "quotas"),
+    ("[quota]\nhard = 1", "quota.hard"),
 ]
 
 
@@ -203,3 +209,100 @@ def test_what_goes_by_itself_and_when() -> None:
 def test_what_goes_by_itself_is_not_left_to_mistakes(key: str, value: str, rule: str) -> None:
     table, name = key.split(".")
     assert f"{key} must be {rule}" in refusal(f"[{table}]\n{name} = {value}")
+
+
+def test_quotas_are_kept_by_a_ledger_of_the_host_unless_something_else_is_said() -> None:
+    assert parse("").quota == parse(DEFAULT_TEXT).quota == QuotaPolicy()
+    assert QuotaPolicy().mode is QuotaMode.LEDGER
+    assert (QuotaPolicy().ledger, QuotaPolicy().engine, QuotaPolicy().away) == ("embedded", "auto", Away.EIO)
+
+
+def test_who_enforces_quotas() -> None:
+    said = parse(
+        "[quota]\nmode = 'engine'\nledger = 'host=db1 dbname=ckfs'\naway = 'EDQUOT'\nengine = 'xfs'\nreserve = '20G'"
+    ).quota
+    assert said == QuotaPolicy(
+        QuotaMode.ENGINE, "host=db1 dbname=ckfs", Away.EDQUOT, "xfs", Reserve(bytes=20 << 30)
+    )
+    assert said.away.errno == errno.EDQUOT
+    assert parse("").quota.away.errno == errno.EIO
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("mode", "'Ledger'", "one of ledger, engine, none"),
+        ("mode", "true", "one of ledger, engine, none"),
+        ("away", "'ENOSPC'", "one of EDQUOT, EIO"),
+        ("engine", "'zfs'", "one of auto, btrfs, xfs, ext4, lustre, cephfs, glusterfs, statvfs"),
+        ("ledger", "''", 'be "embedded", or how PostgreSQL is reached'),
+        ("ledger", "'db1'", 'be "embedded", or how PostgreSQL is reached'),
+        ("ledger", "'mysql://db1/ckfs'", 'be "embedded", or how PostgreSQL is reached'),
+        ("ledger", "['embedded']", 'be "embedded", or how PostgreSQL is reached'),
+        ("reserve", "5", "a part of the store"),
+        ("reserve", "'90.1%'", "a part of the store"),
+        ("reserve", "'-1%'", "a part of the store"),
+        ("reserve", "'5 %%'", "a part of the store"),
+        ("reserve", "'20X'", "a part of the store"),
+        ("reserve", "''", "a part of the store"),
+    ],
+)
+def test_who_enforces_quotas_is_not_left_to_mistakes(key: str, value: str, rule: str) -> None:
+    line = refusal(f"[quota]\n{key} = {value}")
+    assert f"quota.{key} must be" in line
+    assert rule in f"must {line.partition('must ')[2]}"
+
+
+CONNECTIONS = [
+    "host=db1 dbname=ckfs",
+    "service=ckfs",
+    "postgresql://ckfs@db1/ckfs",
+    "postgres:///ckfs?host=/run/postgresql",
+    "postgresql://db1:5432/ckfs?passfile=/root/.pgpass",
+    "host=db1 passfile=/root/.pgpass",
+]
+
+
+@pytest.mark.parametrize("connection", CONNECTIONS)
+def test_how_a_database_is_reached(connection: str) -> None:
+    assert parse(f"[quota]\nledger = '{connection}'").quota.ledger == connection
+
+
+WITH_PASSWORDS = [
+    "host=db1 password=secret",
+    "host=db1 PASSWORD = secret",
+    "password=secret",
+    "host=db1 sslpassword=secret",
+    "postgresql://ckfs:secret@db1/ckfs",
+    "postgres://:secret@db1",
+    "postgresql://db1/ckfs?password=secret",
+    "postgresql://db1/ckfs?user=a&pass%77ord=secret",
+]
+
+
+@pytest.mark.parametrize("connection", WITH_PASSWORDS)
+def test_no_password_lies_in_the_store_and_none_is_repeated(connection: str) -> None:
+    line = refusal(f"[quota]\nledger = '{connection}'")
+    assert "must not have a password" in line
+    assert "secret" not in line
+
+
+RESERVES = [
+    ("0%", 0),
+    ("5%", 50_000),
+    ("2.5 %", 25_000),
+    ("90%", 900_000),
+    ("0", 0),
+    ("4096", 4096),
+    ("1K", 1024),
+    ("1.5K", 1536),
+    ("1M", 1_000_000),
+    ("1P", 1_000_000),
+]
+
+
+@pytest.mark.parametrize(("text", "of_a_million"), RESERVES)
+def test_the_reserve_is_a_part_or_an_amount_and_never_more_than_there_is(
+    text: str, of_a_million: int
+) -> None:
+    assert parse(f"[quota]\nreserve = '{text}'").quota.reserve.bytes_of(1_000_000) == of_a_million

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 
 from ckfs.daemon.mounting import is_dead, mounts
 from ckfs.errors import StoreInUse, StoreUnusable
+from ckfs.fs.listening import described, first_alive
 from ckfs.fs.liveness import Judge
-from ckfs.names import MountId, shown
+from ckfs.names import shown
 from ckfs.policy import settings
 from ckfs.store.layout import policy_text
-from ckfs.store.mounts import Mounts, Registration
+from ckfs.store.mounts import Mounts
 
-_LOOKS_PER_LEASE = 40
 _WAY_OUT = "umount it on all hosts, or give --even-if-mounted"
 _IN_A_COPY = "; in a copy of a store, remove what is in its mounts/ first"
 
@@ -25,28 +24,9 @@ def check(path: str, registered: Mounts, judge: Judge) -> None:
     is not known to be dead: who is not heard of for that long is taken for gone."""
     if places := _mounted_at(path):
         raise StoreInUse(f"{shown(path)}: mounted on {', '.join(places)}: {_WAY_OUT}")
-    lease_s = _lease_s(path)
-    first: dict[MountId, int] = {}
-    silent = set[MountId]()
-    said = False
-    while True:
-        listening: list[Registration] = []
-        for one in registered.all():
-            if judge.has_died_here(one):
-                continue
-            if judge.is_running_here(one) or one.beat != first.setdefault(one.id, one.beat):
-                raise StoreInUse(f"{shown(path)}: {_mount(one)} is alive: {_WAY_OUT}{_IN_A_COPY}")
-            if judge.silent_s(one, lease_s) < lease_s:
-                listening.append(one)
-            elif one.id not in silent:
-                silent.add(one.id)
-                _say(f"{_mount(one)} was silent for {lease_s:g} s, and is taken for gone")
-        if not listening:
-            return
-        if not said:
-            said = True
-            _say(f"listening for {lease_s:g} s whether {_mount(listening[0])} is alive")
-        time.sleep(lease_s / _LOOKS_PER_LEASE)
+    alive = first_alive(registered, judge, _lease_s(path), _say)
+    if alive is not None:
+        raise StoreInUse(f"{shown(path)}: {described(alive)} is alive: {_WAY_OUT}{_IN_A_COPY}")
 
 
 def _mounted_at(path: str) -> list[str]:
@@ -68,10 +48,6 @@ def _lease_s(path: str) -> float:
         return settings.parse(policy_text(path)).lease_s
     except StoreUnusable:  # which is a finding
         return settings.parse(settings.DEFAULT_TEXT).lease_s
-
-
-def _mount(one: Registration) -> str:
-    return f"mount {shown(one.id)} of node {shown(one.node) if one.node else '(unknown)'}"
 
 
 def _say(what: str) -> None:

@@ -342,7 +342,7 @@ def _rows_of_entry(
     )
     yield _stored_row(name, b"", entry, found, state, size_bytes)
     for path, image in images:
-        spot = Spot(entry.stored, (*entry.spot.components, *path.split(b"/")))
+        spot = entry.spot.below(*path.split(b"/"))
         yield _stored_row(name, path, entry, image, worth(spot, image), image.stat.st_size)
 
 

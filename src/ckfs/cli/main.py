@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_scrub(commands)
     _add_gc(commands)
     _add_fsck(commands)
+    _add_ledger(commands)
     _add_prepare(commands)
     _add_demo(commands)
     return parser
@@ -375,6 +376,28 @@ def _fsck(arguments: argparse.Namespace) -> int:
         as_json=arguments.json,
         even_if_mounted=arguments.even_if_mounted,
     )
+
+
+def _add_ledger(commands: Commands[_Parser]) -> None:
+    command = commands.add_parser("ledger", help="the ledger of a store's quotas (root)", allow_abbrev=False)
+    actions = command.add_subparsers(metavar="ACTION", required=True, parser_class=_Parser)
+    for name, meaning in (
+        ("check", "say what is wrong with it"),
+        ("upgrade", "bring it to the form that this ckfs knows"),
+        ("adopt", "let this host keep it, since the one that did is gone"),
+    ):
+        action = actions.add_parser(name, help=meaning, allow_abbrev=False)
+        action.add_argument("store", metavar="STORE", help="the store's directory")
+        action.add_argument(
+            "--state", metavar="DIR", help="where this host keeps its ledgers, if the mounts are told so too"
+        )
+        action.set_defaults(run=_ledger, action=name)
+
+
+def _ledger(arguments: argparse.Namespace) -> int:
+    from ckfs.cli import ledger
+
+    return ledger.run(arguments)
 
 
 def _add_prepare(commands: Commands[_Parser]) -> None:

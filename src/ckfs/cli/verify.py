@@ -196,7 +196,7 @@ class _Verifier:
 def spot_of(store: Store, set_name: SetName, path: bytes) -> Spot:
     """Where an image lies. FileNotFoundError if there is no such set."""
     entry = store.names.read(set_name)
-    return Spot(entry.stored, (*entry.spot.components, *filter(None, path.split(b"/"))))
+    return entry.spot.below(*filter(None, path.split(b"/")))
 
 
 def _not_complete(seen: Seen, state: str) -> Result:

@@ -24,9 +24,11 @@ class MountOptions:
     read_only: bool = False
     reads_partial: bool = False
     log_file: str | None = None
+    state: str | None = None
+    """The directory in which the host keeps its ledgers; None is the usual one."""
 
 
-KNOWN = ("role", "node", "service_user", "op_timeout", "io_timeout", "ro", "rw", "partial", "log")
+KNOWN = ("role", "node", "service_user", "op_timeout", "io_timeout", "ro", "rw", "partial", "log", "state")
 _FLAGS = ("ro", "rw", "partial")
 
 
@@ -55,6 +57,7 @@ def parse(given: list[str]) -> MountOptions:
         read_only="ro" in values,
         reads_partial="partial" in values,
         log_file=values.get("log"),
+        state=_directory("state", values.get("state")),
     )
 
 
@@ -70,6 +73,12 @@ def _node(text: str) -> str:
         raise UsageError(
             f"mount option node={shown(text)}: must be 1 to {_LONGEST_NODE_NAME} letters, digits, dots, dashes or underscores"
         )
+    return text
+
+
+def _directory(key: str, text: str | None) -> str | None:
+    if text is not None and not text.startswith("/"):
+        raise UsageError(f"mount option {key}={shown(text)}: must be a path from the root directory")
     return text
 
 

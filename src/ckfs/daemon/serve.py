@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import outcome
 import pyfuse3
@@ -22,10 +23,15 @@ from ckfs.daemon import mounting
 from ckfs.daemon.mounting import OwnMount
 from ckfs.daemon.notify import notify
 from ckfs.daemon.options import MountOptions
-from ckfs.errors import CkfsError, FsError, MountFailed, NotPermitted, StoreUnusable, UsageError
+from ckfs.errors import CkfsError, FsError, LedgerDown, MountFailed, NotPermitted, StoreUnusable, UsageError
+from ckfs.fs.charging import charge
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import filesystem
+from ckfs.fs.ledgers import Host, open_ledger
 from ckfs.fs.membership import Membership
+from ckfs.fs.reclaiming import Reclaiming
+from ckfs.ledger.ledger import Ledger
+from ckfs.ledger.state import state_directory
 from ckfs.model import Owner
 from ckfs.names import ROOT_INODE, shown
 from ckfs.owners.accounts import Accounts, uid_in
@@ -39,6 +45,8 @@ from ckfs.store.layout import Store, open_store, reachable_by_users
 from ckfs.transport.pyfuse import Operations
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _POLICY_INTERVAL_S = 3.0
 _QUIET_S = 2.0
@@ -81,7 +89,11 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
     threading.stack_size(_STACK_BYTES)  # of address space: what deep trees need, and no user can exhaust
     sys.setrecursionlimit(_DEEPEST_CALLS)
     store, policy = _within(options.op_timeout_s, store_path, lambda: _opened(store_path, service, options))
-    with contextlib.closing(store):
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(contextlib.closing(store))
+        ledger = _while_it_answers(options.op_timeout_s, store, lambda: _ledger_of(store, policy, options))
+        if ledger is not None:
+            opened.enter_context(contextlib.closing(ledger))
         users = Users(policy)
         gate = Gate(
             store.door.probe,
@@ -100,7 +112,9 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             options.op_timeout_s,
             None if options.read_only else Membership(store.mounts, node),
             options.reads_partial,
+            ledger=ledger,
         )
+        charge(core)
         try:
             told_early = _noted_signals()
             own = mounting.mount(store.path, path, read_only=options.read_only)
@@ -118,12 +132,22 @@ def _leave(core: Core) -> None:
     finished = all(handle.mount is None for handle in core.handles.all())
 
     def leave() -> None:
+        with contextlib.suppress(LedgerDown, CkfsError):  # then the others count anew what it had
+            core.charging.leave()
         with contextlib.suppress(OSError):
             member.leave(finished=finished)
 
     leaving = threading.Thread(target=leave, daemon=True)
     leaving.start()
     leaving.join(core.op_timeout_s)
+
+
+def _ledger_of(store: Store, policy: Policy, options: MountOptions) -> Ledger | None:
+    """The ledger in which this mount counts; None if it does not."""
+    if options.read_only:
+        return None
+    host = Host.here(state_directory(options.state), options.node)
+    return open_ledger(store, policy, host, options.op_timeout_s)
 
 
 def _noted_signals() -> list[int]:
@@ -144,17 +168,41 @@ def _opened(path: str, service: Owner, options: MountOptions) -> tuple[Store, Po
     return store, store.read_policy()
 
 
-def _within(limit_s: float, path: str, work: Callable[[], tuple[Store, Policy]]) -> tuple[Store, Policy]:
+def _within(limit_s: float, path: str, work: Callable[[], T]) -> T:
     """Do *work* in a thread; StoreUnusable if the store does not answer in time."""
-    results: list[outcome.Outcome[tuple[Store, Policy]]] = []
-    thread = threading.Thread(target=lambda: results.append(outcome.capture(work)), daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if not results:
+    ended = _Aside(work)
+    if not ended.within(limit_s):
         raise StoreUnusable(
             f"{shown(path)}: the store did not answer within {limit_s:g} s: see whether it is reachable"
         )
-    return results[0].unwrap()
+    return ended.result()
+
+
+def _while_it_answers(limit_s: float, store: Store, work: Callable[[], T]) -> T:
+    """Do *work*, which may take its time, in a thread; StoreUnusable as soon as the store does not answer in time."""
+    ended = _Aside(work)
+    while not ended.within(limit_s):
+        _within(limit_s, store.path, store.door.probe)
+    return ended.result()
+
+
+class _Aside(Generic[T]):
+    """*work*, done in a thread that nobody has to wait for."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._outcomes: list[outcome.Outcome[T]] = []
+        self._thread = threading.Thread(
+            target=lambda: self._outcomes.append(outcome.capture(work)), daemon=True
+        )
+        self._thread.start()
+
+    def within(self, limit_s: float) -> bool:
+        """Whether it has ended, waiting that long for it."""
+        self._thread.join(limit_s)
+        return bool(self._outcomes)
+
+    def result(self) -> T:
+        return self._outcomes[0].unwrap()
 
 
 def _raise_descriptor_limit() -> None:
@@ -212,6 +260,9 @@ class _Mount:
             nursery.start_soon(self._fs.digesting.run)
             if self._core.member is not None:
                 nursery.start_soon(self._core.member.run, self._core.gate, lambda: self._core.policy)
+            nursery.start_soon(self._core.charging.run)
+            if self._core.ledger is not None:
+                nursery.start_soon(Reclaiming(self._core, self._core.ledger).run)
             nursery.start_soon(self._core.figures.sum_up)
             nursery.start_soon(self._announce, failure)
             await pyfuse3.main(max_tasks=_MOST_REQUESTS)
@@ -301,7 +352,12 @@ class _Mount:
                 log.debug("cannot read the policy: %s", error)
 
     def _take_up(self, policy: Policy) -> None:
-        if policy != self._core.policy:
-            self._core.policy = policy
-            self._users.follow(policy)
-            log.info("new policy in force")
+        if policy == self._core.policy:
+            return
+        if policy.quota.place != self._core.policy.quota.place:
+            log.info(
+                "quota.mode, quota.ledger and quota.engine of the policy hold for this mount from its next start on"
+            )
+        self._core.policy = policy
+        self._users.follow(policy)
+        log.info("new policy in force")

@@ -167,7 +167,8 @@ class Node:
         address = os.path.join(self._private, f"{self.name}.notify")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
             ready.bind(address)
-            options = f"role=node,node={self.name}"
+            # Two computers cannot share an embedded ledger, but these two are one.
+            options = f"role=node,node={self.name},state={os.path.join(self._private, 'state')}"
             command = ckfs_command("mount", store, mountpoint, "-f", "-o", options)
             self._daemon = self._spawn(command, NOTIFY_SOCKET=address)
             if not _is_ready(ready, self._daemon):

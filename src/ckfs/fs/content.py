@@ -15,7 +15,7 @@ from typing import TypeVar
 import outcome
 import trio
 
-from ckfs.errors import Denied, Fenced, FsError, Stale
+from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, place_of
@@ -78,6 +78,7 @@ class Content:
 
         if truncate:
             await self.core.assure_membership(None)
+            await self.core.charging.settle_now(node)
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
         is_marked = any(handle.mount is not None for handle in node.handles)
@@ -92,6 +93,7 @@ class Content:
         finally:
             node.truncating -= truncate
         if truncate:
+            self.core.charging.cut(node, 0)
             node.failed = node.killed = False
         return self.opened(node, file, caller, flags, wrote=truncate)
 
@@ -139,6 +141,7 @@ class Content:
         handle.wrote = handle.marked = wrote
         handle.mount = self.core.mount_id if wrote and handle.writable else None
         handle.process = process_of(caller.pid) if handle.writable else None
+        node.was_charged_to = self.core.payer_of(node)
         node.with_handle(handle)
         return self.core.handles.add(handle)
 
@@ -168,6 +171,7 @@ class Content:
             await self._settle_or_later(handle)
         self.core.handles.remove(number)
         handle.node.without_handle(handle)
+        self.core.charging.closed(handle.node)
         self.core.inodes.drop_unused(handle.node)
         handle.close_when_unused(lambda: close_soon(handle.fd))
 
@@ -232,17 +236,22 @@ class Content:
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what its owner needs least gives way."""
 
+        charging = self.core.charging
+
         async def write(begin: int) -> int:
-            return await self._transfer(
-                handle, lambda: os.pwrite(handle.fd, data[begin:] if begin else data, offset + begin)
-            )
+            session, count = await charging.claim(handle, offset + begin, len(data) - begin)
+            piece = data if count == len(data) else data[begin : begin + count]
+            try:
+                return await self._transfer(handle, lambda: os.pwrite(handle.fd, piece, offset + begin))
+            finally:
+                charging.done(session)
 
         keeping, owner = self.sets.keeping, _stored_owner(handle)
         written = 0
         while True:
             try:
                 count = await keeping.with_room(owner, partial(write, written))
-            except OSError:
+            except (OSError, NoGrant):
                 if written:
                     return written  # the next write of the caller meets the error
                 raise
@@ -291,6 +300,7 @@ class Content:
         handle.wrote = handle.marked = False
         try:
             await self.states.settle(handle.node, handle)
+            await self.core.charging.settle(handle.node, handle.file)
         except (OSError, FsError):
             handle.wrote = True  # the release tries again
             raise

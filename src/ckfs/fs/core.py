@@ -12,7 +12,7 @@ import logging
 import resource
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -20,14 +20,16 @@ import trio
 
 from ckfs.errors import BadHandle, ReadOnly, Stale, StoreDown
 from ckfs.fs.aside import Aside
+from ckfs.fs.charges import Charges, Uncharged
 from ckfs.fs.figures import Figures
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.fs.liveness import Fate, Judge
 from ckfs.fs.membership import Membership
 from ckfs.fs.permits import Permits
 from ckfs.fs.undigested import UndigestedImages
+from ckfs.ledger.ledger import Ledger
 from ckfs.model import Caller, JobFate, Owner, Record, Role
-from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName
+from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid
 from ckfs.policy.settings import Policy
 from ckfs.store import walks, writing
 from ckfs.store.entries import USERS, SetEntry
@@ -95,6 +97,8 @@ class Core:
     """None on a read-only mount, which writes nothing."""
     reads_partial: bool = False
     """Partial images may be opened for reading."""
+    ledger: Ledger | None = None
+    """In which this mount counts what its writers use; None if it does not count."""
     nothing_to_give_until: dict[Owner | None, float] = field(default_factory=dict)
     """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes."""
     judge: Judge = field(init=False)
@@ -114,6 +118,7 @@ class Core:
     background: trio.Nursery | None = None
     """What runs for as long as the mount does."""
     aside: Aside = field(default_factory=Aside)
+    charging: Charges = field(default_factory=Uncharged)
     figures: Figures = field(default_factory=Figures)
     permits: Permits = field(default_factory=Permits)
 
@@ -187,7 +192,7 @@ class Core:
             return self.store.names.top
         for handle in node.handles:
             releases.append(handle.pin())
-            return handle.file
+            return handle.file.paid_by(node.payer)
         return node.spot
 
     async def below(self, directory: Node, work: Callable[[], T]) -> T:
@@ -384,6 +389,17 @@ class Core:
         """The identity that the files of *owner* have in the store: root's and nobody's are the service account's."""
         return self.store.service if owner is None or owner.uid == ROOT.uid else owner
 
+    @property
+    def unit(self) -> int:
+        """In bytes: what the store's file system gives out space in."""
+        return self.store.door.unit
+
+    def payer_of(self, node: Node) -> Uid:
+        """Who is charged for *node*; of what has no name any more, who was when it was opened."""
+        with contextlib.suppress(Stale):
+            return self.stored_as(node.set_entry.owner).uid
+        return node.was_charged_to if node.was_charged_to is not None else self.store.service.uid
+
     async def job_owner(self, name: SetName, caller: Caller) -> Owner | None:
         """The owner of the job that a batch set belongs to. None means unknown, also when nobody answers in time."""
         if not self.policy.is_batch(name):
@@ -398,7 +414,7 @@ def _as_owner_or_root(work: Callable[[Target], T], target: Target) -> T:
     except PermissionError:
         if not isinstance(target, Spot):
             raise
-        return work(replace(target, identity=ROOT))
+        return work(target.by(ROOT))
 
 
 def _entry_of(node: Node) -> SetEntry | None:

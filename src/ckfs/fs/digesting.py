@@ -20,7 +20,6 @@ from ckfs.fs.undigested import Undigested
 from ckfs.names import Inode
 from ckfs.store import rereading
 from ckfs.store.rereading import Reading
-from ckfs.store.spots import Spot
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ class Digesting:
         """The top of the set, and what reads the image; None if its digest is there already, or it needs none."""
         store = self.core.store
         entry = store.names.read(place.set_name)
-        spot = Spot(entry.stored, (*entry.spot.components, *place.below))
+        spot = entry.spot.below(*place.below)
         return entry.ino, rereading.begin(store.door, spot, store.door.examine(spot, ino))
 
     async def _gently(self, call: Callable[[], Awaitable[T]]) -> T:

@@ -79,4 +79,4 @@ class Fencing:
             return
         for path, found in walks.files(self.core.store.door, entry.spot):
             below = tuple(path.split(b"/"))
-            yield Spot(entry.stored, (*entry.spot.components, *below)), found, Place(name, below)
+            yield entry.spot.below(*below), found, Place(name, below)

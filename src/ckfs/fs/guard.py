@@ -20,7 +20,7 @@ from ckfs.policy.lifecycle import Event
 from ckfs.policy.protection import Until
 from ckfs.store import writing
 from ckfs.store.checkpoints import checkpoints, with_record
-from ckfs.store.spots import Found, Spot
+from ckfs.store.spots import Found
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Guard:
             return
         door, entry, said = self.core.store.door, self.core.store.names.read(checkpoint.set_name), False
         for image in changed:
-            spot = Spot(entry.stored, (*entry.spot.components, *filter(None, image.path.split(b"/"))))
+            spot = entry.spot.below(*filter(None, image.path.split(b"/")))
             ino = image.record.ino
             after = writing.say(door, spot, ino, lambda found: lifecycle.after(found.record, event))
             said = said or after.record.state is lifecycle.after(image.record, event).state

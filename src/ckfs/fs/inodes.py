@@ -16,7 +16,7 @@ import trio
 from ckfs.errors import Stale
 from ckfs.fs.streams import Stream
 from ckfs.model import Caller
-from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, shown
+from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid, shown
 from ckfs.owners.processes import Process
 from ckfs.store.entries import SetEntry
 from ckfs.store.gate import Release
@@ -126,6 +126,7 @@ class Node:
         "truncating",
         "unsettled",
         "unsynced",
+        "was_charged_to",
     )
 
     def __init__(self, ino: Inode, parent: Node | None, name: bytes, entry: SetEntry | None = None) -> None:
@@ -135,6 +136,8 @@ class Node:
         self.entry = entry
         self.reached = entry
         """Of a set's top: where what is open here of the set was opened."""
+        self.was_charged_to: Uid | None = None
+        """Who was charged for it when it was opened last."""
         self.lookups = 0
         self.handles: tuple[Handle, ...] = ()
         self.failed = False
@@ -176,6 +179,13 @@ class Node:
         return entry
 
     @property
+    def payer(self) -> Uid | None:
+        """Who is charged with it, if that is not whom it belongs to in the store (:class:`Spot`)."""
+        with contextlib.suppress(Stale):
+            return None if self.is_root else self.set_entry.spot.payer
+        return None
+
+    @property
     def spot(self) -> Spot:
         """Where it was last seen. Stale if it has no name any more."""
         top, below = self._climb()
@@ -184,7 +194,7 @@ class Node:
         if not below:
             return spot
         assert self.parent is not None
-        return Spot(spot.identity, (*spot.components, *reversed(below)), self.parent.ino)
+        return spot.below(*reversed(below), within=self.parent.ino)
 
     def _climb(self) -> tuple[Node, list[bytes]]:
         """The set's top, and the names below it from here upwards."""
@@ -200,8 +210,7 @@ class Node:
 
     def inside(self, name: bytes) -> Spot:
         """Where *name* in this directory lies."""
-        spot = self.spot
-        return Spot(spot.identity, (*spot.components, name), self.ino)
+        return self.spot.below(name, within=self.ino)
 
     def with_handle(self, handle: Handle) -> None:
         self.handles = (*self.handles, handle)

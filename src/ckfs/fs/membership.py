@@ -53,13 +53,18 @@ class Membership:
     def id(self) -> MountId:
         return self._own.id
 
+    @property
+    def heard_ago_s(self) -> float:
+        """How long ago the store took this mount's last sign of life, in seconds."""
+        return self._clock() - self._heard_s
+
     async def run(self, gate: Gate, policy: Callable[[], Policy]) -> None:
         """Renew the registration; for the life of the mount."""
         failing = False
         while True:
             await trio.sleep(policy().lease_s / _BEATS_PER_LEASE)
             try:
-                await self._renew(gate)
+                await self.renew(gate)
                 failing = False
             except Fenced:
                 failing = False
@@ -70,12 +75,13 @@ class Membership:
 
     async def assure(self, gate: Gate, policy: Policy, held: MountId | None) -> None:
         """Before something is written that is marked as *held*: raises Fenced if others may have settled it."""
-        if self._clock() - self._heard_s > policy.fence_s / 2:
-            await self._renew(gate)
+        if self.heard_ago_s > policy.fence_s / 2:
+            await self.renew(gate)
         if held is not None and held != self.id:
             raise Fenced("the image was settled by others while this mount was not heard of")
 
-    async def _renew(self, gate: Gate) -> None:
+    async def renew(self, gate: Gate) -> None:
+        """Let the others hear of this mount now. Fenced if they gave it up; it has registered anew then."""
         async with self._renewing:
             began_s, own = self._clock(), self._own
             if not self._registered:

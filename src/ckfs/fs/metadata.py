@@ -69,6 +69,8 @@ class Metadata:
         await self.sets.check_change(node, caller)
         if node.is_root and (changes.uid or changes.gid):
             raise NotOwner("the mount's root belongs to root")
+        if changes.size is not None:
+            await self.core.charging.settle_now(node)
         if changes.size == 0:
             await self.sets.keeping.renew(node, caller, begun=handle is not None)
         has_owner = changes.uid is not None and node.entry is not None
@@ -78,6 +80,8 @@ class Metadata:
             for other in node.handles:
                 other.marked = False  # a write through it must take new set-id bits away
         found = await self._apply(node, changes, handle, caller)
+        if changes.size is not None:
+            self.core.charging.cut(node, changes.size)
         if not has_owner or node.removed is not None:
             return found
         await self.sets.following.bring_files(node)  # last: a copy that was begun would have to begin anew

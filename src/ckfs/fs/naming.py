@@ -17,7 +17,9 @@ from ckfs.fs.sets import Sets, taking
 from ckfs.model import Caller, Checkpoint, Owner, Record, State
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.policy import lifecycle, presented
+from ckfs.policy.quota import Amount
 from ckfs.store.entries import SetEntry
+from ckfs.store.metering import rounded
 from ckfs.store.moving import looking_again
 from ckfs.store.record import new_inode
 from ckfs.store.spots import Build, Found, OpenFile, Spot
@@ -52,16 +54,16 @@ class Naming:
     # Making
 
     async def mkdir(self, parent: Inode, name: bytes, mode: int, caller: Caller) -> Found:
-        return await self._make(
-            parent, name, stat.S_IFDIR | mode, caller, self.core.store.door.make_directory
-        )
+        make, cost = self.core.store.door.make_directory, self.core.unit
+        return await self._make(parent, name, stat.S_IFDIR | mode, caller, make, cost_bytes=cost)
 
     async def mknod(self, parent: Inode, name: bytes, mode: int, rdev: int, caller: Caller) -> Found:
         make = self._make_closed if stat.S_ISREG(mode) else self._placeholder(b"")
         return await self._make(parent, name, mode, caller, make, rdev)
 
     async def symlink(self, parent: Inode, name: bytes, target: bytes, caller: Caller) -> Found:
-        return await self._make(parent, name, stat.S_IFLNK | 0o777, caller, self._placeholder(target))
+        make, cost = self._placeholder(target), rounded(len(target), self.core.unit)
+        return await self._make(parent, name, stat.S_IFLNK | 0o777, caller, make, cost_bytes=cost)
 
     async def create(
         self, parent: Inode, name: bytes, mode: int, flags: int, caller: Caller
@@ -100,8 +102,10 @@ class Naming:
         make: Make,
         rdev: int = 0,
         undo: Callable[[object], None] | None = None,
+        *,
+        cost_bytes: int = 0,
     ) -> Found:
-        directory = self.core.inodes.get(parent)
+        directory, cost = self.core.inodes.get(parent), Amount(cost_bytes, files=1)
         ino = new_inode()
 
         def build(of_directory: Record | None) -> Record:
@@ -111,17 +115,21 @@ class Naming:
             own = None if caller.is_root else Owner(caller.uid, caller.gid)
             entry, found = await self.keeping.with_room(
                 own,
-                lambda: self.sets.take(SetName(name), caller, ino, lambda spot: make(spot, build), undo),
+                lambda: self.sets.take(
+                    SetName(name), caller, ino, lambda spot: make(spot, build), undo, cost
+                ),
             )
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:
             await self.sets.check_create(directory, caller)
-            found = await self.keeping.with_room(
-                directory.set_entry.stored,
-                lambda: self.core.change(
-                    (directory,), lambda: make(directory.inside(name), build), undo=undo
-                ),
-            )
+
+            async def make_inside() -> Found:
+                async with self.core.charging.claimed(self.core.payer_of(directory), cost):
+                    return await self.core.change(
+                        (directory,), lambda: make(directory.inside(name), build), undo=undo
+                    )
+
+            found = await self.keeping.with_room(directory.set_entry.stored, make_inside)
             node = self.core.inodes.seen(found.record.ino, directory, name)
         self.core.inodes.looked_up(node)
         return found

@@ -16,6 +16,7 @@ from ckfs.fs.keeping import Keeping
 from ckfs.model import Caller, Owner
 from ckfs.names import ROOT_INODE, Inode, SetName, shown
 from ckfs.policy import ownership
+from ckfs.policy.quota import Amount
 from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.handover import name_owner
 from ckfs.store.moving import Check, Discard, file_to_set, link_set, rename_set, set_into_directory
@@ -73,8 +74,9 @@ class Sets:
         ino: Inode,
         make: Callable[[Spot], Found],
         undo: Callable[[object], None] | None,
+        cost: Amount,
     ) -> tuple[SetEntry, Found]:
-        """Make a set of *name*, for its job's owner, for the caller, or unclaimed."""
+        """Make a set of *name*, for its job's owner, for the caller, or unclaimed; *cost* is what is claimed for its top."""
         owner = await self._owner_for(name, caller)
         stored = self.core.stored_as(owner)
         names = self.core.store.names
@@ -87,7 +89,8 @@ class Sets:
                     undo(None)
                 raise
 
-        taken = await self.core.change((), work, top=(name,), stored=stored, undo=undo)
+        async with self.core.charging.claimed(stored.uid, cost):
+            taken = await self.core.change((), work, top=(name,), stored=stored, undo=undo)
         if owner is None:
             log.info("set %s made unclaimed by root", shown(name), extra={"always": True})
         return taken
@@ -126,14 +129,25 @@ class Sets:
         await self.following.bring_files(top)
 
     async def name_owner(self, top: Node, owner: Owner, *, unless_owned: bool = False) -> None:
-        """The first half of giving; :meth:`Following.bring_files` is the other."""
+        """The first half of giving; :meth:`Following.bring_files` is the other. OSError (EDQUOT), with nothing changed, if the
+        set is more than *owner* may have."""
+
+        async def run() -> SetName:
+            async with self.core.charging.handed_over(top, stored.uid):
+                return await self._name_owner(top, owner, unless_owned=unless_owned)
+
+        stored = self.core.stored_as(owner)
+        name = await self.keeping.with_room(stored, run)
+        if top.set_entry.owner == owner:  # else somebody was faster
+            log.info("set %s given to uid %d", shown(name), owner.uid, extra={"always": True})
+
+    async def _name_owner(self, top: Node, owner: Owner, *, unless_owned: bool) -> SetName:
         store = self.core.store
         name, releases = await self.core.lock_set(top)
         top.entry = await self.core.gate.call(
             lambda: name_owner(store, name, top.ino, owner, unless_owned=unless_owned), releases=releases
         )
-        if top.set_entry.owner == owner:  # else somebody was faster
-            log.info("set %s given to uid %d", shown(name), owner.uid, extra={"always": True})
+        return name
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""

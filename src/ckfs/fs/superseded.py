@@ -151,7 +151,7 @@ class Superseded:
             return entry, None
         if not one.name:
             return entry, entry.spot
-        return entry, Spot(entry.stored, (*entry.spot.components, one.name), top.record.ino)
+        return entry, entry.spot.below(one.name, within=top.record.ino)
 
     def _is_needed(self, base: SetName, taken: Checkpoint, item: Item) -> bool:
         """Whether *taken*, now *item*, would be kept by now: newer ones are gone, or somebody has just pinned it."""

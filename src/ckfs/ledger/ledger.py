@@ -25,7 +25,8 @@ from ckfs.policy.quota import NOTHING, Account, Amount, Settings
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A file that a mount begins to write. *base* is what the file counts with until it is settled; ``files`` is 1, or 0 if it
-    had no name any more."""
+    had no name any more. If other mounts write it already, it goes on counting with what it does, and for whom it does; so it
+    counts once, and each mount that settles it says what it counts with until the next one does."""
 
     ino: Inode
     base: Amount
@@ -40,15 +41,26 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """A file that the mount does not write counts with so much more or less. *by* is passed over while another mount writes the
+    file: what that settles in the end says how things are."""
+
+    ino: Inode
+    by: Amount
+
+
+@dataclass(frozen=True, slots=True)
 class Posting:
     """What a mount says of one owner since its last posting. All of it happens, or nothing."""
 
     uid: Uid
     used: Amount = NOTHING
-    """By how much what is at rest has changed, apart from what *settled* says."""
+    """By how much what is at rest has changed, apart from what *changed* and *settled* say."""
     given_up: Amount = NOTHING
     """Of the mount's grant: it was used, or is not needed."""
     settled: tuple[Settled, ...] = ()
+    """Charged to whom the ledger notes as the payer of each, whoever *uid* is: it may have been handed over meanwhile."""
+    changed: tuple[Changed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,8 @@ class OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What a recount of one owner builds on. *version* changes with everything that is posted of the owner."""
+    """What a recount of one owner builds on. *version* changes with everything that is posted of the owner, and with every file
+    that somebody begins to write."""
 
     version: int
     used: Amount
@@ -123,9 +136,21 @@ class Ledger(Quotas, Protocol):
         dead. ``used`` never goes below nothing.
         """
 
-    def move(self, giver: Uid, mount: MountId, taker: Uid, moved: Amount, files: Sequence[Opened]) -> None:
+    def move(
+        self,
+        giver: Uid,
+        mount: MountId,
+        taker: Uid,
+        moved: Amount,
+        files: Sequence[Opened],
+        number: int | None = None,
+    ) -> None:
         """*moved* is *taker*'s from now on, and no more *giver*'s, in one step; *mount* has drawn as much for the taker, and
-        gives that up. The open *files* among it count with their new bases, for the taker."""
+        gives that up. The open *files* among it, of whatever mount, count with their new bases, for the taker.
+
+        *number* is unlike that of any other move of the mount, in any order, and apart from the numbers of posts: a move that
+        was taken up already is passed over, so that it may be said again.
+        """
 
     def recall(self, mount: MountId, uid: Uid) -> None:
         """Ask all mounts but *mount* to give back what they do not need of their grants for *uid*."""
@@ -164,9 +189,18 @@ class Ledger(Quotas, Protocol):
         """
 
     def forget(self, mount: MountId) -> None:
-        """*mount* is dead, and all its owners were recounted."""
+        """*mount* is dead, and all its owners were recounted. If it has returned, and has drawn since, it stays known."""
 
     # The ledger itself
+
+    def counted_as(self) -> str | None:
+        """The id by which the store knows this ledger, since everybody was counted; None: what is in the store may not be in it."""
+
+    def all_counted(self, id: str | None) -> None:  # noqa: A002 - its name everywhere
+        """Everybody was counted, and the store knows this ledger by *id*; None takes that back."""
+
+    def damage(self) -> list[str]:
+        """What the database finds wrong with its own tables, a line each: then nothing in it can be relied on."""
 
     def check(self) -> list[str]:
         """What is wrong with it, a line each: a version that this ckfs does not know, damage, sums that do not add up."""

@@ -5,6 +5,7 @@ All mounts of a store read the same file and take changes up while they run; wha
 
 from __future__ import annotations
 
+import enum
 import re
 import tomllib
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from fnmatch import translate
 
 from ckfs.errors import StoreUnusable
 from ckfs.names import shown
+from ckfs.policy import enforcing
+from ckfs.policy.enforcing import Away, QuotaMode, QuotaPolicy, Reserve
 
 DEFAULT_TEXT = """\
 # The policy of this ckfs store. Every mount of the store reads it, and takes changes up within seconds.
@@ -53,6 +56,20 @@ unclaimed_days = 7.0
 # Batch sets whose job is gone, as a resolver says, in which nothing has changed for so many days; 0 for never.
 job_gone_days = 14.0
 
+[quota]
+# Who sees to it that nobody has more than he may. A change of mode, ledger or engine takes effect with the next mount.
+# "ledger": ckfs counts, and enforces exactly. "engine": the store's own file system does. "none": nobody does.
+mode = "ledger"
+# Where the ledger is: "embedded" in a file of this host (then no other host may mount the store), or how PostgreSQL is
+# reached, as libpq takes it, such as "host=db1 dbname=ckfs". Passwords belong into root's ~/.pgpass or a service file.
+ledger = "embedded"
+# What a write gets while the ledger cannot be reached and what was granted before is used up: "EDQUOT" or "EIO".
+away = "EIO"
+# The file system with mode "engine": "auto" or one of btrfs, xfs, ext4, lustre, cephfs, glusterfs, statvfs.
+engine = "auto"
+# This much of the store is for root and for images that are being written already: a part ("5%") or an amount ("20G").
+reserve = "5%"
+
 [liveness]
 # A mount that has shown no sign of life for so many seconds is taken for dead: what it was writing is partial until it returns.
 lease = 60.0
@@ -70,7 +87,7 @@ command = []
 command_timeout = 5.0
 """
 
-_TABLES = ("sets", "images", "protection", "trash", "gc", "liveness", "resolvers")
+_TABLES = ("sets", "images", "protection", "trash", "gc", "quota", "liveness", "resolvers")
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
 _LEASES_BEFORE_FENCE = 4
@@ -101,6 +118,7 @@ class Policy:
     keep_free: float
     """The part of the store (of 1) that the trash leaves free."""
     gc: Collecting
+    quota: QuotaPolicy
     lease_s: float
     fence_s: float
     torque_home: str
@@ -123,12 +141,15 @@ def parse(text: str) -> Policy:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise StoreUnusable(f"policy.toml is not valid TOML: {shown(str(error))}") from None
     _check_keys("", tables, _TABLES)
-    sets, images, protection, trash, gc, liveness, resolvers = (_table(tables, name) for name in _TABLES)
+    sets, images, protection, trash, gc, quota, liveness, resolvers = (
+        _table(tables, name) for name in _TABLES
+    )
     _check_keys("sets.", sets, ("batch",))
     _check_keys("images.", images, ("temporary",))
     _check_keys("protection.", protection, ("keep", "superseded_days", "removers", "moms"))
     _check_keys("trash.", trash, ("retention_days", "keep_free_percent"))
     _check_keys("gc.", gc, ("automatic", "temporary_hours", "unclaimed_days", "job_gone_days"))
+    _check_keys("quota.", quota, ("mode", "ledger", "away", "engine", "reserve"))
     _check_keys("liveness.", liveness, ("lease", "fence_hours"))
     _check_keys("resolvers.", resolvers, ("torque_home", "command", "command_timeout"))
     lease_s = _seconds("liveness.lease", liveness.get("lease", 60.0))
@@ -146,6 +167,17 @@ def parse(text: str) -> Policy:
             temporary_s=_hours("gc.temporary_hours", gc.get("temporary_hours", 24.0)),
             unclaimed_s=_days("gc.unclaimed_days", gc.get("unclaimed_days", 7.0)),
             job_gone_s=_days("gc.job_gone_days", gc.get("job_gone_days", 14.0)),
+        ),
+        quota=QuotaPolicy(
+            mode=QuotaMode(_choice("quota.mode", quota.get("mode", "ledger"), _names(QuotaMode))),
+            ledger=_ledger("quota.ledger", quota.get("ledger", enforcing.EMBEDDED)),
+            away=Away(_choice("quota.away", quota.get("away", "EIO"), _names(Away))),
+            engine=_choice(
+                "quota.engine",
+                quota.get("engine", enforcing.AUTO),
+                (enforcing.AUTO, *enforcing.ENGINES),
+            ),
+            reserve=_reserve("quota.reserve", quota.get("reserve", "5%")),
         ),
         lease_s=lease_s,
         fence_s=_fence_s("liveness.fence_hours", liveness.get("fence_hours", 24.0), lease_s),
@@ -228,6 +260,38 @@ def _switch(key: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise StoreUnusable(f"policy.toml: {key} must be true or false")
     return value
+
+
+def _names(kinds: type[enum.Enum]) -> tuple[str, ...]:
+    return tuple(kind.value for kind in kinds)
+
+
+def _choice(key: str, value: object, known: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise StoreUnusable(f"policy.toml: {key} must be one of {', '.join(known)}")
+    return value
+
+
+def _ledger(key: str, value: object) -> str:
+    if not isinstance(value, str) or not (value == enforcing.EMBEDDED or enforcing.is_connection(value)):
+        raise StoreUnusable(
+            f'policy.toml: {key} must be "{enforcing.EMBEDDED}", or how PostgreSQL is reached, such as "host=db1 dbname=ckfs"'
+        )
+    if enforcing.has_password(value):
+        raise StoreUnusable(
+            f"policy.toml: {key} must not have a password, since every host reads it here: put it into root's ~/.pgpass"
+            " or a service file on the hosts"
+        )
+    return value
+
+
+def _reserve(key: str, value: object) -> Reserve:
+    reserve = enforcing.reserve_of(value) if isinstance(value, str) else None
+    if reserve is None:
+        raise StoreUnusable(
+            f'policy.toml: {key} must be a part of the store from "0%" to "90%", or an amount such as "20G"'
+        )
+    return reserve
 
 
 def _patterns(key: str, value: object) -> tuple[re.Pattern[bytes], ...]:

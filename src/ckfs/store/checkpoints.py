@@ -49,7 +49,7 @@ def _meant(door: Door, spot: Spot, name: SetName, path: bytes, record: Record, i
     *_, last = components = (name, *filter(None, path.split(b"/")))
     if not is_final(last):
         return record
-    image = Spot(spot.identity, (*spot.components, *components[1:]))
+    image = spot.below(*components[1:])
     try:
         found = door.examine(image, record.ino)
         marked = bool(door.writers(image, record.ino))

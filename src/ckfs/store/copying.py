@@ -76,7 +76,7 @@ def _copy(door: Door, source: Spot, target: Spot, links: dict[Inode, Spot]) -> I
 
 
 def _inside(directory: Spot, name: bytes) -> Spot:
-    return Spot(directory.identity, (*directory.components, name))
+    return directory.below(name)
 
 
 def _names(door: Door, source: Spot, found: Found) -> list[bytes]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -19,9 +20,12 @@ from contextlib import AbstractContextManager, contextmanager
 from ckfs.errors import ReadOnly, Stale
 from ckfs.model import Owner, Record
 from ckfs.names import Gid, Inode, MountId, Uid
+from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, record, syscalls, trees, writers
 from ckfs.store.identity import acting_as
+from ckfs.store.metering import Meter, charge_of
 from ckfs.store.quick import QuickReader
+from ckfs.store.reports import Reports, Told, untold
 from ckfs.store.spots import Build, Found, OpenFile, Spot, Target, Times
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,12 +48,63 @@ _LOCAL_FILE_SYSTEMS = {
 class Door:
     """Calls on the backing file system below *root_fd*, an O_PATH descriptor of the store's root that it owns."""
 
-    def __init__(self, root_fd: int, *, read_only: bool = False) -> None:
+    def __init__(self, root_fd: int, *, read_only: bool = False, meter: Meter | None = None) -> None:
         self._root_fd = root_fd
         self._read_only = read_only
+        self._reports: Reports | None = None
+        if meter is not None:
+            self.report_to(meter)
 
     def close(self) -> None:
         os.close(self._root_fd)
+
+    # What is charged
+
+    def report_to(self, meter: Meter) -> None:
+        """Tell *meter* of everything that changes what somebody is charged with. Once, before the door is used by several
+        threads."""
+        self._reports = Reports(meter, self.unit)
+
+    @property
+    def unmetered(self) -> Door:
+        """The same door, which tells nobody anything. It is not to be closed."""
+        return self if self._reports is None else Door(self._root_fd, read_only=self._read_only)
+
+    @functools.cached_property
+    def unit(self) -> int:
+        """In bytes: what the store's file system gives out space in."""
+        return self.room().f_frsize
+
+    def charge_of(self, target: Target) -> Amount:
+        """What *target* is charged with; nothing of a file that has no name any more."""
+        with self.opened(target, os.O_RDONLY) as fd:
+            status = os.fstat(fd)
+            return charge_of(status, fd, self.unit) if status.st_nlink else NOTHING
+
+    def data_in(self, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
+        """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
+        with self.opened(target, os.O_RDONLY) as fd:
+            return list(syscalls.data_in(fd, begin, end))
+
+    def _losing(self, spot: Spot, dir_fd: int, name: bytes) -> Told:
+        return untold if self._reports is None else self._reports.losing(spot, (dir_fd, name))
+
+    def _made(self, spot: Spot, found: Found) -> Found:
+        if self._reports is not None:
+            self._reports.made(spot, found.stat)
+        return found
+
+    def _cutting(self, target: Target, fd: int, ino: Inode) -> AbstractContextManager[None]:
+        """While the open file *fd* gets another size."""
+        return contextlib.nullcontext() if self._reports is None else self._reports.cutting(target, fd, ino)
+
+    def _changing(
+        self, target: Target, fd: int, expected: Inode, name: bytes
+    ) -> AbstractContextManager[None]:
+        """While the attribute *name* of the open file *fd* is changed."""
+        if self._reports is None:
+            return contextlib.nullcontext()
+        return self._reports.changing(target, fd, expected, name)
 
     # Getting there
 
@@ -168,7 +223,8 @@ class Door:
         with self._changed_parent(spot) as (dir_fd, name):
             new = self._built(dir_fd, spot, build)
             os.mkdir(name, _PRIVATE_DIRECTORY, dir_fd=dir_fd)
-            return self._with_record(dir_fd, name, new, lambda: os.rmdir(name, dir_fd=dir_fd))
+            found = self._with_record(dir_fd, name, new, lambda: os.rmdir(name, dir_fd=dir_fd))
+            return self._made(spot, found)
 
     def make_file(
         self, spot: Spot, build: Build, flags: int, writer: MountId | None = None
@@ -183,7 +239,7 @@ class Door:
                 found = self._with_record(dir_fd, name, new, lambda: os.unlink(name, dir_fd=dir_fd))
                 if writer is not None:
                     self._mark(fd, writer, lambda: os.unlink(name, dir_fd=dir_fd))
-                return fd, found
+                return fd, self._made(spot, found)
             except BaseException:
                 os.close(fd)
                 raise
@@ -314,7 +370,8 @@ class Door:
                     fd, stat.S_IMODE(before.stat.st_mode)
                 )  # ext4 takes an equal attribute for no change
             if size is not None:
-                self._truncate(fd, size, before.record)
+                with self._cutting(target, fd, expected):
+                    self._truncate(fd, size, before.record)
             if times is not None:
                 syscalls.set_times(fd, times.atime_ns, times.mtime_ns)
             return Found(os.fstat(fd), after)
@@ -342,51 +399,76 @@ class Door:
 
     def unlink(self, spot: Spot) -> None:
         with self._changed_parent(spot) as (dir_fd, name):
+            gone = self._losing(spot, dir_fd, name)
             os.unlink(name, dir_fd=dir_fd)
+            gone()
 
     def rmdir(self, spot: Spot) -> None:
         with self._changed_parent(spot) as (dir_fd, name):
+            gone = self._losing(spot, dir_fd, name)
             os.rmdir(name, dir_fd=dir_fd)
+            gone()
 
     def remove(self, spot: Spot) -> None:
         """Unlink or rmdir, whichever fits."""
         with self._changed_parent(spot) as (dir_fd, name):
+            gone = self._losing(spot, dir_fd, name)
             try:
                 os.unlink(name, dir_fd=dir_fd)
             except (IsADirectoryError, PermissionError):
                 os.rmdir(name, dir_fd=dir_fd)
+            gone()
 
     def remove_tree(self, spot: Spot) -> None:
         """Remove *spot* and all below it, as its identity. FileNotFoundError if there is nothing."""
         with self._changed_parent(spot) as (dir_fd, name):
-            trees.remove(dir_fd, name)
+            trees.remove(dir_fd, name, self._losing_below(spot))
 
     def rename(self, old: Spot, new: Spot, flags: int = 0) -> None:
         """Rename within one identity. EINVAL where the store does not know a flag."""
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
             # Inside both blocks, as the owner.
+            told = untold
+            if self._reports is not None:
+                told = self._reports.moving(old, new, (old_fd, old_name), (new_fd, new_name), flags)
             syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
+            told()
 
     def rename_noted(self, old: Spot, new: Spot, expected: Inode, name: bytes, value: bytes | None) -> Found:
         """Set an attribute of *old*, if there is a *value*, and rename it within one identity. Returns what is at *new* then: another file, if
         another mount gave it the name *old* in just that moment."""
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
-            _check_same(self.examine_in(old_fd, old_name), expected)
+            before = self.examine_in(old_fd, old_name)
+            _check_same(before, expected)
             if value is not None:
                 attributes.put(attributes.path_of(old_fd, old_name), name, value)
+            told = untold
+            if self._reports is not None:
+                told = self._reports.passing(old, new, (old_fd, old_name))
             syscalls.rename(old_fd, old_name, new_fd, new_name, 0)
+            told()
             return self.examine_in(new_fd, new_name)
 
     def link(self, old: Spot, new: Spot, expected: Inode | None = None) -> None:
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
             if expected is not None:
                 _check_same(self.examine_in(old_fd, old_name), expected)
+            told = untold
+            if self._reports is not None:
+                told = self._reports.linking(old, new, (old_fd, old_name))
             os.link(old_name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=False)
+            told()
 
     def change_owner(self, spot: Spot, owner: Owner) -> None:
         """chown *spot* and all below it to *owner*, the top last. PermissionError where root may not."""
         with self._changed_parent(spot) as (dir_fd, name):
             trees.change_owner(dir_fd, name, owner)
+
+    def _losing_below(self, spot: Spot) -> trees.Losing:
+        reports = self._reports
+        if reports is None:
+            return lambda dir_fd, name, status: untold
+        return lambda dir_fd, name, status: reports.losing(spot, (dir_fd, name), status)
 
     # Users' own attributes
 
@@ -396,7 +478,10 @@ class Door:
 
     def set_attribute(self, target: Target, expected: Inode, name: bytes, value: bytes) -> None:
         self._check_writable()
-        with self.opened(target, os.O_RDONLY, expected) as fd:
+        with (
+            self.opened(target, os.O_RDONLY, expected) as fd,
+            self._changing(target, fd, expected, name),
+        ):
             attributes.put(fd, name, value)
 
     def set_attribute_if(
@@ -408,7 +493,8 @@ class Door:
             now = self.found(os.fstat(fd), fd)
             _check_same(now, expected)
             if holds(now):
-                attributes.put(fd, name, value)
+                with self._changing(target, fd, expected, name):
+                    attributes.put(fd, name, value)
                 return True
             return False
 
@@ -418,7 +504,10 @@ class Door:
 
     def remove_attribute(self, target: Target, expected: Inode, name: bytes) -> None:
         self._check_writable()
-        with self.opened(target, os.O_RDONLY, expected) as fd:
+        with (
+            self.opened(target, os.O_RDONLY, expected) as fd,
+            self._changing(target, fd, expected, name),
+        ):
             attributes.remove(fd, name)
 
     # The store as a whole

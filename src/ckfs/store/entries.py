@@ -37,8 +37,14 @@ class SetEntry:
         return self.owner is not None and self.owner.uid not in (ROOT.uid, self.stored.uid)
 
     @property
+    def payer(self) -> Uid:
+        """Who is charged with the set's files: its owner from the moment on in which it says so."""
+        return self.owner.uid if self.owner is not None and self.is_followed else self.stored.uid
+
+    @property
     def spot(self) -> Spot:
-        return Spot(self.stored, (USERS, b"%d" % self.stored.uid, self.place))
+        payer = self.payer if self.is_followed else None
+        return Spot(self.stored, (USERS, b"%d" % self.stored.uid, self.place), payer=payer)
 
 
 def encode(entry: SetEntry) -> bytes:

@@ -34,7 +34,7 @@ class Where:
 
     def inside(self, name: bytes) -> Where:
         path = b"/".join(filter(None, (self.path, name)))
-        spot = Spot(self.spot.identity, (*self.spot.components, name))
+        spot = self.spot.below(name)
         return Where(self.set_name, path, self.owner, spot, self.item)
 
 

@@ -104,7 +104,7 @@ def _found(store: Store, entry: SetEntry) -> Found:
     try:
         return store.door.examine(entry.spot)
     except PermissionError:  # it is chowned already, by a hand-over that died then
-        return store.door.examine(Spot(ROOT, entry.spot.components))
+        return store.door.examine(entry.spot.by(ROOT))
 
 
 def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry | None:
@@ -120,7 +120,7 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
     except (FileNotFoundError, Stale):
         return _finish_move(store, name, entry, stored)
     try:
-        store.door.change_owner(Spot(ROOT, entry.spot.components), stored)
+        store.door.change_owner(entry.spot.by(ROOT), stored)
     except PermissionError:
         if links:
             raise OSError(errno.EMLINK, "it has links that are other sets, and root is squashed") from None
@@ -137,7 +137,7 @@ def _move_place(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
             store.door.examine(moved.spot)
             moved = dataclasses.replace(moved, place=place_beside(entry.place, entry.ino))
         # Both users' directories are their own: only root reaches into both.
-        store.door.rename(Spot(ROOT, entry.spot.components), Spot(ROOT, moved.spot.components))
+        store.door.unmetered.rename(entry.spot.by(ROOT), moved.spot.by(ROOT))
     return _switch(store, name, entry, moved)
 
 
@@ -160,6 +160,7 @@ class Copying:
 
     def __init__(self, store: Store, name: SetName, entry: SetEntry, stored: Owner) -> None:
         self._store = store
+        self._door = store.door.unmetered  # who is given a set pays for it at once, and once
         self._name = name
         self._entry = entry
         self._copied = dataclasses.replace(entry, stored=stored, place=place_of_copy(name, entry.ino))
@@ -176,7 +177,7 @@ class Copying:
             self._take_lock()
             if self._store.names.read(self._name) != self._entry:
                 raise Stale("the set has changed meanwhile")
-            self._before = contents(self._store.door, self._entry.spot)
+            self._before = contents(self._door, self._entry.spot)
             return self._before
 
     def _take_lock(self) -> None:
@@ -192,7 +193,7 @@ class Copying:
     def writers(self) -> dict[bytes, set[bytes]]:
         """The images that are being written as their records say, by node."""
         with self._busy:
-            return writers(self._store.door, self._entry.spot)
+            return writers(self._door, self._entry.spot)
 
     def step(self) -> bool:
         """Copy a piece; False when all is copied."""
@@ -202,14 +203,14 @@ class Copying:
     def _copy(self) -> Generator[None, None, None]:
         self._unfinished = True
         with contextlib.suppress(FileNotFoundError):
-            self._store.door.remove_tree(self._copied.spot)
+            self._door.remove_tree(self._copied.spot)
         yield
-        yield from copy_tree(self._store.door, self._entry.spot, self._copied.spot)
+        yield from copy_tree(self._door, self._entry.spot, self._copied.spot)
 
     def finish(self) -> SetEntry:
         """Let the copy be the set, in one step. OSError (EAGAIN) if the set changed since :meth:`begin`."""
         with self._busy:
-            if contents(self._store.door, self._entry.spot) != self._before:
+            if contents(self._door, self._entry.spot) != self._before:
                 raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
             self._note()
             moved = _switch(self._store, self._name, self._entry, self._copied)
@@ -227,8 +228,8 @@ class Copying:
         with self._busy:
             aside = _aside(self._name, self._entry)
             with contextlib.suppress(FileNotFoundError):
-                self._store.door.remove_tree(aside)
-            self._store.door.rename(self._entry.spot, aside)
+                self._door.remove_tree(aside)
+            self._door.rename(self._entry.spot, aside)
 
     def remove_old(self) -> None:
         """After :meth:`put_old_aside`."""
@@ -241,7 +242,7 @@ class Copying:
             self._steps.close()
             try:
                 if self._unfinished and not self._is_the_set():
-                    self._store.door.remove_tree(self._copied.spot)
+                    self._door.remove_tree(self._copied.spot)
             except FileNotFoundError:
                 pass
             finally:
@@ -289,7 +290,7 @@ def _remove_unless_changed(store: Store, name: SetName, spot: Spot, since_ns: in
     ):
         log.warning("set %s was copied to its new owner, and %s has changed since", shown(name), place)
         return
-    store.door.remove_tree(spot)
+    store.door.unmetered.remove_tree(spot)
     log.info("removed %s, which was copied to the set's new owner", place)
 
 
@@ -310,7 +311,7 @@ def _remove_old(store: Store, name: SetName, aside: Spot, before: Contents) -> N
     try:
         # Moving it has changed the top's own ctime.
         if _without_ctime_of_top(contents(store.door, aside)) == _without_ctime_of_top(before):
-            store.door.remove_tree(aside)
+            store.door.unmetered.remove_tree(aside)
             return
         reason: str | None = "another mount wrote there in that moment"
     except OSError as error:

@@ -5,6 +5,7 @@
     STORE/
       ckfs.toml     format version and store id; written last, so that a half-made store is no store
       policy.toml   the cluster-wide policy
+      ledger.toml   who keeps the ledger of quotas (see binding); limits.toml is a copy of what it says of limits
       names/        one symbolic link per set (see setnames)
       users/<uid>/  the sets of each user, real files under readable names
       staging/      what is being made, and is linked into place when complete
@@ -15,7 +16,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 import stat
@@ -25,15 +25,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ckfs import __version__
-from ckfs.errors import CkfsError, NotPermitted, StoreUnusable
+from ckfs.errors import NotPermitted, StoreUnusable
 from ckfs.model import Owner, Record
 from ckfs.names import ROOT_INODE, shown
 from ckfs.policy import settings
 from ckfs.policy.settings import Policy
-from ckfs.store import attributes, record
+from ckfs.store import attributes, record, texts
+from ckfs.store.binding import BINDING_FILE
 from ckfs.store.door import Door
 from ckfs.store.entries import USERS
 from ckfs.store.identity import ROOT, acting_as
+from ckfs.store.limits import LIMITS_FILE
+from ckfs.store.metering import Meter
 from ckfs.store.mounts import MOUNTS, Mounts
 from ckfs.store.setnames import NAMES, STAGING, SetNames
 from ckfs.store.trash import TRASH, Trash
@@ -42,10 +45,9 @@ FORMAT = 1
 _FORMAT_FILE = b"ckfs.toml"
 _POLICY_FILE = b"policy.toml"
 _DIRECTORIES = {NAMES: 0o755, USERS: 0o1777, STAGING: 0o1777, TRASH: 0o1777, MOUNTS: 0o755}
-_HARMLESS = {*_DIRECTORIES, _POLICY_FILE, b"lost+found"}
-_UNFINISHED = (b"." + _FORMAT_FILE + b"-", b"." + _POLICY_FILE + b"-")
-"""What an init that died may have left."""
-_LONGEST_FILE_BYTES = 1 << 20
+_HARMLESS = {*_DIRECTORIES, _POLICY_FILE, BINDING_FILE, LIMITS_FILE, b"lost+found"}
+_UNFINISHED = tuple(map(texts.unfinished, (_FORMAT_FILE, _POLICY_FILE, BINDING_FILE, LIMITS_FILE)))
+"""What a writer of such a file that died may have left."""
 
 _MOUNT_ROOT = Record(ROOT_INODE, ROOT.uid, ROOT.gid, stat.S_IFDIR | 0o1777)
 """What TORQUE insists on for its checkpoint directory."""
@@ -78,10 +80,10 @@ class Store:
 
 def policy_text(path: str) -> str:
     """What ``policy.toml`` of the store at *path* says, though the store may be too damaged to be opened."""
-    with _unusable(path):
-        root_fd = _open_root(path)
+    with texts.unusable(path):
+        root_fd = texts.open_root(path)
         try:
-            return _read_text(root_fd, _POLICY_FILE, path)
+            return texts.read_text(root_fd, _POLICY_FILE, path)
         except FileNotFoundError:
             raise StoreUnusable(
                 f"{shown(path)}: its policy.toml is missing: restore it, or copy that of a new store"
@@ -93,8 +95,8 @@ def policy_text(path: str) -> str:
 @contextlib.contextmanager
 def registry(path: str) -> Iterator[Mounts]:
     """The mounts of the store at *path*, to be read, though the store may be too damaged to be opened."""
-    with _unusable(path):
-        root_fd = _open_root(path)
+    with texts.unusable(path):
+        root_fd = texts.open_root(path)
     try:
         yield Mounts(root_fd, ROOT, read_only=True)
     finally:
@@ -113,8 +115,8 @@ def root_record() -> Record:
 
 def check_format(path: str) -> None:
     """Raises StoreUnusable unless *path* is a store of a format that this ckfs knows."""
-    with _unusable(path):
-        root_fd = _open_root(path)
+    with texts.unusable(path):
+        root_fd = texts.open_root(path)
         try:
             _read_format(root_fd, path)
         finally:
@@ -124,8 +126,8 @@ def check_format(path: str) -> None:
 def initialise(path: str, service: Owner = ROOT) -> bool:
     """Make a store at *path*; False if there is one already (which stays untouched). Raises StoreUnusable."""
     _make_top(path, service)
-    with _unusable(path):
-        root_fd = _open_root(path)
+    with texts.unusable(path):
+        root_fd = texts.open_root(path)
         try:
             return _initialise_at(root_fd, path, service)
         finally:
@@ -172,9 +174,9 @@ def _initialise_at(root_fd: int, path: str, service: Owner) -> bool:
         _check_attributes(root_fd, path)
         attributes.put(attributes.path_of(root_fd, NAMES), record.ATTRIBUTE, record.encode(_MOUNT_ROOT))
         if _POLICY_FILE not in present:
-            _write_file(root_fd, _POLICY_FILE, settings.DEFAULT_TEXT)
+            texts.write_text(root_fd, _POLICY_FILE, settings.DEFAULT_TEXT)
         text = f'# A ckfs store. What lies here is described in docs/store.md.\nformat = {FORMAT}\nid = "{uuid.uuid4()}"\n'
-        _write_file(root_fd, _FORMAT_FILE, text + f'made_by = "ckfs {__version__}"\n')
+        texts.write_text(root_fd, _FORMAT_FILE, text + f'made_by = "ckfs {__version__}"\n')
     return True
 
 
@@ -225,15 +227,17 @@ def _check_attributes(root_fd: int, path: str) -> None:
         os.close(staging_fd)
 
 
-def open_store(path: str, service: Owner = ROOT, *, read_only: bool = False) -> Store:
-    """Open the store at *path*. Raises StoreUnusable: missing, foreign, newer, damaged, unreachable."""
-    with _unusable(path):
-        root_fd = _open_root(path)
+def open_store(
+    path: str, service: Owner = ROOT, *, read_only: bool = False, meter: Meter | None = None
+) -> Store:
+    """Open the store at *path*; *meter* hears what changes in what is charged. Raises StoreUnusable: missing, foreign, newer, damaged, unreachable."""
+    with texts.unusable(path):
+        root_fd = texts.open_root(path)
         try:
             identifier = _read_format(root_fd, path)
             if not read_only:
                 _check_keeper_again(root_fd, path, service)
-            door = Door(root_fd, read_only=read_only)
+            door = Door(root_fd, read_only=read_only, meter=meter)
             names = SetNames(door, root_fd, service, read_only=read_only)
             trash = Trash(door, names, service)
             mounts = Mounts(root_fd, service, read_only=read_only)
@@ -255,13 +259,9 @@ def _check_keeper_again(root_fd: int, path: str, service: Owner) -> None:
     )
 
 
-def _open_root(path: str) -> int:
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
 def _read_format(root_fd: int, path: str) -> str:
     try:
-        text = _read_text(root_fd, _FORMAT_FILE, path)
+        text = texts.read_text(root_fd, _FORMAT_FILE, path)
     except FileNotFoundError:
         raise StoreUnusable(
             f"{shown(path)}: not a ckfs store: make one with 'ckfs init {shown(path)}'"
@@ -282,36 +282,6 @@ def _read_format(root_fd: int, path: str) -> str:
     return identifier
 
 
-def _read_text(root_fd: int, name: bytes, path: str) -> str:
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root_fd)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise StoreUnusable(f"{shown(path)}: its {shown(name)} is not a regular file")
-        return os.pread(fd, _LONGEST_FILE_BYTES, 0).decode()
-    except UnicodeDecodeError:
-        raise StoreUnusable(f"{shown(path)}: its {shown(name)} is not UTF-8 text") from None
-    finally:
-        os.close(fd)
-
-
-def _write_file(root_fd: int, name: bytes, text: str) -> None:
-    """Write the whole file or none of it."""
-    temporary = b".%s-%s" % (name, secrets.token_hex(8).encode())
-    fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o644, dir_fd=root_fd)
-    try:
-        try:
-            os.fchmod(fd, 0o644)
-            os.write(fd, text.encode())
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, name, src_dir_fd=root_fd, dst_dir_fd=root_fd)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=root_fd)
-        raise
-
-
 def reachable_by_users(path: str) -> bool:
     """Whether users who are not root can walk to *path*, and so around ckfs to their own files in the store."""
     here = os.path.realpath(path)
@@ -321,21 +291,3 @@ def reachable_by_users(path: str) -> bool:
         if here == "/":
             return True
         here = os.path.dirname(here)
-
-
-@contextlib.contextmanager
-def _unusable(path: str) -> Iterator[None]:
-    try:
-        yield
-    except CkfsError:
-        raise
-    except FileNotFoundError as error:
-        raise StoreUnusable(f"{shown(path)}: there is no such store: {error.strerror}") from None
-    except NotADirectoryError:
-        raise StoreUnusable(f"{shown(path)}: not a directory: give the store's directory") from None
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise NotPermitted(
-                f"{shown(path)}: {error.strerror}: run as root; where root is squashed, the store's directory needs mode 0755"
-            ) from None
-        raise StoreUnusable(f"{shown(path)}: the store cannot be used: {error.strerror}") from None

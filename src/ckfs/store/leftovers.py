@@ -142,9 +142,8 @@ class Leftovers:
             yield b"", entry.spot, top
             return
         for path, found in walks.everything(self._store.door, entry.spot):
-            components = (*entry.spot.components, *path.split(b"/"))
             within = top.record.ino if b"/" not in path else None
-            yield path, Spot(entry.stored, components, within), found
+            yield path, entry.spot.below(*path.split(b"/"), within=within), found
 
     def _is_moving(self, name: SetName, entry: SetEntry, top: Found) -> bool:
         names = self._store.names

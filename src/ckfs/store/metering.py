@@ -1,23 +1,31 @@
 """What a file of the store is charged with, and whom the door tells when that changes.
 
-A regular file, and what stands for a symbolic link or device, counts with its blocks in the store, but not with what a file system
-sets aside beyond its end (XFS: speculative preallocation), nor with its own bookkeeping of extents: so with at most its size, rounded up to
-whole allocation units. A directory counts as one unit, whatever its file system says: how that grows with the names in it
+A regular file, and what stands for a symbolic link or device, counts with its blocks in the store (st_blocks), as far as they hold
+its data: not what a file system sets aside beyond its end (XFS: speculative preallocation), nor its own bookkeeping of extents and
+attributes, which comes and goes on its own. A directory counts as one unit, whatever its file system says: how that grows with the names in it
 depends on the engine, and the number of these is limited by that of files. The users' own attributes count with their names
 and values, rounded up as well: many engines show them nowhere. What ckfs keeps with a file is not charged.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
+from collections.abc import Iterable
 from typing import Protocol
 
-from ckfs.names import Inode, Uid
+from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import Amount
+from ckfs.store import attributes, record, syscalls
 
 _BLOCK_BYTES = 512
 """Of st_blocks, on Linux, whatever the file system's own are."""
+
+
+_MOST_EXTENTS = 1 << 16
+"""A file in more pieces is charged with its blocks."""
 
 
 class Meter(Protocol):
@@ -33,13 +41,83 @@ class Meter(Protocol):
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         """The charge of *ino* has changed. Of a file that is being written here the meter knows more: it passes that over."""
 
+    def settles_elsewhere(self, writers: frozenset[MountId]) -> bool:
+        """Whether one of the mounts that have marked a file, *writers*, is another one that will settle it: then nothing is
+        said here of how the file changes, nor that it goes."""
+
 
 def rounded(size_bytes: int, unit: int) -> int:
     return -(-size_bytes // unit) * unit
 
 
-def bytes_of(status: os.stat_result, unit: int) -> int:
-    """What a file or directory with *status* is charged with, apart from its attributes; *unit* in bytes."""
+def bytes_of(status: os.stat_result, where: attributes.Where, unit: int) -> int:
+    """What a file or directory with *status*, to be found *where*, is charged with, apart from its attributes; *unit* in bytes."""
     if stat.S_ISDIR(status.st_mode):
         return unit
-    return min(status.st_blocks * _BLOCK_BYTES, rounded(status.st_size, unit))
+    if not status.st_size:
+        return 0
+    return min(status.st_blocks * _BLOCK_BYTES, _data_bytes(where, status.st_size, unit))
+
+
+def _data_bytes(where: attributes.Where, size: int, unit: int) -> int:
+    """The units in which a file of *size* has data; all that it has room for where nobody can tell."""
+    try:
+        if isinstance(where, int):
+            return _data_bytes_of(where, size, unit)
+        fd = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return _data_bytes_of(fd, size, unit)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return rounded(size, unit)
+
+
+def _data_bytes_of(fd: int, size: int, unit: int) -> int:
+    total = end = 0
+    for count, (since, upto) in enumerate(syscalls.data_in(fd, 0, size)):
+        if count == _MOST_EXTENTS:
+            return rounded(size, unit)
+        begin, end = max(end, since // unit * unit), rounded(upto, unit)
+        total += end - begin
+    return total
+
+
+def is_charged(attribute: bytes) -> bool:
+    """Whether the attribute of that name is a user's own."""
+    is_own = attribute == record.ATTRIBUTE or attribute.startswith(record.ATTRIBUTE + b".")
+    return attribute.startswith(b"user.") and not is_own
+
+
+def attribute_bytes(where: attributes.Where, names: Iterable[bytes] | None = None) -> int:
+    """The users' own attributes of a file, names and values; *names* are those that it has, if that is known."""
+    charged = filter(is_charged, _names(where) if names is None else names)
+    return sum(len(name) + len(attributes.get_or_none(where, name) or b"") for name in charged)
+
+
+def _names(where: attributes.Where) -> list[bytes]:
+    """None of what cannot have any; nor if there are more than can be listed, which the door lets nobody set."""
+    try:
+        return attributes.names(where)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EPERM, errno.E2BIG):
+            return []
+        raise
+
+
+def number_at(where: attributes.Where) -> Inode:
+    """The number of a file; 0 of one that has none, or cannot be asked: nobody has it open."""
+    with contextlib.suppress(OSError):
+        raw = attributes.get_or_none(where, record.ATTRIBUTE)
+        if raw is not None and (known := record.decode(raw)) is not None:
+            return known.ino
+    return Inode(0)
+
+
+def charge_of(
+    status: os.stat_result, where: attributes.Where, unit: int, names: Iterable[bytes] | None = None
+) -> Amount:
+    """What the file or directory with *status* is charged with in all; *where* and *names* as for :func:`attribute_bytes`."""
+    return Amount(bytes_of(status, where, unit) + rounded(attribute_bytes(where, names), unit), 1)

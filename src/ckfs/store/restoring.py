@@ -154,10 +154,10 @@ def _into(door: Door, top: Spot, item: Item) -> None:
     *directories, last = item.note.path.split(b"/")
     parent = top
     for directory in directories:
-        parent = Spot(top.identity, (*parent.components, directory))
+        parent = parent.below(directory)
         _ensure_directory(door, parent, item)
     within = door.examine(parent).record.ino
-    target = Spot(item.spot.identity, (*parent.components, last), within)
+    target = parent.below(last, within=within)
     _move_if_free(door, item, target)
     _without_note(door, target, item.found)
 

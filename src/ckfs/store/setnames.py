@@ -97,7 +97,7 @@ class SetNames:
             if not entry.is_followed:
                 raise
             # Its top belongs to the new owner already, in a directory of the old one's: root reaches both.
-            found = self._door.examine_if_there(Spot(ROOT, entry.spot.components))
+            found = self._door.examine_if_there(entry.spot.by(ROOT))
         return (entry, found) if found is not None else self._renamed_meanwhile(name, entry)
 
     def _renamed_meanwhile(self, name: SetName, seen: SetEntry) -> tuple[SetEntry, Found]:

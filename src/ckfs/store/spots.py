@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckfs.model import Owner, Record
-from ckfs.names import Inode
+from ckfs.names import Inode, Uid
+
+_CHARGED = (b"users", b"trash")
+"""The directories of a store in which files are somebody's to pay for. What is being made in staging/ is nobody's yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,19 +18,41 @@ class Spot:
     """A name in the store: *components* below the store's root (at least one), reached as *identity*.
 
     *within* is the inode that the directory holding it must be; calls through a name that leads elsewhere are Stale.
+    *payer* is who is charged with what lies there, if that is not the identity: of a set that was given away, and whose
+    files have yet to follow, its new owner.
     """
 
     identity: Owner
     components: tuple[bytes, ...]
     within: Inode | None = None
+    payer: Uid | None = None
+
+    @property
+    def charged_to(self) -> Uid | None:
+        """Who is charged with what lies there; None where that is nobody."""
+        if self.components[0] not in _CHARGED:
+            return None
+        return self.identity.uid if self.payer is None else self.payer
+
+    def below(self, *names: bytes, within: Inode | None = None) -> Spot:
+        """What *names* lead to from here."""
+        return Spot(self.identity, (*self.components, *names), within, self.payer)
+
+    def by(self, identity: Owner) -> Spot:
+        """The same, reached as somebody else. Who is charged stays."""
+        return replace(self, identity=identity, payer=self.identity.uid if self.payer is None else self.payer)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
     """An open descriptor of the store. Calls on it are made as whoever owns the file at that moment: a set may have
-    changed hands since it was opened."""
+    changed hands since it was opened. He is charged, too, unless *payer* is said, as of a :class:`Spot`."""
 
     fd: int
+    payer: Uid | None = None
+
+    def paid_by(self, payer: Uid | None) -> OpenFile:
+        return self if payer == self.payer else replace(self, payer=payer)
 
 
 Target = Spot | OpenFile

@@ -203,3 +203,20 @@ def bound_malloc_arenas(count: int) -> None:
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:  # other C libraries have no arenas
         mallopt(_M_ARENA_MAX, count)
+
+
+def data_in(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of the open file between the offsets *begin* and *end* that are no holes, from one offset to another. Where the
+    file system tells of no holes there are none."""
+    while begin < end:
+        try:
+            begin = os.lseek(fd, begin, os.SEEK_DATA)
+            if begin >= end:
+                return
+            upto = min(end, os.lseek(fd, begin, os.SEEK_HOLE))
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # there is no data any more
+                return
+            raise
+        yield begin, upto
+        begin = upto

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 
 from ckfs.model import Owner
 from ckfs.store import syscalls
+
+Losing = Callable[[int, bytes, os.stat_result], Callable[[], None]]
 
 
 def change_owner(dir_fd: int, name: bytes, owner: Owner) -> None:
@@ -31,14 +34,20 @@ def _change_owner_below(fd: int, owner: Owner) -> None:
         os.close(listing)
 
 
-def remove(dir_fd: int, name: bytes) -> None:
-    if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+def remove(dir_fd: int, name: bytes, losing: Losing) -> None:
+    """Remove *name* and all below it. *losing* is asked of each before it goes, and what it returned is called after that."""
+    status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode):
+        gone = losing(dir_fd, name, status)
         os.unlink(name, dir_fd=dir_fd)
+        gone()
         return
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
         for inner in list(syscalls.names_in(fd)):
-            remove(fd, inner)
+            remove(fd, inner, losing)
     finally:
         os.close(fd)
+    gone = losing(dir_fd, name, status)
     os.rmdir(name, dir_fd=dir_fd)
+    gone()

@@ -121,7 +121,7 @@ def worst_state(door: Door, spot: Spot, state_of: Callable[[Spot, Found], State]
     for count, (path, found) in enumerate(files(door, spot)):
         if count == _MOST_STATES:
             raise OSError(errno.EOVERFLOW, "too many files to look at for one answer")
-        states.add(state_of(Spot(spot.identity, (*spot.components, *path.split(b"/"))), found))
+        states.add(state_of(spot.below(*path.split(b"/")), found))
     return next((state for state in _WORST_FIRST if state in states), None)
 
 

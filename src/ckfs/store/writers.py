@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Iterable
 
 from ckfs.names import MountId
 from ckfs.store import attributes
@@ -38,7 +39,10 @@ def drop(where: attributes.Where, mount: MountId) -> None:
 def of(where: attributes.Where) -> frozenset[MountId]:
     """The mounts that have marked the image."""
     with contextlib.suppress(FileNotFoundError):
-        return frozenset(
-            MountId(name.removeprefix(_MARK)) for name in attributes.names(where) if name.startswith(_MARK)
-        )
+        return among(attributes.names(where))
     return frozenset()
+
+
+def among(names: Iterable[bytes]) -> frozenset[MountId]:
+    """As :func:`of`, for an image that has attributes of these *names*."""
+    return frozenset(MountId(name.removeprefix(_MARK)) for name in names if name.startswith(_MARK))

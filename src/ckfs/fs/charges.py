@@ -1,0 +1,106 @@
+"""How calls speak of charging, whether or not anybody charges (:mod:`ckfs.fs.charging`), and what is known of a file that is written."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import trio
+
+from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.ranges import Ranges
+from ckfs.names import Inode, Uid
+from ckfs.policy.quota import Amount
+from ckfs.store.spots import OpenFile
+
+
+class Session:
+    """A file that this mount is writing. The ledger has noted what it counted with when that began."""
+
+    __slots__ = ("base", "ended", "heard_gone", "held", "idle", "ino", "payer", "ranges", "under_way")
+
+    def __init__(self, ino: Inode, payer: Uid, base: Amount) -> None:
+        self.ino = ino
+        self.payer = payer
+        self.base = base
+        """What the file counted with when this began."""
+        self.ranges = Ranges()
+        """What was written or is about to be, in whole units: all of it is claimed."""
+        self.held = 0
+        """In bytes, of the payer's purse."""
+        self.under_way = 0
+        """Writes that were claimed for, and are not over."""
+        self.idle: trio.Event | None = None
+        """Set when none is under way any more."""
+        self.heard_gone = False
+        self.ended = False
+
+
+class Charges(Protocol):
+    """What calls tell, and ask, of what they add to the store and take from it."""
+
+    async def run(self) -> None:
+        """For the life of the mount."""
+
+    def leave(self) -> None:
+        """Blocking; the last that a mount says. Raises LedgerDown."""
+
+    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
+        """Within the block *amount* is claimed for something new. OSError (EDQUOT) if there is not as much."""
+
+    async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
+        """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, and of how
+        many bytes it may be: at least one. OSError (EDQUOT) if not even that."""
+
+    def done(self, session: Session | None) -> None: ...
+
+    async def settle(self, node: Node, file: OpenFile) -> None:
+        """A writer of *node* has ended, or cut it short: unless others write on, count what it takes in the store now."""
+
+    async def settle_now(self, node: Node) -> None:
+        """As :meth:`settle`, whoever writes on: what he writes begins anew. Before the file becomes another's, or another."""
+
+    def cut(self, node: Node, size: int) -> None:
+        """What lies beyond *size* was cut off: writing there again needs new room."""
+
+    def closed(self, node: Node) -> None:
+        """A handle of *node* is gone."""
+
+    def handed_over(self, top: Node, taker: Uid) -> AbstractAsyncContextManager[None]:
+        """Within the block the set *top* is given to an owner for whom *taker* pays. It is claimed for him first: OSError
+        (EDQUOT) if there is no room; and his when the block has ended well."""
+
+
+class Uncharged:
+    """Nobody counts, or the store's own engine does."""
+
+    async def run(self) -> None:
+        pass
+
+    def leave(self) -> None:
+        pass
+
+    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()
+
+    async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
+        return None, count
+
+    def done(self, session: Session | None) -> None:
+        pass
+
+    async def settle(self, node: Node, file: OpenFile) -> None:
+        pass
+
+    async def settle_now(self, node: Node) -> None:
+        pass
+
+    def cut(self, node: Node, size: int) -> None:
+        pass
+
+    def closed(self, node: Node) -> None:
+        pass
+
+    def handed_over(self, top: Node, taker: Uid) -> AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()

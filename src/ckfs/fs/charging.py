@@ -1,0 +1,382 @@
+"""What calls claim before they add anything to the store, and what is settled afterwards: how a mount keeps its owners within
+their quotas.
+
+A write takes from its owner's purse (:mod:`ckfs.fs.grants`), mostly without waiting for anything. A file that is being written
+has a :class:`~ckfs.fs.charges.Session`: what of it was written, and so claimed, since it was settled last. When its writers end, what it takes
+in the store by then is posted. Of everything else the door tells what it changed (:class:`ckfs.store.metering.Meter`), which is
+posted soon after.
+
+All of it belongs to the event loop's thread; what the door tells, in any thread, is queued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from ckfs.errors import FsError, LedgerDown, NoGrant, Stale
+from ckfs.fs.charges import Session
+from ckfs.fs.core import Core
+from ckfs.fs.grants import Grants
+from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.liveness import Fate
+from ckfs.ledger.ledger import Ledger, Opened, Settled
+from ckfs.names import Inode, MountId, Uid
+from ckfs.policy.quota import NOTHING, Account, Amount
+from ckfs.store import metering
+from ckfs.store.charges import charges_of_set
+from ckfs.store.spots import OpenFile
+
+log = logging.getLogger(__name__)
+
+_MOST_RANGES = 4096
+"""A file that was written in more pieces is settled in between."""
+_MOST_REMEMBERED = 4096
+_IDLE_S = 2.0
+"""For so long the writes that are under way are waited for, where a file is to be counted in between."""
+_TRIES = 8
+"""How often a file may be settled, by others, while one write of it is claimed for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What the door told. *ino* is None of what is new."""
+
+    payer: Uid
+    ino: Inode | None
+    change: Amount
+    is_gone: bool = False
+
+
+def _hears_nothing(_: Account) -> None:
+    pass
+
+
+def _over_quota() -> OSError:
+    return OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
+class Charging:
+    """The charging of one mount. *watch* hears how an account stands whenever the ledger says so."""
+
+    def __init__(self, core: Core, ledger: Ledger, watch: Callable[[Account], None]) -> None:
+        self._core = core
+        self.grants = Grants(core, ledger, watch, self._gather, self._lost)
+        self._sessions: dict[Inode, Session] = {}
+        self._beginning = trio.Lock()
+        self._events: deque[Event] = deque()
+        self._lingering: dict[Inode, Uid] = {}
+        """Who pays for what has no name any more, and is open here."""
+        self._settled_gone: OrderedDict[Inode, None] = OrderedDict()
+        """Files that were settled as gone before the door had told of it."""
+        self.to_recount: set[Uid] = set()
+        """Owners of whom only a recount tells what they use: their grants were taken back while this mount seemed dead."""
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    async def run(self) -> None:
+        """For the life of the mount."""
+        self._token = trio.lowlevel.current_trio_token()
+        await self.grants.run()
+
+    def leave(self) -> None:
+        """Blocking; the last that a mount does. What it still writes is found by the others' recount."""
+        self._token = None
+        self.grants.leave(finished=not (self._sessions or self._lingering))
+
+    # What the door tells, in any thread
+
+    def made(self, payer: Uid, charge: Amount) -> None:
+        self._tell(Event(payer, None, charge))
+
+    def gone(self, payer: Uid, ino: Inode, charge: Amount) -> None:
+        self._tell(Event(payer, ino, -charge, is_gone=True))
+
+    def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
+        self._tell(Event(payer, ino, Amount(by_bytes)))
+
+    def settles_elsewhere(self, writers: frozenset[MountId]) -> bool:
+        member = self._core.member
+        others = writers if member is None else writers - {member.id}
+        return any(self._core.fate(mount) is not Fate.GONE for mount in others)
+
+    def _tell(self, event: Event) -> None:
+        self._events.append(event)
+        token = self._token
+        if token is not None and (event.change.bytes < 0 or event.change.files < 0):
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(self.grants.hurry)
+
+    def _gather(self) -> None:
+        while self._events:
+            event = self._events.popleft()
+            purse = self.grants.purse(event.payer)
+            if event.ino is None:
+                purse.spend(event.change)
+            elif not self._is_settled_later(event.ino, event):
+                if event.is_gone:
+                    purse.spend(event.change)
+                else:
+                    purse.spend_on(event.ino, event.change)
+
+    def _is_settled_later(self, ino: Inode, event: Event) -> bool:
+        """Whether what was told of *ino* is seen when it is settled, since it is open here; or was, already."""
+        session = self._sessions.get(ino)
+        if session is not None:
+            session.heard_gone = session.heard_gone or event.is_gone
+            return True
+        if not event.is_gone:
+            return False
+        if ino in self._settled_gone:
+            del self._settled_gone[ino]
+            return True
+        node = self._core.inodes.known(ino)
+        if node is None or not node.handles or ino in self._lingering:
+            return False
+        self._lingering[ino] = event.payer
+        self.grants.note(event.payer, Opened(ino, -event.change))
+        return True
+
+    # Claiming
+
+    @asynccontextmanager
+    async def claimed(self, payer: Uid, amount: Amount) -> AsyncIterator[None]:
+        if not await self.grants.take(payer, amount):
+            raise _over_quota()
+        try:
+            yield
+        finally:
+            purse = self.grants.purse(payer)
+            purse.give_back(amount)
+            self._gather()  # what was made is spent out of what was just given back
+
+    async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session, int]:
+        unit = self._core.unit
+        begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
+        session = await self._whole(handle, begin, end)
+        if session is None:
+            session, end = await self._part(handle, begin, end)
+        session.ranges.add(begin, end)
+        session.under_way += 1
+        return session, min(count, end - offset)
+
+    def done(self, session: Session | None) -> None:
+        assert session is not None
+        session.under_way -= 1
+        if not session.under_way and session.idle is not None:
+            session.idle.set()
+            session.idle = None
+
+    async def _whole(self, handle: Handle, begin: int, end: int) -> Session | None:
+        """The session in which all from *begin* to *end* is claimed; None if there is not as much."""
+        for _ in range(_TRIES):
+            session = await self._session(handle)
+            cost = session.ranges.missing(begin, end)
+            if cost and not await self.grants.take(session.payer, Amount(cost)):
+                return None
+            if self._hold(session, cost):
+                return session
+        return None
+
+    def _hold(self, session: Session, cost: int) -> bool:
+        """False if the session was ended while *cost* was being taken."""
+        if session.ended:
+            self.grants.purse(session.payer).give_back(Amount(cost))
+            return False
+        session.held += cost
+        return True
+
+    async def _part(self, handle: Handle, begin: int, end: int) -> tuple[Session, int]:
+        """The file is counted anew, since what was written over was claimed once more; what is there already needs no room; and
+        of the rest as much is claimed as can be. Returns up to where."""
+        await self._count_anew(handle, begin, end)
+        session = await self._whole(handle, begin, end)
+        if session is not None:
+            return session, end
+        session, unit = await self._session(handle), self._core.unit
+        purse = self.grants.purse(session.payer)
+        end = session.ranges.reach(begin, end, purse.balance.bytes) // unit * unit
+        cost = session.ranges.missing(begin, end)
+        if end <= begin or not purse.take(Amount(cost)):
+            raise _over_quota()
+        session.held += cost
+        return session, end
+
+    async def _count_anew(self, handle: Handle, begin: int, end: int) -> None:
+        unit, door = self._core.unit, self._core.store.door
+        session = await self._session(handle)
+        await self._until_idle(session)
+        await self._settle(session, handle.file)
+        session = await self._session(handle)
+        there = partial(door.data_in, handle.file, begin, end)
+        for since, upto in await self._core.gate.call(there, releases=(handle.pin(),)):
+            session.ranges.add(since // unit * unit, metering.rounded(upto, unit))
+
+    @staticmethod
+    async def _until_idle(session: Session) -> None:
+        if session.under_way:
+            session.idle = session.idle or trio.Event()
+            with trio.move_on_after(_IDLE_S):
+                await session.idle.wait()
+
+    # Sessions
+
+    async def _session(self, handle: Handle) -> Session:
+        ino = handle.node.ino
+        session = self._sessions.get(ino)
+        if session is not None and len(session.ranges) <= _MOST_RANGES:
+            return session
+        async with self._beginning:
+            session = self._sessions.get(ino)
+            if session is None:
+                return await self._begin(handle)
+            if session.under_way or len(session.ranges) <= _MOST_RANGES:
+                return session
+            self._end(session, await self._charge(handle.file))
+            return await self._begin(handle)
+
+    async def _begin(self, handle: Handle) -> Session:
+        self._gather()
+        node = handle.node
+        base = await self._charge(handle.file)
+        session = self._sessions[node.ino] = Session(node.ino, self._core.payer_of(node), base)
+        self.grants.note(session.payer, Opened(node.ino, base))
+        return session
+
+    async def _charge(self, file: OpenFile) -> Amount:
+        return await self._core.gate.look(partial(self._core.store.door.charge_of, file))
+
+    async def settle(self, node: Node, file: OpenFile) -> None:
+        session = self._sessions.get(node.ino)
+        if session is None or session.under_way or any(handle.wrote for handle in node.handles):
+            return
+        await self._settle(session, file)
+
+    async def settle_now(self, node: Node) -> None:
+        session = self._sessions.get(node.ino)
+        if session is not None:
+            await self._until_idle(session)
+        if session is not None and node.handles:
+            await self._settle(session, node.handles[0].file)
+
+    async def _settle(self, session: Session, file: OpenFile) -> None:
+        written = session.held, session.under_way
+        try:
+            final = await self._charge(file)
+        except (OSError, FsError):
+            self._end_unseen(session)
+            raise
+        if not session.ended and (session.held, session.under_way) == written:
+            self._end(session, final)
+
+    def _end_unseen(self, session: Session) -> None:
+        """Nobody could see what the file takes: it counts with all that was claimed for it, until a recount."""
+        if not session.ended:
+            self._end(session, session.base + Amount(session.held))
+            self.to_recount.add(session.payer)
+
+    def _end(self, session: Session, final: Amount) -> None:
+        """*final* is what the file counts with from now on: nothing if it has no name any more."""
+        self._gather()
+        if session.ended:
+            return
+        self._drop(session)
+        purse = self.grants.purse(session.payer)
+        noted = self.grants.noted_not(session.ino)
+        if noted is None:
+            purse.settle(Settled(session.ino, final), Amount(session.held))
+        else:
+            purse.give_back(Amount(session.held))
+            purse.spend_on(session.ino, final - noted.base)
+        if not final and not session.heard_gone:
+            self._settled_gone[session.ino] = None
+            while len(self._settled_gone) > _MOST_REMEMBERED:
+                self._settled_gone.popitem(last=False)
+        if purse.is_wanted_by_others(trio.current_time()):
+            purse.give_up_balance()
+            self.grants.hurry()
+
+    def _drop(self, session: Session) -> None:
+        """What is held for it stays so until the ledger says otherwise."""
+        session.ended = True
+        self._sessions.pop(session.ino, None)
+
+    def cut(self, node: Node, size: int) -> None:
+        session = self._sessions.get(node.ino)
+        if session is not None:
+            session.ranges.cut(metering.rounded(size, self._core.unit))
+
+    def closed(self, node: Node) -> None:
+        if node.handles or node.ino not in self._lingering:
+            return
+        purse = self.grants.purse(self._lingering.pop(node.ino))
+        noted = self.grants.noted_not(node.ino)
+        if noted is None:
+            purse.settle(Settled(node.ino, NOTHING), NOTHING)
+        else:
+            purse.spend(-noted.base)
+        self.grants.hurry()
+
+    # Handing over
+
+    @asynccontextmanager
+    async def handed_over(self, top: Node, taker: Uid) -> AsyncIterator[None]:
+        giver = self._core.payer_of(top)
+        if giver == taker:
+            yield
+            return
+        for ino in [ino for ino in self._sessions if self._is_in(ino, top)]:
+            if (node := self._core.inodes.known(ino)) is not None:
+                await self.settle_now(node)
+        moved, files = await self._counted(giver, top)
+        if not await self.grants.take(taker, moved):
+            raise _over_quota()
+        purse = self.grants.purse(taker)
+        try:
+            yield
+        except BaseException:
+            purse.give_back(moved)
+            raise
+        if self._core.payer_of(top) == taker:
+            await self.grants.move(giver, taker, moved, files)
+        else:  # somebody was faster, and gave it to another
+            purse.give_back(moved)
+
+    def _is_in(self, ino: Inode, top: Node) -> bool:
+        node = self._core.inodes.known(ino)
+        with contextlib.suppress(Stale):
+            return node is not None and node.top is top
+        return False
+
+    async def _counted(self, giver: Uid, top: Node) -> tuple[Amount, list[Opened]]:
+        """What the set counts with, and those of its files that other mounts are writing, with what they count with."""
+        try:
+            noted = await self.grants.noted(giver)
+        except LedgerDown:
+            raise NoGrant(self._core.policy.quota.away.errno) from None
+        door, spot = self._core.store.door, top.spot
+        charges = await self._core.gate.transfer(lambda: charges_of_set(door, spot, noted))
+        return charges.total, [Opened(ino, amount) for ino, amount in charges.of.items()]
+
+    def _lost(self, uid: Uid) -> None:
+        """The ledger took back the grant for *uid*: what was claimed is not any more. Sessions begin anew, and a recount tells the rest."""
+        for session in list(self._sessions.values()):
+            if session.payer == uid:
+                self._drop(session)
+        self.to_recount.add(uid)
+
+
+def charge(core: Core, watch: Callable[[Account], None] = _hears_nothing) -> None:
+    """Let *core* charge owners for what they have, if it has a ledger. Before anybody calls it."""
+    if core.ledger is not None:
+        charging = Charging(core, core.ledger, watch)
+        core.charging = charging
+        core.store.door.report_to(charging)

@@ -1,0 +1,313 @@
+"""A mount's dealings with the ledger: it draws grants, posts what became of them, and gives back what it does not need.
+
+Everything belongs to the event loop's thread; the ledger is asked in threads of its own, never in the store's, one call at a time, since what it
+answers says how things stood at that moment. While it is away, what is granted already can be spent, and what is to be posted waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from ckfs.errors import LedgerDown, NoGrant
+from ckfs.fs.core import Core
+from ckfs.fs.purse import Purse
+from ckfs.ledger.ledger import Drawn, Ledger, Opened, Posting
+from ckfs.names import Inode, MountId, Uid
+from ckfs.policy.quota import GRANT_BYTES, GRANT_FILES, NOTHING, Account, Amount
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_INTERVAL_S = 0.25
+"""What happened is posted so soon; what was freed, at once."""
+_IDLE_S = 1.0
+"""A balance that nobody took from for so long is given back."""
+_RECALL_S = 2.0
+"""For so long the other mounts are waited for that are asked to give back what they do not need."""
+_RECALL_LOOK_S = 0.05
+_FRUITLESS_S = 1.0
+_EXACT_S = 5.0
+"""After a recall, for so long nothing is drawn beyond what is needed."""
+_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What was posted, and may or may not have been taken up."""
+
+    mount: MountId
+    number: int
+    postings: tuple[tuple[Purse, Posting], ...]
+
+
+@dataclass(slots=True)
+class Grants:
+    """*watch* hears how an account stands whenever the ledger says so; *gather* is called before anything is posted; *lost* when the
+    ledger took a grant back."""
+
+    core: Core
+    ledger: Ledger
+    watch: Callable[[Account], None]
+    gather: Callable[[], None]
+    lost: Callable[[Uid], None]
+    purses: dict[Uid, Purse] = field(default_factory=dict)
+    _lane: trio.Lock = field(default_factory=trio.Lock)
+    _wake: trio.Event = field(default_factory=trio.Event)
+    _back: trio.Event | None = None
+    """Set when the ledger is back; None while it is there."""
+    _limiter: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_THREADS))
+    _mount: MountId | None = None
+    _number: int = 0
+    _moves: int = 0
+    _batch: _Batch | None = None
+    _to_note: list[tuple[Uid, Opened]] = field(default_factory=list)
+
+    def purse(self, uid: Uid) -> Purse:
+        purse = self.purses.get(uid)
+        if purse is None:
+            purse = self.purses[uid] = Purse(uid)
+        return purse
+
+    @property
+    def mount(self) -> MountId:
+        """By whom this mount is known to the ledger: anew after it was fenced."""
+        mount = self.core.mount_id
+        if mount != self._mount:
+            self._mount, self._number = mount, 0
+            for purse in self.purses.values():
+                purse.disown()
+        return mount
+
+    # Drawing
+
+    async def take(self, uid: Uid, amount: Amount) -> bool:
+        """Move *amount* from the purse of *uid* to what is held, drawing what it lacks; False if there is not as much. Raises
+        NoGrant if the ledger is away for longer than a call may take."""
+        purse = self.purse(uid)
+        purse.used_s = trio.current_time()
+        if self._is_valid() and purse.take(amount):
+            return True
+        deadline_s = trio.current_time() + self.core.op_timeout_s
+        while True:
+            if self._back is not None:
+                with trio.move_on_at(deadline_s):
+                    await self._back.wait()
+            if self._back is not None:
+                raise NoGrant(self.core.policy.quota.away.errno)
+            try:
+                await self._draw_enough(purse, amount)
+            except LedgerDown:
+                continue
+            return purse.take(amount)
+
+    def _is_valid(self) -> bool:
+        """Whether the ledger cannot have taken back what this mount has: others have heard of it lately."""
+        member = self.core.member
+        return (
+            member is not None
+            and member.id == self._mount
+            and member.heard_ago_s < self.core.policy.lease_s / 2
+        )
+
+    async def _draw_enough(self, purse: Purse, amount: Amount) -> None:
+        await self._assure_heard()
+        drawn = await self.draw(purse, amount)
+        if purse.balance.covers(amount) or not drawn.others_hold:
+            return
+        if trio.current_time() < purse.fruitless_until_s:
+            return
+        await self._recall(purse.uid)
+        await self.draw(purse, amount)
+        if not purse.balance.covers(amount):
+            purse.fruitless_until_s = trio.current_time() + _FRUITLESS_S
+
+    async def _assure_heard(self) -> None:
+        member = self.core.member
+        if member is not None and member.heard_ago_s >= self.core.policy.lease_s / 2:
+            await member.renew(self.core.gate)
+
+    async def draw(self, purse: Purse, amount: Amount, opened: Sequence[Opened] = ()) -> Drawn:
+        """Let the purse have *amount*, and more while there is plenty, if the ledger grants it; and note the files *opened*."""
+        async with self._lane:
+            if amount:
+                await self._post_all()  # what was freed here is to be had, too
+            lacks = (amount - purse.balance).not_below_zero()
+            mount, uid = self.mount, purse.uid
+            drawn = await self._ask(
+                partial(self.ledger.draw, mount, uid, lacks, self._wanted(purse, lacks), opened)
+            )
+            if not purse.drawn(drawn):
+                self.lost(uid)
+        self.watch(drawn.account)
+        return drawn
+
+    @staticmethod
+    def _wanted(purse: Purse, lacks: Amount) -> Amount:
+        """Of what is short more than is needed, so that it need not be asked for at every call."""
+        if purse.is_wanted_by_others(trio.current_time()):
+            return lacks
+        return lacks + Amount(GRANT_BYTES if lacks.bytes else 0, GRANT_FILES if lacks.files else 0)
+
+    async def _recall(self, uid: Uid) -> None:
+        """Ask the others for what they do not need, and wait until they have answered."""
+        mount = self.mount
+        async with self._lane:
+            await self._ask(partial(self.ledger.recall, mount, uid))
+        with trio.move_on_after(_RECALL_S):
+            while True:
+                await trio.sleep(_RECALL_LOOK_S)
+                async with self._lane:
+                    if not await self._ask(partial(self.ledger.waits_for, mount, uid)):
+                        return
+
+    async def _ask(self, call: Callable[[], T]) -> T:
+        """What *call*, on the ledger, returns. In the lane."""
+        try:
+            with trio.fail_after(self.core.op_timeout_s):
+                answer = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
+        except (LedgerDown, trio.TooSlowError) as error:
+            if self._back is None:
+                self._back = trio.Event()
+                log.warning(
+                    "the ledger of quotas is away: grants are spent, and no new ones drawn: %s", error
+                )
+            raise LedgerDown("the ledger is away") from None
+        if self._back is not None:
+            log.warning("the ledger of quotas is back")
+            self._back.set()
+            self._back = None
+        return answer
+
+    # Posting
+
+    def note(self, uid: Uid, opened: Opened) -> None:
+        """Have the ledger note, soon, a file that is being written, or is open without a name."""
+        self._to_note.append((uid, opened))
+
+    def noted_not(self, ino: int) -> Opened | None:
+        """Take back a note that the ledger has not heard yet; None if it has."""
+        for at, (_, opened) in enumerate(self._to_note):
+            if opened.ino == ino:
+                return self._to_note.pop(at)[1]
+        return None
+
+    def hurry(self) -> None:
+        """Post what there is now rather than soon."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Post, give back, and answer other mounts; for the life of the mount."""
+        while True:
+            with trio.move_on_after(_INTERVAL_S):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            try:
+                await self._round()
+            except LedgerDown as error:
+                log.debug("posting again later: %s", error)
+
+    async def _round(self) -> None:
+        self.gather()
+        now_s = trio.current_time()
+        for purse in self.purses.values():
+            if purse.balance and now_s - purse.used_s > _IDLE_S:
+                purse.give_up_balance()
+        async with self._lane:
+            await self._post_all()
+            if any(not purse.is_empty for purse in self.purses.values()) or self._back is not None:
+                await self._answer_recalls()
+
+    async def post(self) -> None:
+        """Post everything there is; returns when the ledger has it. Raises LedgerDown."""
+        async with self._lane:
+            await self._post_all()
+
+    async def _post_all(self) -> None:
+        """In the lane."""
+        self.gather()
+        await self._post_batch()
+        self._batch = self._next_batch()
+        await self._post_batch()
+        await self._note_all()  # last: what was settled may be written again already
+
+    async def _note_all(self) -> None:
+        while self._to_note:
+            uid = self._to_note[0][0]
+            opened = tuple(one for payer, one in self._to_note if payer == uid)
+            drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING, opened))
+            self._to_note = [(payer, one) for payer, one in self._to_note if one not in opened]
+            if not self.purse(uid).drawn(drawn):
+                self.lost(uid)
+
+    def _next_batch(self) -> _Batch | None:
+        postings = tuple((purse, purse.posting()) for purse in self.purses.values() if purse.has_news)
+        if not postings:
+            return None
+        mount = self.mount  # first: with another one numbers begin anew
+        self._number += 1
+        return _Batch(mount, self._number, postings)
+
+    async def _post_batch(self) -> None:
+        batch = self._batch
+        if batch is None:
+            return
+        await self._ask(partial(self._post, batch))
+        for purse, posting in batch.postings:
+            purse.posted(posting)
+        self._batch = None
+
+    def _post(self, batch: _Batch) -> None:
+        self.ledger.post(batch.mount, batch.number, [posting for _, posting in batch.postings])
+
+    async def _answer_recalls(self) -> None:
+        mount = self.mount
+        recalled = await self._ask(partial(self.ledger.recalled, mount))
+        for uid in recalled:
+            purse = self.purse(uid)
+            purse.exact_until_s = trio.current_time() + _EXACT_S
+            purse.give_up_balance()
+        if recalled:
+            await self._post_all()
+            for uid in recalled:
+                await self._ask(partial(self.ledger.answer, mount, uid))
+
+    async def noted(self, uid: Uid) -> frozenset[Inode]:
+        """The files of *uid* that mounts are writing, this one having posted everything. Raises LedgerDown."""
+        async with self._lane:
+            await self._post_all()
+            basis = await self._ask(partial(self.ledger.basis, uid))
+        return frozenset(file.ino for file in basis.files)
+
+    async def move(self, giver: Uid, taker: Uid, moved: Amount, files: Sequence[Opened]) -> None:
+        """*moved*, which is held for *taker*, is his from now on, and no more *giver*'s."""
+        purse = self.purse(taker)
+        async with self._lane:
+            mount = self.mount
+            self._moves += 1
+            try:
+                await self._ask(partial(self.ledger.move, giver, mount, taker, moved, files, self._moves))
+            except LedgerDown:  # the set is his already: the ledger hears of it when it is back
+                self.purse(giver).spend(-moved)
+                purse.spend_held(moved)
+            else:
+                purse.moved(moved)
+
+    def leave(self, *, finished: bool) -> None:
+        """The last that a mount says to its ledger; blocking. *finished*: it holds nothing any more."""
+        self.gather()
+        for purse in self.purses.values():
+            purse.give_up_balance()
+        if self._batch is not None:
+            self._post(self._batch)
+        last = self._next_batch()
+        if last is not None:
+            self._post(last)
+        if finished and self._mount is not None:
+            self.ledger.end(self._mount)

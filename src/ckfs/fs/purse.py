@@ -1,0 +1,126 @@
+"""What a mount has been granted for one owner, and what became of it. In memory, without any input or output.
+
+Of the grant, as the ledger knows it, a part is *balance* (not needed yet), a part is *held* (by calls under way, and by files
+that are being written), and the rest was given up and has yet to be posted: ``total == balance + held + unposted``, always.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ckfs.ledger.ledger import Changed, Drawn, Posting, Settled
+from ckfs.names import Inode, Uid
+from ckfs.policy.quota import NOTHING, Amount
+
+_ANOTHERS = -1
+"""No grant has this number."""
+
+
+@dataclass(slots=True)
+class Purse:
+    uid: Uid
+    grant: int | None = None
+    """The number of the ledger's grant; None before the first draw."""
+    balance: Amount = NOTHING
+    held: Amount = NOTHING
+    used_s: float = 0.0
+    """When something was last taken, in the loop's time."""
+    exact_until_s: float = 0.0
+    """Until then nothing is drawn beyond what is needed: others want it."""
+    fruitless_until_s: float = 0.0
+    """Until then the others are not asked again to give back what they do not need: they have just been."""
+    _changed: Amount = NOTHING
+    _given_up: Amount = NOTHING
+    _settled: list[Settled] = field(default_factory=list)
+    _changed_files: list[Changed] = field(default_factory=list)
+    _posted: Amount = NOTHING
+    """Given up by a posting that is under way."""
+
+    def take(self, amount: Amount) -> bool:
+        """Move *amount* from the balance to what is held, if there is as much."""
+        if not self.balance.covers(amount):
+            return False
+        self.balance -= amount
+        self.held += amount
+        return True
+
+    def give_back(self, amount: Amount) -> None:
+        """What was held is not needed after all."""
+        self.balance += self._let_go(amount)
+
+    def spend(self, change: Amount) -> None:
+        """What is at rest has changed: of what was added as much as there is comes out of the balance."""
+        self._changed += change
+        self._give_up_from_balance(change.not_below_zero())
+
+    def spend_on(self, ino: Inode, change: Amount) -> None:
+        """As :meth:`spend`, for a file that other mounts may be writing."""
+        self._changed_files.append(Changed(ino, change))
+        self._give_up_from_balance(change.not_below_zero())
+
+    def spend_held(self, amount: Amount) -> None:
+        """What was held for it has become *amount* at rest."""
+        self._changed += amount
+        self._given_up += self._let_go(amount)
+
+    def moved(self, amount: Amount) -> None:
+        """As :meth:`spend_held`, of what the ledger has heard already."""
+        self._let_go(amount)
+
+    def settle(self, settled: Settled, held: Amount) -> None:
+        """A file is written no more, for which *held* was."""
+        self._settled.append(settled)
+        self._given_up += self._let_go(held)
+
+    def _let_go(self, amount: Amount) -> Amount:
+        """Of what is held, *amount*; or what is left of it, if the ledger took the grant back meanwhile."""
+        part = Amount(min(self.held.bytes, amount.bytes), min(self.held.files, amount.files))
+        self.held -= part
+        return part
+
+    def is_wanted_by_others(self, now_s: float) -> bool:
+        """Another mount has asked for what is not needed here, a moment ago."""
+        return now_s < self.exact_until_s
+
+    def give_up_balance(self) -> None:
+        self._give_up_from_balance(self.balance)
+
+    def _give_up_from_balance(self, amount: Amount) -> None:
+        part = Amount(min(self.balance.bytes, amount.bytes), min(self.balance.files, amount.files))
+        self.balance -= part
+        self._given_up += part
+
+    @property
+    def has_news(self) -> bool:
+        return bool(self._changed or self._given_up or self._settled or self._changed_files)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is granted, and nothing is to be posted."""
+        return not (self.balance or self.held or self.has_news or self._posted)
+
+    def posting(self) -> Posting:
+        """What is to be posted; :meth:`posted` follows."""
+        settled, changed = tuple(self._settled), tuple(self._changed_files)
+        news = Posting(self.uid, self._changed, self._given_up, settled, changed)
+        self._posted += self._given_up
+        self._changed = self._given_up = NOTHING
+        self._settled, self._changed_files = [], []
+        return news
+
+    def posted(self, posting: Posting) -> None:
+        self._posted -= posting.given_up
+
+    def disown(self) -> None:
+        """Whatever was granted was another mount's: this one was fenced, and goes on under a new name."""
+        if self.grant is not None:
+            self.grant = _ANOTHERS
+
+    def drawn(self, drawn: Drawn) -> bool:
+        """Take up what the ledger says. False if the grant of before was taken back: then nothing is held any more."""
+        kept = self.grant in (None, drawn.grant)
+        self.grant = drawn.grant
+        if not kept:
+            self.held = self._given_up = self._posted = NOTHING
+        self.balance = (drawn.total - self.held - self._given_up - self._posted).not_below_zero()
+        return kept

@@ -1,0 +1,97 @@
+"""What dead mounts were granted comes back: their owners are counted anew, and they lose their grants in the same step.
+
+Each mount that counts looks a few times per lease. Of those that live, the first in the order of their ids does it at once, the
+others only if it is not done by then: several at once are harmless, since only one recount of each owner is taken up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from dataclasses import dataclass, field
+
+import trio
+
+from ckfs.errors import FsError, StoreUnusable
+from ckfs.fs.core import Core
+from ckfs.fs.liveness import Fate
+from ckfs.fs.recounting import Recounting
+from ckfs.ledger.ledger import Ledger
+from ckfs.names import MountId, Uid, shown
+from ckfs.store import limits
+
+log = logging.getLogger(__name__)
+
+_LOOKS_PER_LEASE = 4
+_MOST_BEFORE = 8
+"""So many mounts go first at most; a store may have thousands."""
+
+
+@dataclass(slots=True)
+class Reclaiming:
+    """Of one mount. Looks are made in a thread, one at a time."""
+
+    core: Core
+    ledger: Ledger
+    _dead_since_s: dict[MountId, float] = field(default_factory=dict)
+    _said: str = ""
+
+    async def run(self) -> None:
+        """For the life of the mount."""
+        alone = trio.CapacityLimiter(1)
+        while True:
+            if self.core.gate.is_up:
+                await trio.to_thread.run_sync(self._look, abandon_on_cancel=True, limiter=alone)
+            await trio.sleep(self._every_s)
+
+    @property
+    def _every_s(self) -> float:
+        return self.core.policy.lease_s / _LOOKS_PER_LEASE
+
+    def _look(self) -> None:
+        try:
+            self.reclaim()
+            store = self.core.store
+            limits.write(store.path, store.service, self.ledger.all_settings())
+            said = ""
+        except (OSError, FsError, RecursionError, StoreUnusable) as error:
+            said = f"what dead mounts were granted is looked after later: {error}"
+        if said and said != self._said:
+            log.info("%s", shown(said))
+        self._said = said
+
+    def reclaim(self) -> None:
+        """Take back what mounts hold that died long enough ago for this one to do it."""
+        mounts = self.ledger.mounts()
+        dead = {mount: uids for mount, uids in mounts.items() if self.core.fate(mount) is not Fate.ALIVE}
+        now_s = time.monotonic()
+        self._dead_since_s = {mount: self._dead_since_s.get(mount, now_s) for mount in dead}
+        wait_s = self._before() * self._every_s
+        for mount, uids in dead.items():
+            if now_s - self._dead_since_s[mount] >= wait_s:
+                self._reclaim_from(mount, uids)
+
+    def _before(self) -> int:
+        """How many mounts go first."""
+        own = self.core.mount_id
+        others = (one.id for one in self.core.store.mounts.all() if one.id < own)
+        living = (1 for mount in others if self.core.fate(mount) is Fate.ALIVE)
+        return sum(itertools.islice(living, _MOST_BEFORE))
+
+    def _reclaim_from(self, mount: MountId, uids: set[Uid]) -> None:
+        recounting = Recounting(self.core.store, self.ledger, self.core.fate)
+        left = 0
+        for one in recounting.repair(sorted(uids)):
+            if one.taken_up and one.counted is not None:
+                log.info(
+                    "mount %s has died: uid %d has %d bytes and %d files at rest, and what it was granted for him is free",
+                    shown(mount),
+                    one.uid,
+                    one.counted.bytes,
+                    one.counted.files,
+                )
+            else:
+                left += 1
+        if not left:
+            self.ledger.forget(mount)

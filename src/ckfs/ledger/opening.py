@@ -1,0 +1,65 @@
+"""Opening a ledger: in a file of this host, or in PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ckfs.errors import LedgerDown
+from ckfs.ledger import sqlite
+from ckfs.ledger.book import Book
+
+_BETWEEN_TRIES_S = 0.2
+_SAY_AFTER_S = 2.0
+_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+
+
+def embedded(path: Path, store_id: str, limit_s: float) -> Book:
+    """The ledger of the store in the file *path*, a new one if there is none. Raises LedgerUnusable if it is damaged,
+    StoreUnusable if it is of a newer version, LedgerDown if other processes keep it locked for longer than *limit_s*."""
+    where = os.fsencode(path)
+    try:
+        return sqlite.open_ledger(where, store_id, busy_s=limit_s)
+    except FileNotFoundError:
+        return sqlite.create(where, store_id, busy_s=limit_s)
+
+
+def database(connection: str, store_id: str, limit_s: float) -> Book:
+    """The ledger of the store in the database that *connection* leads to. LedgerDown if that does not answer within *limit_s*."""
+    from ckfs.ledger import postgres  # psycopg loads libpq: only where it is used
+
+    return postgres.open_ledger(connection, store_id, limit_s)
+
+
+def upgrade_database(connection: str, store_id: str, limit_s: float) -> tuple[int, int]:
+    """Bring the ledger's tables there to the version that this ckfs knows; the versions before and after. Raises as
+    :func:`database`."""
+    from ckfs.ledger import postgres
+
+    return postgres.upgrade(connection, store_id, limit_s)
+
+
+@contextlib.contextmanager
+def database_locked(
+    connection: str, store_id: str, limit_s: float, waiting: Callable[[], None]
+) -> Iterator[None]:
+    """Alone among all hosts, until the block ends or the process does. *waiting* is told, once, if that takes time."""
+    import psycopg
+
+    with contextlib.ExitStack() as opened:
+        try:
+            session = opened.enter_context(
+                psycopg.connect(connection, connect_timeout=max(2, round(limit_s)), autocommit=True)
+            )
+            began_s, said = time.monotonic(), False
+            while session.execute(_LOCK, (f"ckfs {store_id}",)).fetchone() != (True,):
+                if not said and time.monotonic() - began_s > _SAY_AFTER_S:
+                    said = True
+                    waiting()
+                time.sleep(_BETWEEN_TRIES_S)
+        except psycopg.Error as error:
+            raise LedgerDown(str(error)) from None
+        yield

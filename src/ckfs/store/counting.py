@@ -1,0 +1,221 @@
+"""What somebody is charged with, counted in the store: what the meter heard (:mod:`ckfs.store.metering`) adds up to the same.
+
+Somebody pays for all that lies under ``users/<uid>/`` and ``trash/<uid>/``, but for sets there that were given away and have
+yet to follow: these are paid for by their new owners. A copy that is just being made of such a set is nobody's, and so are
+the old files that it leaves. What has several names counts once.
+
+What comes and goes meanwhile is counted or not. One name is held at a time, and of a directory what the kernel lists in one
+call; only files with several names are remembered. All calls are synchronous, and raise OSError as the store does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+
+from ckfs.errors import Stale
+from ckfs.model import Owner
+from ckfs.names import Gid, Inode, SetName, Uid
+from ckfs.policy.quota import NOTHING, Amount
+from ckfs.store import attributes, syscalls
+from ckfs.store.entries import USERS, SetEntry, place_of_copy
+from ckfs.store.identity import ROOT, acting_as
+from ckfs.store.layout import Store
+from ckfs.store.metering import charge_of, number_at
+from ckfs.store.spots import Spot
+from ckfs.store.trash import TRASH
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_OPEN = 64
+"""Directories of one tree that are open at a time: users make trees of any depth."""
+_GONE = (FileNotFoundError, NotADirectoryError, Stale)
+
+File = tuple[int, int]
+"""The store's own device and inode numbers."""
+
+
+def count(store: Store, uid: Uid, unit: int, passed_over: Container[Inode] = ()) -> Amount:
+    """All that *uid* pays for, apart from the files *passed_over*; *unit* as of the door.
+
+    Stale if a directory is moved while what lies far below it is counted.
+    """
+    counting = _Counting(unit, passed_over)
+    given = list(_given(store))
+    not_his = _NotHis(
+        frozenset(entry.place for _, entry in given if entry.stored.uid == uid),
+        tuple(place_of_copy(name, entry.ino) for name, entry in given if entry.payer == uid),
+        tuple(b"~%x~" % ino for ino in store.names.locked_copies()),
+    )
+    with _opened(store, USERS, uid) as names:
+        for fd, name in names:
+            if not not_his.has(name):
+                counting.add(fd, name)
+    with _opened(store, TRASH, uid) as names:
+        for fd, name in names:
+            counting.add(fd, name)
+    for _, entry in given:
+        if entry.payer == uid:
+            _add_place(store, entry, counting)
+    return counting.total
+
+
+def payers(store: Store) -> set[Uid]:
+    """Everybody who may be charged with something."""
+    known = {entry.payer for _, entry in _given(store)}
+    for top in (USERS, TRASH):
+        with contextlib.suppress(*_GONE):
+            names = store.door.names_at(Spot(store.service, (top,)))
+            known |= {Uid(int(name)) for name in names if _is_uid(name)}
+    return known
+
+
+def _is_uid(name: bytes) -> bool:
+    return name.isdigit() and b"%d" % int(name) == name
+
+
+def _given(store: Store) -> Iterator[tuple[SetName, SetEntry]]:
+    """The sets that were given away and have yet to follow: few."""
+    for name in store.names.all():
+        with contextlib.suppress(
+            OSError
+        ):  # gone, or damaged: what lies there is paid for by whose place it is
+            entry = store.names.read(name)
+            if entry.is_followed:
+                yield name, entry
+
+
+@dataclass(frozen=True, slots=True)
+class _NotHis:
+    """Places below ``users/<uid>/`` that he does not pay for: *given* away, *copies* of what is given to him, and what else is
+    of sets that are just being *copied*."""
+
+    given: frozenset[bytes]
+    copies: tuple[bytes, ...]
+    copied: tuple[bytes, ...]
+
+    def has(self, place: bytes) -> bool:
+        return (
+            place in self.given
+            or place.startswith(self.copies)
+            or any(part + b"old" in place or part + b"copy" in place for part in self.copied)
+        )
+
+
+@contextlib.contextmanager
+def _opened(store: Store, top: bytes, uid: Uid) -> Iterator[Iterator[tuple[int, bytes]]]:
+    """The names in the directory of *uid* below *top*, each with the directory's descriptor; the thread acts as him within the
+    block."""
+    spot = Spot(store.service, (top, b"%d" % uid))
+    try:
+        status = store.door.status(spot)
+        spot = Spot(Owner(Uid(status.st_uid), Gid(status.st_gid)), spot.components)
+        opened = store.door.opened(spot, os.O_RDONLY | os.O_DIRECTORY)
+        fd = opened.__enter__()
+    except _GONE:
+        yield iter(())
+        return
+    try:
+        yield ((fd, name) for name in syscalls.names_in(fd))
+    finally:
+        opened.__exit__(None, None, None)
+
+
+def _add_place(store: Store, entry: SetEntry, counting: _Counting) -> None:
+    directory = Spot(entry.stored, entry.spot.components[:-1])
+    with contextlib.suppress(*_GONE), store.door.opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        counting.add(fd, entry.place)
+
+
+@dataclass(slots=True)
+class _Level:
+    """A directory on the way down. Of those high above only the names are kept that are still to be looked at."""
+
+    fd: int | None
+    status: os.stat_result
+    names: Iterator[bytes]
+
+    def put_aside(self) -> None:
+        if self.fd is not None:
+            self.names = iter(list(self.names))
+            os.close(self.fd)
+            self.fd = None
+
+
+@dataclass(slots=True)
+class _Counting:
+    unit: int
+    passed_over: Container[Inode]
+    total: Amount = NOTHING
+    linked: set[File] = field(default_factory=set)
+    """The files with several names that are counted already, apart from what is *lately* known of."""
+    lately: set[File] = field(default_factory=set)
+
+    def add(self, dir_fd: int, name: bytes) -> None:
+        """Count *name* in an open directory, and all below it; as root where its owner may not any more, as during a chown."""
+        before = self.total
+        try:
+            self._add(dir_fd, name)
+        except PermissionError:
+            self.total = before
+            self.lately.clear()
+            with acting_as(ROOT):
+                self._add(dir_fd, name)
+        self.linked |= self.lately
+        self.lately.clear()
+
+    def _add(self, dir_fd: int, name: bytes) -> None:
+        levels: list[_Level] = []
+        try:
+            self._enter(levels, dir_fd, name)
+            while levels:
+                level = levels[-1]
+                assert level.fd is not None
+                inner = next(level.names, None)
+                if inner is None:
+                    _leave(levels)
+                else:
+                    self._enter(levels, level.fd, inner)
+        finally:
+            for level in levels:
+                if level.fd is not None:
+                    os.close(level.fd)
+
+    def _enter(self, levels: list[_Level], dir_fd: int, name: bytes) -> None:
+        """Count *name*; if it is a directory, what is in it follows."""
+        with contextlib.suppress(*_GONE):
+            status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+            where = attributes.path_of(dir_fd, name)
+            if self._is_counted(status, where):
+                self.total += charge_of(status, where, self.unit)
+            if stat.S_ISDIR(status.st_mode):
+                fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
+                levels.append(_Level(fd, os.fstat(fd), syscalls.names_in(fd)))
+                if len(levels) > _MOST_OPEN:
+                    levels[-1 - _MOST_OPEN].put_aside()
+
+    def _is_counted(self, status: os.stat_result, where: attributes.Where) -> bool:
+        if stat.S_ISDIR(status.st_mode):
+            return True
+        if status.st_nlink > 1:
+            file = (status.st_dev, status.st_ino)
+            if file in self.linked or file in self.lately:
+                return False
+            self.lately.add(file)
+        return not self.passed_over or number_at(where) not in self.passed_over
+
+
+def _leave(levels: list[_Level]) -> None:
+    """Go back to the directory above."""
+    left = levels.pop()
+    assert left.fd is not None
+    try:
+        if levels and levels[-1].fd is None:
+            above = levels[-1]
+            above.fd = os.open(b"..", _DIRECTORY, dir_fd=left.fd)
+            if not os.path.samestat(os.fstat(above.fd), above.status):
+                raise Stale("a directory was moved while it was counted")
+    finally:
+        os.close(left.fd)

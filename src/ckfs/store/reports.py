@@ -1,0 +1,215 @@
+"""What the door tells its meter: each change of what somebody is charged with, after it happened.
+
+What goes is looked at just before: a stat, the names of its attributes, its number; values of attributes only where users
+have set some. Nothing is raised here that would keep anybody from removing a file. What has several names counts until
+the last one goes.
+
+Two mounts that change the same name, or the same attributes, at the very same moment may both have seen what was there before:
+a recount puts right what was counted twice then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from ckfs.names import Inode, Uid
+from ckfs.policy.quota import NOTHING, Amount
+from ckfs.store import attributes, syscalls, writers
+from ckfs.store.metering import Meter, bytes_of, charge_of, is_charged, number_at
+from ckfs.store.removed import ATTRIBUTE as NOTE
+from ckfs.store.spots import OpenFile, Spot, Target
+from ckfs.store.syscalls import RENAME_EXCHANGE
+
+_MOST_NAMES_BYTES = 60_000
+"""The kernel lists 64 KiB of names, and nobody could count what it does not list. The rest is for ckfs's own attributes."""
+
+At = tuple[int, bytes]
+"""An open directory, and a name in it."""
+Told = Callable[[], None]
+"""Called once it has happened."""
+
+
+def untold() -> None:
+    """There is nothing to tell, or nobody."""
+
+
+def _all_told(*parts: Told) -> None:
+    for told in parts:
+        told()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Counted:
+    """A file or directory with what it is charged with."""
+
+    ino: Inode
+    charge: Amount
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reports:
+    """*unit* in bytes: what the store's file system gives out space in."""
+
+    meter: Meter
+    unit: int
+
+    # What comes and goes
+
+    def made(self, spot: Spot, status: os.stat_result) -> None:
+        """A new file or directory, without anything in it."""
+        if (payer := spot.charged_to) is not None:
+            self.meter.made(payer, Amount(self.unit if stat.S_ISDIR(status.st_mode) else 0, 1))
+
+    def losing(self, spot: Spot, at: At, status: os.stat_result | None = None) -> Told:
+        """Before *at* loses its name, which is *spot* or lies below it."""
+        payer = spot.charged_to
+        if payer is None:
+            return untold
+        try:
+            status = status or os.stat(at[1], dir_fd=at[0], follow_symlinks=False)
+        except FileNotFoundError:
+            return untold
+        names = _names(attributes.path_of(*at))
+        if _has_other_name(spot, status, names) or self._settles_elsewhere(names):
+            return untold
+        gone = self._counted(at, status, names)
+        return lambda: self.meter.gone(payer, gone.ino, gone.charge)
+
+    # What moves
+
+    def moving(self, old: Spot, new: Spot, old_at: At, new_at: At, flags: int) -> Told:
+        """Before a rename."""
+        if flags & RENAME_EXCHANGE:
+            there, back = self.passing(old, new, old_at), self.passing(new, old, new_at)
+            return partial(_all_told, there, back)
+        passing = self.passing(old, new, old_at)
+        if flags:  # nothing is there
+            return passing
+        replaced = self._replacing(new, old_at, new_at)
+        return partial(_all_told, passing, replaced)
+
+    def _replacing(self, new: Spot, old_at: At, new_at: At) -> Told:
+        try:
+            status = os.stat(new_at[1], dir_fd=new_at[0], follow_symlinks=False)
+            moved = os.stat(old_at[1], dir_fd=old_at[0], follow_symlinks=False)
+        except FileNotFoundError:
+            return untold
+        return untold if os.path.samestat(status, moved) else self.losing(new, new_at, status)
+
+    def passing(self, old: Spot, new: Spot, at: At) -> Told:
+        """Before *at* comes under *new*: whoever pays there takes over all of it."""
+        giver, taker = old.charged_to, new.charged_to
+        if giver == taker:
+            return untold
+        passing = list(self._all(at))
+
+        def tell() -> None:
+            for one in passing:
+                if giver is not None:
+                    self.meter.gone(giver, one.ino, one.charge)
+                if taker is not None:
+                    self.meter.made(taker, one.charge)
+
+        return tell
+
+    def linking(self, old: Spot, new: Spot, at: At) -> Told:
+        """Before *at* gets another name: that is charged only where its first one is not."""
+        payer = new.charged_to
+        if payer is None or payer == old.charged_to:
+            return untold
+        linked = list(self._all(at))
+        return lambda: self.meter.made(payer, sum((one.charge for one in linked), NOTHING))
+
+    # What changes
+
+    @contextlib.contextmanager
+    def cutting(self, target: Target, fd: int, ino: Inode) -> Iterator[None]:
+        """While the block gives the open file *fd*, which is *target*, another size."""
+        before = bytes_of(os.fstat(fd), fd, self.unit)
+        yield
+        status = os.fstat(fd)
+        self._tell_change(target, fd, ino, status, bytes_of(status, fd, self.unit) - before)
+
+    @contextlib.contextmanager
+    def changing(self, target: Target, fd: int, ino: Inode, name: bytes) -> Iterator[None]:
+        """While the block sets or removes the attribute *name* of the open file *fd*, which is *target*."""
+        names = attributes.names(fd) if is_charged(name) else []
+        if (
+            is_charged(name)
+            and name not in names
+            and sum(len(known) + 1 for known in (*names, name)) > _MOST_NAMES_BYTES
+        ):
+            raise OSError(errno.ENOSPC, "the names of its attributes could not be listed any more")
+        before = charge_of(os.fstat(fd), fd, self.unit, names)
+        yield
+        status, names = os.fstat(fd), attributes.names(fd) if is_charged(name) else []
+        by_bytes = charge_of(status, fd, self.unit, names).bytes - before.bytes
+        self._tell_change(target, fd, ino, status, by_bytes)
+
+    def _tell_change(
+        self, target: Target, where: attributes.Where, ino: Inode, status: os.stat_result, by_bytes: int
+    ) -> None:
+        payer = status.st_uid if isinstance(target, OpenFile) and target.payer is None else _payer(target)
+        if payer is None or by_bytes == 0 or status.st_nlink == 0 or self._settles_elsewhere(_names(where)):
+            return
+        self.meter.changed(Uid(payer), ino, by_bytes)
+
+    # Looking
+
+    def _settles_elsewhere(self, names: list[bytes]) -> bool:
+        marks = writers.among(names)
+        return bool(marks) and self.meter.settles_elsewhere(marks)
+
+    def _counted(self, at: At, status: os.stat_result, names: list[bytes]) -> _Counted:
+        where = attributes.path_of(*at)
+        charge = Amount(status.st_blocks * 512, 1)
+        with contextlib.suppress(OSError):
+            charge = charge_of(status, where, self.unit, names)
+        return _Counted(number_at(where), charge)
+
+    def _all(self, at: At) -> Iterator[_Counted]:
+        """*at* and all below it, each file once."""
+        seen: set[int] = set()
+        for inner, status in _everything(at):
+            if status.st_ino not in seen:
+                seen.add(status.st_ino)
+                yield self._counted(inner, status, _names(attributes.path_of(*inner)))
+
+
+def _payer(target: Target) -> Uid | None:
+    return target.payer if isinstance(target, OpenFile) else target.charged_to
+
+
+def _has_other_name(spot: Spot, status: os.stat_result, names: list[bytes]) -> bool:
+    """Whether what loses a name keeps another, for which the same one pays: not one in the trash, if the set there has not
+    followed its owner."""
+    if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
+        return False
+    return spot.payer is None or status.st_nlink > 2 or NOTE not in names
+
+
+def _names(where: attributes.Where) -> list[bytes]:
+    with contextlib.suppress(OSError):
+        return attributes.names(where)
+    return []
+
+
+def _everything(at: At) -> Iterator[tuple[At, os.stat_result]]:
+    try:
+        status = os.stat(at[1], dir_fd=at[0], follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    yield at, status
+    if stat.S_ISDIR(status.st_mode):
+        fd = os.open(at[1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at[0])
+        try:
+            for name in syscalls.names_in(fd):
+                yield from _everything((fd, name))
+        finally:
+            os.close(fd)

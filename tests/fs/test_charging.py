@@ -1,0 +1,231 @@
+"""What owners are charged with by one mount and by several, in process: the ledger is asked for more, and told what became of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from ckfs.fs.metadata import Changes
+from ckfs.ledger import sqlite
+from ckfs.ledger.book import Book
+from ckfs.names import Gid, Inode, Uid
+from ckfs.policy.quota import NOTHING, Amount, Settings
+from ckfs.store import counting
+from tests.fs.cores import ALICE, BOB, Mount, charged, new_store
+
+UNIT = 4096
+SET = "dump"
+STORE_ID = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
+ENOUGH_S = 20.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return new_store(tmp_path)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Book]:
+    book = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    yield book
+    book.close()
+
+
+def limit(ledger: Book, uid: int = ALICE.uid, *, units: int, files: int = 1000) -> None:
+    ledger.set_limits(Uid(uid), Settings(hard_bytes=units * UNIT, hard_files=files))
+
+
+async def settled(ledger: Book, *mounts: Mount, uid: int = ALICE.uid) -> Amount:
+    """What *uid* is charged with, once nobody has a claim: the same as is counted in the store."""
+    store = mounts[0].core.store
+    counted = counting.count(store, Uid(uid), store.door.unit)
+    with trio.move_on_after(ENOUGH_S):
+        while ledger.account(Uid(uid)) != replace(ledger.account(Uid(uid)), used=counted, claimed=NOTHING):
+            await trio.sleep(0.02)
+    account = ledger.account(Uid(uid))
+    assert (account.used, account.claimed) == (counted, NOTHING)
+    return counted
+
+
+async def write(mount: Mount, path: str, at: int, count: int) -> int:
+    """How many of *count* bytes at the offset *at* were written, in one call; the file is made if it is not there."""
+    process = mount.alice
+    try:
+        handle = await process.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        handle = await process.create(path)
+    try:
+        return await mount.fs.content.write(handle, at, bytes(count))
+    finally:
+        await process.close(handle)
+
+
+@pytest.mark.trio
+async def test_a_file_is_charged_with_its_blocks_and_a_directory_with_a_unit(
+    store: Path, ledger: Book
+) -> None:
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        await mount.alice.save(f"{SET}/image", bytes(3 * UNIT - 1))
+        assert await settled(ledger, mount) == Amount(4 * UNIT, 2)
+
+
+@pytest.mark.trio
+async def test_what_is_removed_is_free_again_once_the_trash_has_let_it_go(store: Path, ledger: Book) -> None:
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        await mount.alice.save(f"{SET}/image", bytes(UNIT))
+        await mount.alice.unlink(f"{SET}/image")
+        assert await settled(ledger, mount) == Amount(2 * UNIT, 2)  # it is in the trash
+        for item in mount.core.store.trash.items(Uid(ALICE.uid)):
+            mount.core.store.trash.purge(item)
+        assert await settled(ledger, mount) == Amount(UNIT, 1)
+        await mount.alice.rmdir(SET)
+        assert await settled(ledger, mount) == NOTHING
+
+
+@pytest.mark.trio
+async def test_the_last_bytes_fit_and_the_next_do_not(store: Path, ledger: Book) -> None:
+    limit(ledger, units=5)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/image")
+        write = mount.fs.content.write
+        assert await write(handle, 0, bytes(3 * UNIT)) == 3 * UNIT
+        assert await write(handle, 3 * UNIT, bytes(4 * UNIT)) == UNIT
+        with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
+            await write(handle, 4 * UNIT, b"x")
+        assert await write(handle, 0, bytes(4 * UNIT)) == 4 * UNIT  # what is there can be written over
+        await mount.alice.close(handle)
+        assert await settled(ledger, mount) == Amount(5 * UNIT, 2)
+
+
+@pytest.mark.trio
+async def test_written_over_at_the_limit_by_who_opens_it_anew(store: Path, ledger: Book) -> None:
+    limit(ledger, units=4)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        assert await write(mount, f"{SET}/image", 0, 3 * UNIT) == 3 * UNIT
+        assert await write(mount, f"{SET}/image", 0, 3 * UNIT) == 3 * UNIT
+        assert await write(mount, f"{SET}/image", UNIT, 9) == 9
+        with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
+            await write(mount, f"{SET}/image", 3 * UNIT, 1)
+        assert await settled(ledger, mount) == Amount(4 * UNIT, 2)
+
+
+@pytest.mark.trio
+async def test_holes_cost_nothing_until_they_are_filled(store: Path, ledger: Book) -> None:
+    limit(ledger, units=4)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        assert await write(mount, f"{SET}/image", 9 * UNIT, UNIT) == UNIT
+        assert await settled(ledger, mount) == Amount(2 * UNIT, 2)
+        assert await write(mount, f"{SET}/image", 0, UNIT) == UNIT
+        assert await write(mount, f"{SET}/image", 3 * UNIT, 4 * UNIT) == UNIT
+        with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
+            await write(mount, f"{SET}/image", 5 * UNIT, 1)
+        assert await settled(ledger, mount) == Amount(4 * UNIT, 2)
+
+
+@pytest.mark.trio
+async def test_files_are_counted_too(store: Path, ledger: Book) -> None:
+    limit(ledger, units=1000, files=3)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        await mount.alice.symlink(f"{SET}/link", b"to")
+        await mount.alice.save(f"{SET}/image", b"")
+        for make in (mount.alice.mkdir, mount.alice.mknod, mount.alice.create):
+            with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
+                await make(f"{SET}/more")
+        await mount.alice.link(f"{SET}/image", f"{SET}/other")  # another name is no other file
+        assert (await settled(ledger, mount)).files == 3
+        await mount.alice.unlink(f"{SET}/image")
+        await mount.alice.unlink(f"{SET}/other")
+        await mount.alice.mkdir(f"{SET}/more")
+
+
+@pytest.mark.trio
+async def test_cutting_a_file_short_frees_and_making_it_longer_costs_nothing(
+    store: Path, ledger: Book
+) -> None:
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/image")
+        await mount.fs.content.write(handle, 0, bytes(4 * UNIT))
+        ino = mount.core.handle(handle).node.ino
+        await mount.fs.metadata.setattr(ino, Changes(size=UNIT), handle, ALICE)
+        await mount.fs.content.write(handle, 2 * UNIT, bytes(UNIT))
+        await mount.alice.close(handle)
+        assert await settled(ledger, mount) == Amount(3 * UNIT, 2)
+        await mount.alice.setattr(f"{SET}/image", Changes(size=100 * UNIT))
+        assert await settled(ledger, mount) == Amount(3 * UNIT, 2)
+
+
+@pytest.mark.trio
+async def test_what_is_removed_while_it_is_open_counts_until_it_is_closed(store: Path, ledger: Book) -> None:
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        writing = await mount.alice.create(f"{SET}/.written")
+        await mount.fs.content.write(writing, 0, bytes(2 * UNIT))
+        await mount.alice.save(f"{SET}/.read", bytes(UNIT))
+        reading = await mount.alice.open(f"{SET}/.read")
+        await mount.alice.unlink(f"{SET}/.written")
+        await mount.alice.unlink(f"{SET}/.read")
+        await trio.sleep(0.6)  # everything has been posted by then
+        account = ledger.account(Uid(ALICE.uid))
+        assert account.total.bytes >= 4 * UNIT
+        await mount.alice.close(reading)
+        await mount.alice.close(writing)
+        for item in list(mount.core.store.trash.items(Uid(ALICE.uid))):
+            mount.core.store.trash.purge(item)
+        assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
+@pytest.mark.trio
+async def test_what_another_mount_does_not_need_is_to_be_had(store: Path, ledger: Book) -> None:
+    limit(ledger, units=100_000)
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        first = await one.alice.create(f"{SET}/first")
+        await one.fs.content.write(first, 0, b"x")  # with a grant far beyond that
+        limit(ledger, units=20)
+        second = await other.alice.create(f"{SET}/second")
+        assert await other.fs.content.write(second, 0, bytes(30 * UNIT)) == 18 * UNIT
+        await one.alice.close(first)
+        await other.alice.close(second)
+        assert await settled(ledger, one, other) == Amount(20 * UNIT, 3)
+
+
+@pytest.mark.trio
+async def test_a_set_is_charged_to_its_new_owner_before_it_is_his(store: Path, ledger: Book) -> None:
+    limit(ledger, units=3)
+    async with charged(store, ledger) as mount:
+        await mount.root.mkdir(SET)
+        await mount.root.save(f"{SET}/image", bytes(3 * UNIT))
+        theirs = Changes(uid=Uid(ALICE.uid), gid=Gid(ALICE.gid))
+        with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
+            await mount.root.setattr(SET, theirs)
+        assert await settled(ledger, mount) == NOTHING
+        assert (await settled(ledger, mount, uid=0)) == Amount(4 * UNIT, 2)
+        limit(ledger, units=4)
+        await mount.root.setattr(SET, theirs)
+        assert await settled(ledger, mount) == Amount(4 * UNIT, 2)
+        assert await settled(ledger, mount, uid=0) == NOTHING
+        assert ledger.account(Uid(BOB.uid)).total == NOTHING
+
+
+@pytest.mark.trio
+async def test_attributes_of_users_are_charged(store: Path, ledger: Book) -> None:
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        async with mount.alice.at(SET) as ino:
+            await mount.fs.extended.set(Inode(ino), b"user.note", bytes(1000), ALICE)
+            assert await settled(ledger, mount) == Amount(2 * UNIT, 1)
+            await mount.fs.extended.remove(Inode(ino), b"user.note", ALICE)
+            assert await settled(ledger, mount) == Amount(UNIT, 1)

@@ -1,0 +1,156 @@
+"""A PostgreSQL server of a test's own: Debian's programs, a new directory, a unix socket and no TCP.
+
+It runs as the user postgres, since it refuses root, and is ended by its pid. Nothing is asked of a server that the system may run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+PROGRAMS = Path("/usr/lib/postgresql")
+READY_WITHIN_S = 60.0
+_QUICK = ("fsync=off", "full_page_writes=off", "shared_buffers=16MB", "max_connections=60")
+"""What is lost with the machine's power is of no interest here."""
+
+
+def skip_unless_installed() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to run PostgreSQL as its own user")
+    if programs() is None:
+        pytest.skip("needs PostgreSQL's server (Debian: postgresql)")
+
+
+def programs() -> Path | None:
+    """Where the newest version's are."""
+    found = [path.parent for path in PROGRAMS.glob("*/bin/initdb") if (path.parent / "postgres").exists()]
+    return max(found, key=lambda path: float(path.parent.name), default=None)
+
+
+class Server:
+    """It keeps its data in *directory*; made by :func:`running`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def connection(self) -> str:
+        """For libpq, as the superuser."""
+        return f"host={self.directory} user=postgres dbname=postgres"
+
+    def connection_to(self, database: str) -> str:
+        return f"host={self.directory} user=postgres dbname={database}"
+
+    def start(self) -> None:
+        """Returns when it takes connections."""
+        options = [word for option in _QUICK for word in ("-c", option)]
+        with open(self.directory / "log", "ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    _program("postgres"),
+                    "-D",
+                    self.directory / "data",
+                    "-k",
+                    self.directory,
+                    "-h",
+                    "",
+                    *options,
+                ],
+                stdout=log,
+                stderr=log,
+                **_as_postgres(),
+            )
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError((self.directory / "log").read_text("utf-8", "replace"))
+            time.sleep(0.02)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT ends all connections first; SIGQUIT is as if it had crashed."""
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(READY_WITHIN_S)
+            self.process = None
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """All of its processes stop where they are: connections stay, and nobody answers."""
+        assert self.process is not None
+        pids = [self.process.pid, *_children(self.process.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def run(self, statement: str) -> None:
+        with psycopg.connect(self.connection, autocommit=True) as connection:
+            connection.execute(statement)
+
+    def new_database(self, name: str) -> str:
+        """The connection string of a new, empty database."""
+        self.run(f"CREATE DATABASE {name}")
+        return self.connection_to(name)
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.connection).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Server]:
+    """A new server; gone with all its data afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="ckfs-postgres-"))
+    try:
+        account = pwd.getpwnam("postgres")
+        os.chown(directory, account.pw_uid, account.pw_gid)
+        subprocess.run(
+            [_program("initdb"), "-D", directory / "data", "-A", "trust", "-N", "-E", "UTF8", "--locale=C"],
+            check=True,
+            capture_output=True,
+            **_as_postgres(),
+        )
+        server = Server(directory)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop(signal.SIGQUIT)
+    finally:
+        shutil.rmtree(directory)
+
+
+def _as_postgres() -> dict[str, Any]:
+    account = pwd.getpwnam("postgres")
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": [], "cwd": "/"}
+
+
+def _program(name: str) -> Path:
+    found = programs()
+    assert found is not None
+    return found / name
+
+
+def _children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(word) for word in file.read().split()]

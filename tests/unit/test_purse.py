@@ -1,0 +1,104 @@
+"""What a mount was granted for one owner, and what became of it: total == balance + held + what was given up and not posted."""
+
+from __future__ import annotations
+
+from ckfs.fs.purse import Purse
+from ckfs.ledger.ledger import Drawn, Posting, Settled
+from ckfs.names import Inode, Uid
+from ckfs.policy.quota import NOTHING, Account, Amount
+
+UID = Uid(2101)
+
+
+def drawn(total: Amount, grant: int = 1) -> Drawn:
+    return Drawn(grant, total, Account(UID), others_hold=False)
+
+
+def purse(bytes_: int, files: int = 10) -> Purse:
+    made = Purse(UID)
+    assert made.drawn(drawn(Amount(bytes_, files)))
+    return made
+
+
+def test_only_what_is_there_can_be_taken() -> None:
+    one = purse(100)
+    assert not one.take(Amount(101))
+    assert not one.take(Amount(0, 11))
+    assert one.take(Amount(100, 10))
+    assert (one.balance, one.held) == (NOTHING, Amount(100, 10))
+
+
+def test_what_was_not_needed_is_there_again() -> None:
+    one = purse(100)
+    one.take(Amount(60))
+    one.give_back(Amount(60))
+    assert one.balance == Amount(100, 10)
+    assert not one.has_news
+
+
+def test_what_was_made_comes_out_of_the_balance() -> None:
+    one = purse(100)
+    one.spend(Amount(30, 1))
+    assert one.balance == Amount(70, 9)
+    assert one.posting() == Posting(UID, used=Amount(30, 1), given_up=Amount(30, 1))
+
+
+def test_what_nobody_claimed_is_posted_all_the_same() -> None:
+    one = purse(10, 0)
+    one.spend(Amount(30, 1))
+    assert one.posting() == Posting(UID, used=Amount(30, 1), given_up=Amount(10, 0))
+
+
+def test_what_was_freed_gives_nothing_up() -> None:
+    one = purse(100)
+    one.spend(Amount(-30, -1))
+    assert one.posting() == Posting(UID, used=Amount(-30, -1))
+
+
+def test_a_settled_file_gives_up_what_was_held_for_it() -> None:
+    one = purse(100)
+    one.take(Amount(40))
+    one.settle(Settled(Inode(7), Amount(32, 1)), Amount(40))
+    assert one.held == NOTHING
+    assert one.posting() == Posting(UID, given_up=Amount(40), settled=(Settled(Inode(7), Amount(32, 1)),))
+
+
+def test_a_draw_says_what_there_is_in_all() -> None:
+    one = purse(100)
+    one.take(Amount(40))
+    assert one.drawn(drawn(Amount(300, 10)))
+    assert one.balance == Amount(260, 10)
+
+
+def test_what_was_given_up_and_is_not_posted_is_no_balance() -> None:
+    one = purse(100)
+    one.spend(Amount(30))
+    posting = one.posting()
+    assert one.drawn(drawn(Amount(100, 10)))  # the posting is on its way
+    assert one.balance == Amount(70, 10)
+    one.posted(posting)
+    assert one.drawn(drawn(Amount(70, 10)))
+    assert one.balance == Amount(70, 10)
+
+
+def test_a_grant_that_was_taken_back_leaves_nothing_held() -> None:
+    one = purse(100)
+    one.take(Amount(40))
+    assert not one.drawn(drawn(Amount(5, 1), grant=2))
+    assert (one.balance, one.held) == (Amount(5, 1), NOTHING)
+
+
+def test_nothing_of_another_mounts_grant_is_kept() -> None:
+    one = purse(100)
+    one.disown()
+    assert not one.drawn(drawn(Amount(5, 1)))
+
+
+def test_a_purse_that_was_given_back_and_posted_is_empty() -> None:
+    one = purse(100)
+    one.give_up_balance()
+    assert not one.is_empty
+    posting = one.posting()
+    assert not one.is_empty
+    one.posted(posting)
+    assert one.is_empty
