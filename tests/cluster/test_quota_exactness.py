@@ -20,7 +20,7 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.images import save
 from tests.support.mounting import Mount, mounted
-from tests.support.quotas import UNIT, Payer, Quotas, charged, ledger_in, new_payer, private_store
+from tests.support.payers import UNIT, Payer, Quotas, charged, ledger_in, new_payer, private_store
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 

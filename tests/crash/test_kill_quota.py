@@ -15,7 +15,7 @@ import pytest
 from tests.support.agents import Agent, Hangs
 from tests.support.images import append
 from tests.support.mounting import Mount, mounted
-from tests.support.quotas import (
+from tests.support.payers import (
     UNIT,
     Payer,
     Quotas,
@@ -139,12 +139,12 @@ ROUNDS = 4
 STEPS = 60
 
 
-def do_anything(payer: Payer, seed: int) -> int:
+def do_anything(directory: str, seed: int) -> int:
     """Random steps until the daemon dies: the errno of the one that met that; 0 if all were done."""
     dice = random.Random(seed)
     open_fds: list[int] = []
     for _ in range(STEPS * 100):
-        name = payer.inside(f"file-{dice.randrange(6)}{dice.choice(['', '.tmp'])}")
+        name = f"{directory}/file-{dice.randrange(6)}{dice.choice(['', '.tmp'])}"
         try:
             _one_step(dice, name, open_fds)
         except OSError as error:
@@ -189,7 +189,7 @@ def test_killed_at_any_moment_usage_is_what_the_store_holds(quotas: Quotas, work
             payer.mount = mount
             payer.has()
             with Agent(payer.uid) as writer:
-                writer.begin(do_anything, payer, seed + turn)
+                writer.begin(do_anything, payer.path, seed + turn)
                 with contextlib.suppress(Hangs):
                     assert writer.result(within=dice.uniform(0.05, 0.8)) is None, "it ended before"
                 mount.kill()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.images import content, save
 from tests.support.mounting import run_ckfs
-from tests.support.quotas import UNIT, Payer, Place, new_payer, place_in
+from tests.support.payers import UNIT, Payer, Place, new_payer, place_in
 from tests.support.users import errno_as, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.images import content, save
 from tests.support.mounting import MountTrouble, mounted, run_ckfs
-from tests.support.quotas import UNIT, Charge, Quotas, ledger_in, new_payer, private_store
+from tests.support.payers import UNIT, Charge, Quotas, ledger_in, new_payer, private_store
 from tests.support.users import errno_as, errno_of_call, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]

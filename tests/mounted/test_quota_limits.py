@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.agents import Agent
 from tests.support.images import append, content, save, write_at
-from tests.support.quotas import UNIT, Payer, Place, new_payer, place_in, until
+from tests.support.payers import UNIT, Payer, Place, new_payer, place_in, until
 from tests.support.users import ROOT, errno_as, errno_of_call, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]

@@ -16,7 +16,7 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.images import append, content, resize, save, write_at
 from tests.support.mounting import run_ckfs
-from tests.support.quotas import (
+from tests.support.payers import (
     DIRECTORY,
     EMPTY_FILE,
     NOTHING,

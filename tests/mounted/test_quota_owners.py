@@ -15,7 +15,7 @@ from tests.support.agents import Agent
 from tests.support.images import append, content, save, write_at
 from tests.support.jobfiles import Job, binary
 from tests.support.mounting import mounted
-from tests.support.quotas import DIRECTORY, NOTHING, UNIT, Charge, Payer, Place, new_payer, place_in, until
+from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, Payer, Place, new_payer, place_in, until
 from tests.support.users import ROOT, errno_of_call, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]

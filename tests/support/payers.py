@@ -72,12 +72,23 @@ def _below(top: Path) -> Iterator[str]:
 
 def _charge_of(path: str, status: os.stat_result) -> Charge:
     is_directory = stat.S_ISDIR(status.st_mode)
-    content = UNIT if is_directory else min(status.st_blocks * 512, in_units(status.st_size))
+    content = UNIT if is_directory else min(status.st_blocks * 512, _data_in(path, status.st_size))
     attributes = 0
     for name in os.listxattr(path, follow_symlinks=False):
         if name.startswith("user.") and name.split(".")[1] != "ckfs":
             attributes += len(os.fsencode(name)) + len(os.getxattr(path, name, follow_symlinks=False))
     return Charge(content + in_units(attributes), 1)
+
+
+def _data_in(path: str, size: int) -> int:
+    """Bytes of the units of a file that are no holes: what is not among its blocks is the file system's own."""
+    units, offset = set[int](), 0
+    with open(path, "rb") as file, contextlib.suppress(OSError):  # ENXIO: nothing but a hole from there on
+        while offset < size:
+            begin = os.lseek(file.fileno(), offset, os.SEEK_DATA)
+            offset = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            units.update(range(begin // UNIT, in_units(offset) // UNIT))
+    return len(units) * UNIT
 
 
 @dataclass(frozen=True, slots=True)
