@@ -46,7 +46,8 @@ async def settled(ledger: Book, *mounts: Mount, uid: int = ALICE.uid) -> Amount:
     store = mounts[0].core.store
     counted = counting.count(store, Uid(uid), store.door.unit)
     with trio.move_on_after(ENOUGH_S):
-        while ledger.account(Uid(uid)) != replace(ledger.account(Uid(uid)), used=counted, claimed=NOTHING):
+        # The ledger sends no event.
+        while ledger.account(Uid(uid)) != replace(ledger.account(Uid(uid)), used=counted, claimed=NOTHING):  # noqa: ASYNC110
             await trio.sleep(0.02)
     account = ledger.account(Uid(uid))
     assert (account.used, account.claimed) == (counted, NOTHING)

@@ -56,7 +56,7 @@ class Cluster:
 
     async def a_beats(self) -> None:
         assert self.a.core.member is not None
-        await self.a.core.member._renew(self.a.core.gate)
+        await self.a.core.member.renew(self.a.core.gate)
 
     def a_is_ended(self) -> None:
         assert self.a.core.member is not None

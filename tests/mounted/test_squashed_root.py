@@ -545,7 +545,7 @@ def copying(store: Path, uid: int) -> Iterator[Copying]:
     service = Owner(Uid(ACCOUNT.pw_uid), Gid(ACCOUNT.pw_gid))
     with contextlib.closing(open_store(str(store), service)) as opened:
         name, owner = SetName(SET.encode()), Owner(Uid(uid), Gid(uid))
-        entry = name_owner(opened, name, opened.names.read(name).ino, owner)
+        entry, _ = name_owner(opened, name, opened.names.read(name).ino, owner)
         opened.names.prepare_user(owner)
         with contextlib.closing(Copying(opened, name, entry, owner)) as one:
             yield one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -37,6 +38,13 @@ class Session:
         self.ended = False
 
 
+@dataclass(slots=True)
+class Handover:
+    """A set is being given away. *is_done* once its entry names the new owner, by this call."""
+
+    is_done: bool = False
+
+
 class Charges(Protocol):
     """What calls tell, and ask, of what they add to the store and take from it."""
 
@@ -67,9 +75,9 @@ class Charges(Protocol):
     def closed(self, node: Node) -> None:
         """A handle of *node* is gone."""
 
-    def handed_over(self, top: Node, taker: Uid) -> AbstractAsyncContextManager[None]:
+    def handed_over(self, top: Node, taker: Uid) -> AbstractAsyncContextManager[Handover]:
         """Within the block the set *top* is given to an owner for whom *taker* pays. It is claimed for him first: OSError
-        (EDQUOT) if there is no room; and his when the block has ended well."""
+        (EDQUOT) if there is no room; and his at the end, if it is done."""
 
 
 class Uncharged:
@@ -102,5 +110,5 @@ class Uncharged:
     def closed(self, node: Node) -> None:
         pass
 
-    def handed_over(self, top: Node, taker: Uid) -> AbstractAsyncContextManager[None]:
-        return contextlib.nullcontext()
+    def handed_over(self, top: Node, taker: Uid) -> AbstractAsyncContextManager[Handover]:
+        return contextlib.nullcontext(Handover())

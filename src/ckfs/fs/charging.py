@@ -24,7 +24,7 @@ from functools import partial
 import trio
 
 from ckfs.errors import FsError, LedgerDown, NoGrant, Stale
-from ckfs.fs.charges import Session
+from ckfs.fs.charges import Handover, Session
 from ckfs.fs.core import Core
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
@@ -328,27 +328,32 @@ class Charging:
     # Handing over
 
     @asynccontextmanager
-    async def handed_over(self, top: Node, taker: Uid) -> AsyncIterator[None]:
+    async def handed_over(self, top: Node, taker: Uid) -> AsyncIterator[Handover]:
+        handover = Handover()
         giver = self._core.payer_of(top)
+        if giver != taker:
+            await self._settle_below(top)
+            giver, moved, files = await self._counted(top, taker)
         if giver == taker:
-            yield
+            yield handover
             return
-        for ino in [ino for ino in self._sessions if self._is_in(ino, top)]:
-            if (node := self._core.inodes.known(ino)) is not None:
-                await self.settle_now(node)
-        moved, files = await self._counted(giver, top)
         if not await self.grants.take(taker, moved):
             raise _over_quota()
         purse = self.grants.purse(taker)
         try:
-            yield
+            yield handover
         except BaseException:
             purse.give_back(moved)
             raise
-        if self._core.payer_of(top) == taker:
+        if handover.is_done:
             await self.grants.move(giver, taker, moved, files)
-        else:  # somebody was faster, and gave it to another
+        else:  # somebody was faster
             purse.give_back(moved)
+
+    async def _settle_below(self, top: Node) -> None:
+        for ino in [ino for ino in self._sessions if self._is_in(ino, top)]:
+            if (node := self._core.inodes.known(ino)) is not None:
+                await self.settle_now(node)
 
     def _is_in(self, ino: Inode, top: Node) -> bool:
         node = self._core.inodes.known(ino)
@@ -356,15 +361,24 @@ class Charging:
             return node is not None and node.top is top
         return False
 
-    async def _counted(self, giver: Uid, top: Node) -> tuple[Amount, list[Opened]]:
-        """What the set counts with, and those of its files that other mounts are writing, with what they count with."""
-        try:
-            noted = await self.grants.noted(giver)
-        except LedgerDown:
-            raise NoGrant(self._core.policy.quota.away.errno) from None
-        door, spot = self._core.store.door, top.spot
-        charges = await self._core.gate.transfer(lambda: charges_of_set(door, spot, noted))
-        return charges.total, [Opened(ino, amount) for ino, amount in charges.of.items()]
+    async def _counted(self, top: Node, taker: Uid) -> tuple[Uid, Amount, list[Opened]]:
+        """Who pays for the set now, what it counts with, and those of its files that other mounts are writing with what they
+        count with. Another mount may move it, or give it away, in this moment."""
+        for _ in range(_TRIES):
+            giver, spot, door = self._core.payer_of(top), top.spot, self._core.store.door
+            if giver == taker:
+                break
+            try:
+                noted = await self.grants.noted(giver)
+                charges = await self._core.gate.transfer(partial(charges_of_set, door, spot, noted))
+            except LedgerDown:
+                raise NoGrant(self._core.policy.quota.away.errno) from None
+            except (FileNotFoundError, PermissionError, Stale):
+                if not await self._core.find_again(top):
+                    raise
+            else:
+                return giver, charges.total, [Opened(ino, amount) for ino, amount in charges.of.items()]
+        return taker, NOTHING, []
 
     def _lost(self, uid: Uid) -> None:
         """The ledger took back the grant for *uid*: what was claimed is not any more. Sessions begin anew, and a recount tells the rest."""

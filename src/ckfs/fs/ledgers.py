@@ -23,9 +23,11 @@ from ckfs.ledger.ledger import Ledger
 from ckfs.ledger.state import StoreState
 from ckfs.names import shown
 from ckfs.policy.enforcing import EMBEDDED, QuotaMode
+from ckfs.policy.quota import Said, Settings
 from ckfs.policy.settings import Policy
 from ckfs.store import binding
 from ckfs.store.binding import Binding, Kept
+from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.mounts import Registration
 
@@ -38,14 +40,23 @@ def open_ledger(store: Store, policy: Policy, host: Host, limit_s: float) -> Led
     if policy.quota.mode is not QuotaMode.LEDGER:
         _stop_counting(store)
         return None
+    is_embedded = policy.quota.ledger == EMBEDDED
     try:
-        if policy.quota.ledger == EMBEDDED:
-            return _Embedded(store, policy, host, limit_s).opened()
-        return _Database(store, policy, host, limit_s).opened()
+        ledger = (_Embedded if is_embedded else _Database)(store, policy, host, limit_s).opened()
+        _let_keepers_be(ledger, store)
+        return ledger
     except LedgerDown as error:
         raise out_of_reach(store, error) from None
     except LedgerUnusable as error:
         raise StoreUnusable(f"{shown(store.path)}: {error}") from None
+
+
+def _let_keepers_be(ledger: Ledger, store: Store) -> None:
+    """What holds for all others does not hold for root, nor for the account that keeps what belongs to nobody yet: unless
+    somebody says so, these have no limits."""
+    for uid in {ROOT.uid, store.service.uid}:
+        if ledger.settings(uid) == Settings():
+            ledger.set_limits(uid, Settings(Said.NONE, Said.NONE, Said.NONE, Said.NONE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,21 +133,22 @@ class Sets:
         set is more than *owner* may have."""
 
         async def run() -> SetName:
-            async with self.core.charging.handed_over(top, stored.uid):
-                return await self._name_owner(top, owner, unless_owned=unless_owned)
+            async with self.core.charging.handed_over(top, stored.uid) as handover:
+                name, handover.is_done = await self._name_owner(top, owner, unless_owned=unless_owned)
+                return name
 
         stored = self.core.stored_as(owner)
         name = await self.keeping.with_room(stored, run)
         if top.set_entry.owner == owner:  # else somebody was faster
             log.info("set %s given to uid %d", shown(name), owner.uid, extra={"always": True})
 
-    async def _name_owner(self, top: Node, owner: Owner, *, unless_owned: bool) -> SetName:
+    async def _name_owner(self, top: Node, owner: Owner, *, unless_owned: bool) -> tuple[SetName, bool]:
         store = self.core.store
         name, releases = await self.core.lock_set(top)
-        top.entry = await self.core.gate.call(
+        top.entry, changed = await self.core.gate.call(
             lambda: name_owner(store, name, top.ino, owner, unless_owned=unless_owned), releases=releases
         )
-        return name
+        return name, changed
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""

@@ -7,10 +7,14 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ckfs.errors import LedgerDown
 from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
+
+if TYPE_CHECKING:
+    from ckfs.ledger.connections import Connection
 
 _BETWEEN_TRIES_S = 0.2
 _SAY_AFTER_S = 2.0
@@ -46,20 +50,31 @@ def upgrade_database(connection: str, store_id: str, limit_s: float) -> tuple[in
 def database_locked(
     connection: str, store_id: str, limit_s: float, waiting: Callable[[], None]
 ) -> Iterator[None]:
-    """Alone among all hosts, until the block ends or the process does. *waiting* is told, once, if that takes time."""
-    import psycopg
+    """Alone among all hosts, until the block ends or the process does. *waiting* is told, once, if that takes time. LedgerDown if
+    the database does not answer within *limit_s*."""
+    from ckfs.ledger.connections import Connections
 
-    with contextlib.ExitStack() as opened:
-        try:
-            session = opened.enter_context(
-                psycopg.connect(connection, connect_timeout=max(2, round(limit_s)), autocommit=True)
-            )
-            began_s, said = time.monotonic(), False
-            while session.execute(_LOCK, (f"ckfs {store_id}",)).fetchone() != (True,):
+    connections = Connections(connection, limit_s)
+    try:
+        began_s, said = time.monotonic(), False
+        with connections.taken(began_s + limit_s) as session:
+            while not _try_lock(session, store_id, limit_s):
                 if not said and time.monotonic() - began_s > _SAY_AFTER_S:
                     said = True
                     waiting()
                 time.sleep(_BETWEEN_TRIES_S)
-        except psycopg.Error as error:
-            raise LedgerDown(str(error)) from None
-        yield
+            yield
+    finally:
+        connections.close()
+
+
+def _try_lock(session: Connection, store_id: str, limit_s: float) -> bool:
+    import psycopg
+
+    from ckfs.ledger.connections import TooLate, one_line
+
+    session.until = time.monotonic() + limit_s
+    try:
+        return session.execute(_LOCK, (f"ckfs {store_id}",)).fetchone() == (True,)
+    except (psycopg.Error, TooLate) as error:
+        raise LedgerDown(f"the ledger's database: {one_line(error)}") from None

@@ -47,7 +47,7 @@ def count(store: Store, uid: Uid, unit: int, passed_over: Container[Inode] = ())
     not_his = _NotHis(
         frozenset(entry.place for _, entry in given if entry.stored.uid == uid),
         tuple(place_of_copy(name, entry.ino) for name, entry in given if entry.payer == uid),
-        tuple(b"~%x~" % ino for ino in store.names.locked_copies()),
+        tuple(b"~%x~old" % ino for ino in store.names.locked_copies()),
     )
     with _opened(store, USERS, uid) as names:
         for fd, name in names:
@@ -89,19 +89,15 @@ def _given(store: Store) -> Iterator[tuple[SetName, SetEntry]]:
 
 @dataclass(frozen=True, slots=True)
 class _NotHis:
-    """Places below ``users/<uid>/`` that he does not pay for: *given* away, *copies* of what is given to him, and what else is
-    of sets that are just being *copied*."""
+    """Places below ``users/<uid>/`` that he does not pay for: *given* away, *copies* that are made of what is given to him, and
+    names that what was *copied* ends with, until it is gone."""
 
     given: frozenset[bytes]
     copies: tuple[bytes, ...]
     copied: tuple[bytes, ...]
 
     def has(self, place: bytes) -> bool:
-        return (
-            place in self.given
-            or place.startswith(self.copies)
-            or any(part + b"old" in place or part + b"copy" in place for part in self.copied)
-        )
+        return place in self.given or place.startswith(self.copies) or place.endswith(self.copied)
 
 
 @contextlib.contextmanager

@@ -35,8 +35,9 @@ _TRIES = 20
 
 def name_owner(
     store: Store, name: SetName, ino: Inode, owner: Owner, *, unless_owned: bool = False
-) -> SetEntry:
-    """Make *owner* the owner of the set *name*, in one step. Returns its entry by now; its files have yet to follow.
+) -> tuple[SetEntry, bool]:
+    """Make *owner* the owner of the set *name*, in one step. Returns its entry by now, whose files have yet to follow, and
+    whether this call has changed it.
 
     *unless_owned*: only if nobody owns it yet. Stale if *name* is not the set *ino* any more.
     """
@@ -46,10 +47,12 @@ def name_owner(
     return _name_owner(store, name, ino, owner, unless_owned=unless_owned)
 
 
-def _name_owner(store: Store, name: SetName, ino: Inode, owner: Owner, *, unless_owned: bool) -> SetEntry:
+def _name_owner(
+    store: Store, name: SetName, ino: Inode, owner: Owner, *, unless_owned: bool
+) -> tuple[SetEntry, bool]:
     entry = said_of(store, name, ino)
     if entry.owner == owner or (unless_owned and entry.owner is not None):
-        return entry
+        return entry, False
     try:
         entry = _settled(store, name, entry)
         _, found = store.names.examine(name)
@@ -62,7 +65,7 @@ def _name_owner(store: Store, name: SetName, ino: Inode, owner: Owner, *, unless
     store.names.change(name, entry, named)
     for twin in twins:  # of a rename that died: it would go on saying what was
         store.names.clear(twin, entry)
-    return named
+    return named, True
 
 
 def _settled(store: Store, name: SetName, entry: SetEntry) -> SetEntry:

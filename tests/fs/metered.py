@@ -1,0 +1,54 @@
+"""A meter that adds up what it hears, and what of it must agree with a count of the store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ckfs.names import Inode, MountId, Uid
+from ckfs.policy.quota import NOTHING, Amount
+from ckfs.store.counting import count, payers
+from ckfs.store.layout import Store
+from ckfs.store.metering import charge_of
+
+
+@dataclass
+class Sums:
+    """A meter. *elsewhere* are other mounts that live, and settle what they have marked."""
+
+    charged: defaultdict[Uid, Amount] = field(default_factory=lambda: defaultdict(Amount))
+    elsewhere: set[MountId] = field(default_factory=set)
+    calls: int = 0
+
+    def made(self, payer: Uid, charge: Amount) -> None:
+        self._add(payer, charge)
+
+    def gone(self, payer: Uid, ino: Inode, charge: Amount) -> None:
+        self._add(payer, -charge)
+
+    def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
+        self._add(payer, Amount(by_bytes))
+
+    def settles_elsewhere(self, writers: frozenset[MountId]) -> bool:
+        return bool(writers & self.elsewhere)
+
+    def _add(self, payer: Uid, amount: Amount) -> None:
+        self.calls += 1
+        self.charged[payer] += amount
+
+    @contextlib.contextmanager
+    def written(self, store: Store, fd: int, payer: Uid) -> Iterator[None]:
+        """What is written through descriptors in the block is not the door's to tell: it is taken as it is."""
+        before = charge_of(os.fstat(fd), fd, store.door.unit)
+        yield
+        status = os.fstat(fd)
+        if status.st_nlink:
+            self._add(payer, Amount(charge_of(status, fd, store.door.unit).bytes - before.bytes))
+
+    def check(self, store: Store) -> None:
+        """What was heard of everybody is what is there."""
+        for uid in payers(store) | set(self.charged):
+            assert self.charged.get(uid, NOTHING) == count(store, uid, store.door.unit), f"of uid {uid}"
