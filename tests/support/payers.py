@@ -266,4 +266,5 @@ def place_in(directory: Path, *, policy: Callable[[str], str] = str, **options: 
         with mounted(store, directory / "mount", **options) as mount:
             place = Place(store, mount, Quotas(store, mount.path))
             yield place
+            place.quotas.all_given_back()
             place.quotas.check()
