@@ -44,8 +44,10 @@ def state(workdir: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def quotas(root_and_fuse: None, state: Path, workdir: Path) -> Quotas:
-    """Of a new store, which is not mounted yet."""
+    """Of a new store, which is not mounted yet, whose mounts look often whether others are dead."""
     store = private_store(workdir)
+    policy = store / "policy.toml"
+    policy.write_text(policy.read_text().replace("lease = 60.0", "lease = 2.0"))
     return Quotas(store, store)
 
 

@@ -228,9 +228,31 @@ def test_a_file_that_two_mounts_write_counts_once(ledger: Book) -> None:
     draw(ledger, A, ALICE, 5, Opened(FILE, bytes_(10, 1)))
     draw(ledger, B, ALICE, 5, Opened(FILE, bytes_(15, 1)))  # has grown by what A has drawn
     ledger.post(A, 2, [Posting(ALICE, given_up=bytes_(5), settled=(Settled(FILE, bytes_(18, 1)),))])
-    assert ledger.account(ALICE).used == bytes_(18, 1)  # B's first 3 are in it, and still claimed
+    assert ledger.account(ALICE).used == bytes_(15, 1)  # B's first 3 are claimed by B
     ledger.post(B, 1, [Posting(ALICE, given_up=bytes_(5), settled=(Settled(FILE, bytes_(20, 1)),))])
     assert ledger.account(ALICE).total == bytes_(20, 1)
+
+
+def test_a_file_without_a_name_counts_until_the_last_has_settled_it(ledger: Book) -> None:
+    ledger.post(A, 1, [Posting(ALICE, bytes_(10, 1))])
+    for mount in (A, B):
+        draw(ledger, mount, ALICE, 5, Opened(FILE, bytes_(10, 1)))
+    gone = Posting(ALICE, given_up=bytes_(5), settled=(Settled(FILE, NOTHING),))
+    ledger.post(A, 2, [gone])
+    assert ledger.account(ALICE).used == bytes_(10, 1)
+    ledger.post(B, 1, [gone])
+    assert ledger.account(ALICE).total == NOTHING
+
+
+def test_no_limit_is_passed_while_two_mounts_settle_what_both_have_written(ledger: Book) -> None:
+    limited(ledger, 20)
+    for mount, most in ((A, 12), (B, 8)):
+        assert draw(ledger, mount, ALICE, 12, Opened(FILE, NOTHING)) == most
+    alone = Settled(OTHER, bytes_(4, 1))
+    draw(ledger, A, ALICE, 0, Opened(OTHER, NOTHING))
+    ledger.post(A, 1, [Posting(ALICE, given_up=bytes_(12), settled=(Settled(FILE, bytes_(16, 1)), alone))])
+    assert ledger.account(ALICE).used == bytes_(8 + 4, 2)
+    assert ledger.account(ALICE).claimed == bytes_(8)
 
 
 def test_a_change_of_a_file_that_another_mount_writes_is_left_to_that(ledger: Book) -> None:
@@ -268,6 +290,7 @@ def test_what_is_settled_after_a_move_is_charged_to_the_new_owner(ledger: Book) 
         draw(ledger, mount, ALICE, 5, Opened(FILE, bytes_(10, 1)))
     draw(ledger, A, BOB, 100)
     ledger.move(ALICE, A, BOB, bytes_(12, 1), [Opened(FILE, bytes_(12, 1))])
+    assert ledger.account(ALICE).used == NOTHING  # 10 were hers, and 2 are claimed
     assert ledger.basis(ALICE).files == ()
     assert ledger.basis(BOB).files == (OpenFile(A, FILE, bytes_(12, 1)), OpenFile(B, FILE, bytes_(12, 1)))
     assert BOB in ledger.mounts()[B]  # if that dies, he is recounted

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckfs.cli import cat as _cat
+from ckfs.cli import quota as _quota
+from ckfs.cli import recount as _recount
+from ckfs.cli import room as _room
 from ckfs.cli import status as _status
 from ckfs.cli import trash as _trash
 from ckfs.cli.main import main
 from tests.support.users import as_user
 
-_IMPORTED = (_cat, _status, _trash)
+_IMPORTED = (_cat, _quota, _recount, _room, _status, _trash)
 """Here, before the child is another user who may not read the modules."""
 
 

@@ -23,8 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from ckfs.ledger import state
-
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 READY_TIMEOUT = 30.0
 """Seconds for a daemon to say READY=1."""
@@ -50,7 +48,7 @@ def environment(**more: str) -> dict[str, str]:
     """The environment in which this source tree's ckfs runs without being installed, and keeps its state out of the host's."""
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH", "")]))
     own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-    return {state.VARIABLE: str(state_directory()), **os.environ, **own, **more}
+    return {"CKFS_STATE_DIR": str(state_directory()), **os.environ, **own, **more}
 
 
 @functools.cache

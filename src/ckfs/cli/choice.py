@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import re
 import time
 
 from ckfs.cli.users import uid_of
 from ckfs.errors import UsageError
 from ckfs.names import shown
+from ckfs.policy import sizes
 from ckfs.store.choosing import Choice
-
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def choice_of(arguments: argparse.Namespace) -> Choice:
@@ -32,10 +30,10 @@ def choice_of(arguments: argparse.Namespace) -> Choice:
 
 
 def _age_ns(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])", text)
-    if match is None:
+    age_ns = sizes.ns_in(text)
+    if age_ns is None:
         raise UsageError(f"{shown(text)}: not an age: a number and s, m, h, d or w, for example 3d")
-    return int(float(match[1]) * _UNITS_S[match[2]] * 1e9)
+    return age_ns
 
 
 def _time_ns(text: str, now_ns: int) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 
 from ckfs.cli import in_use
+from ckfs.cli.progress import Progress
 from ckfs.cli.stores import check_is_no_mount, prepare_for_stores
 from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable
 from ckfs.fs.liveness import Judge
@@ -22,7 +22,6 @@ from ckfs.store.layout import check_format, registry
 _PAUSE_S = 1.0
 """Between the two looks at what seems wrong: longer than anybody takes from a set's place to its name."""
 _LONGEST_SHOWN = 4096
-_PROGRESS_S = 0.2
 
 
 def fsck(path: str, *, repair: bool, as_json: bool, even_if_mounted: bool) -> int:
@@ -40,7 +39,7 @@ def fsck(path: str, *, repair: bool, as_json: bool, even_if_mounted: bool) -> in
 
 
 def _run(path: str, *, repair: bool, as_json: bool, has_died: HasDied) -> int:
-    report = _Report(as_json, _Progress(sys.stderr.isatty()))
+    report = _Report(as_json, Progress("sets looked at"))
     report.begin()
     try:
         for finding in check(
@@ -62,29 +61,9 @@ def _run(path: str, *, repair: bool, as_json: bool, has_died: HasDied) -> int:
 
 
 @dataclass(slots=True)
-class _Progress:
-    """A line on a terminal, written over again and again."""
-
-    wanted: bool
-    said_at: float = 0.0
-    is_there: bool = False
-
-    def say(self, done: int, count: int) -> None:
-        if not self.wanted or (done < count and time.monotonic() - self.said_at < _PROGRESS_S):
-            return
-        self.said_at, self.is_there = time.monotonic(), True
-        print(f"\rsets looked at: {done} of {count}", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        if self.is_there:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            self.is_there = False
-
-
-@dataclass(slots=True)
 class _Report:
     as_json: bool
-    progress: _Progress
+    progress: Progress
     counts: Counter[str] = field(default_factory=Counter)
 
     @property

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from ckfs.cli.stores import check_is_no_mount, prepare_for_stores, service_of
+from ckfs.cli.stores import check_is_no_mount, prepare_for_stores
+from ckfs.cli.tally import counted_store
 from ckfs.cli.times import local_time
 from ckfs.cli.users import user_name
 from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable
@@ -23,7 +24,7 @@ from ckfs.owners.jobs import job_of
 from ckfs.owners.lookup import Users
 from ckfs.policy.leftovers import Kind
 from ckfs.policy.settings import Policy
-from ckfs.store.layout import Store, open_store
+from ckfs.store.layout import Store
 from ckfs.store.leftovers import Leftover, Leftovers, Look
 
 _WHY = {
@@ -57,7 +58,7 @@ def gc(path: str, *, apply: bool, as_json: bool) -> int:
     logging.basicConfig(format="ckfs: %(message)s")  # what resolvers have to say, on standard error
     prepare_for_stores()
     check_is_no_mount(path)
-    with contextlib.closing(open_store(path, service_of(path), read_only=not apply)) as store:
+    with counted_store(path, read_only=not apply) as store:
         policy = store.read_policy()
         collection = _Collection(store, policy, Users(policy), apply=apply, as_json=as_json)
         try:

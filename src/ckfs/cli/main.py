@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ckfs import __version__
+from ckfs.cli import quota_arguments
 from ckfs.cli.output import ReaderGone, standard_output
 from ckfs.errors import CkfsError, UsageError
 
@@ -27,7 +28,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout = standard_output()
     try:
         try:
-            arguments = _parser().parse_args(argv)
+            arguments = _parser().parse_args(
+                quota_arguments.with_action(sys.argv[1:] if argv is None else argv)
+            )
             status: int = arguments.run(arguments)
         finally:  # --help ends by itself
             sys.stdout.flush()
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ls(commands)
     _add_give(commands)
     _add_trash(commands)
+    quota_arguments.add(commands)
     _add_cat(commands)
     _add_status(commands)
     _add_release(commands)

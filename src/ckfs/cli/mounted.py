@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ckfs.daemon.mounting import Mounted, is_dead, mount_of, mounts
-from ckfs.errors import UsageError
+from ckfs.errors import NotPermitted, UsageError
 from ckfs.names import shown
 
 
@@ -30,16 +30,41 @@ def mount_through(descriptor: int, path: str) -> Mounted:
     return mount
 
 
-def only_mount() -> Mounted:
-    """A mount of the one store that is mounted on this host, if possible one that lives. UsageError if there is none, or several."""
+def mount_above(path: str) -> Mounted | None:
+    """The ckfs mount that *path* is on, or names, by its name alone; None if it is on none. A mount comes before a store: what users
+    put on it may look like one."""
+    here = {os.fsdecode(mounted.path): mounted for mounted in mounts() if mounted.is_ckfs}
+    above = os.path.realpath(path)
+    while above not in here:
+        if above == "/":
+            return None
+        above = os.path.dirname(above)
+    return here[above]
+
+
+def device_for_user(path: str | None) -> str:
+    """The device number of the mount that a user means, by *path* or as the only one. NotPermitted for what is none."""
+    if path is None:
+        return only_mount().device
+    try:
+        return mount_at(path).device
+    except UsageError as error:
+        raise NotPermitted(
+            f"{error}: name a mount, or something on it; only root works on a store itself"
+        ) from None
+
+
+def only_mount(option: str = "--store") -> Mounted:
+    """A mount of the one store that is mounted on this host, if possible one that lives. UsageError if there is none, or several;
+    *option* would name one."""
     here = {mounted.path: mounted for mounted in mounts() if mounted.is_ckfs}  # the uppermost of each place
     stores = {mounted.source for mounted in here.values()}
     if not stores:
-        raise UsageError("no ckfs is mounted on this host: name a mount with --store PATH")
+        raise UsageError(f"no ckfs is mounted on this host: name a mount with {option} PATH")
     if len(stores) > 1:
         names = ", ".join(sorted(map(shown, stores)))
         raise UsageError(
-            f"{len(stores)} stores are mounted on this host ({names}): name one with --store PATH"
+            f"{len(stores)} stores are mounted on this host ({names}): name one with {option} PATH"
         )
     latest_first = list(here.values())[::-1]
     living = (mounted for mounted in latest_first if not is_dead(os.fsdecode(mounted.path)))

@@ -15,21 +15,20 @@ from dataclasses import asdict, dataclass
 from typing import Protocol, TypeVar
 
 from ckfs.cli.choice import choice_of
-from ckfs.cli.mounted import mount_at, only_mount
-from ckfs.cli.stores import prepare_for_stores, service_of
+from ckfs.cli.mounted import device_for_user, mount_above, only_mount
+from ckfs.cli.stores import prepare_for_stores
+from ckfs.cli.tally import counted_store
 from ckfs.cli.times import local_time
 from ckfs.cli.users import user_name
-from ckfs.control.client import ask
-from ckfs.control.protocol import Values
-from ckfs.daemon.mounting import mounts
-from ckfs.errors import CkfsError, FsError, NotPermitted, StoreUnusable, UsageError
+from ckfs.control.client import ask, made
+from ckfs.errors import CkfsError, FsError, StoreUnusable, UsageError
 from ckfs.model import Caller
 from ckfs.names import ROOT_UID, Gid, shown
 from ckfs.policy import settings
 from ckfs.store import desk
 from ckfs.store.choosing import Choice, Entry, check_purge, check_restore
 from ckfs.store.desk import Desk, Outcome, Row
-from ckfs.store.layout import Store, open_store
+from ckfs.store.layout import Store
 
 T = TypeVar("T")
 
@@ -77,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     action = actions[arguments.action]
     if os.geteuid() != ROOT_UID:
-        return action(_Asked(_device(arguments.store)), arguments)
+        return action(_Asked(device_for_user(arguments.store)), arguments)
     path = _store_path(arguments.store)
     with _opened(path, read_only=arguments.action in ("ls", "show")) as trash:
         try:
@@ -124,7 +123,7 @@ def _there(steps: Iterator[T | None]) -> Iterator[T]:
 def _opened(path: str, *, read_only: bool) -> Iterator[Trash]:
     prepare_for_stores()
     root = Caller(ROOT_UID, Gid(0), 0, 0o077)
-    with contextlib.closing(open_store(path, service_of(path), read_only=read_only)) as store:
+    with counted_store(path, read_only=read_only) as store:
         # What root does here asks for no policy: a mistake in it must not keep anybody from his images.
         yield _OnStore(Desk(store, settings.parse(""), root, _retention_s(store)))
 
@@ -139,14 +138,8 @@ def _store_path(path: str | None) -> str:
     """The store that *path* is, or whose mount it is on; or the one that is mounted on this host."""
     if path is None:
         return os.fsdecode(only_mount().source)
-    mounted = {os.fsdecode(place.path): os.fsdecode(place.source) for place in mounts() if place.is_ckfs}
-    # A mount comes first: what users put on it may look like a store.
-    above = os.path.realpath(path)
-    while above not in mounted:
-        if above == "/":
-            return path
-        above = os.path.dirname(above)
-    return mounted[above]
+    mounted = mount_above(path)
+    return path if mounted is None else os.fsdecode(mounted.source)
 
 
 # Through a mount's daemon
@@ -157,33 +150,15 @@ class _Asked:
     device: str
 
     def rows(self, choice: Choice) -> Iterator[Row]:
-        return (_made(Row, said) for said in ask(self.device, "trash-ls", asdict(choice)))
+        return (made(Row, said) for said in ask(self.device, "trash-ls", asdict(choice)))
 
     def restore(self, choice: Choice, to: str | None) -> Iterator[Outcome]:
         said_of_all = ask(self.device, "trash-restore", {**asdict(choice), "to": to})
-        return (_made(Outcome, said) for said in said_of_all)
+        return (made(Outcome, said) for said in said_of_all)
 
     def purge(self, choice: Choice, *, everything: bool) -> Iterator[Outcome]:
         said_of_all = ask(self.device, "trash-purge", {**asdict(choice), "all": everything})
-        return (_made(Outcome, said) for said in said_of_all)
-
-
-def _made(kind: type[T], said: Values) -> T:
-    try:
-        return kind(**said)
-    except TypeError:
-        raise CkfsError("the mount's daemon is of another version of ckfs") from None
-
-
-def _device(path: str | None) -> str:
-    if path is None:
-        return only_mount().device
-    try:
-        return mount_at(path).device
-    except UsageError as error:
-        raise NotPermitted(
-            f"{error}: name a mount, or something on it; only root works on a store itself"
-        ) from None
+        return (made(Outcome, said) for said in said_of_all)
 
 
 # Looking

@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ckfs.control.protocol import (
     REPLY_BYTES,
@@ -24,6 +24,8 @@ from ckfs.control.protocol import (
 )
 from ckfs.errors import CkfsError, of_status
 
+T = TypeVar("T")
+
 DIRECTORY = "/run/ckfs"
 SILENCE_S = 20.0
 """How long a daemon may say nothing at all, not even that it is at it."""
@@ -34,6 +36,14 @@ _PEER = struct.Struct("3i")
 def socket_name(device: str) -> str:
     """The name in :data:`DIRECTORY` of the socket of the mount with that device number (``major:minor``)."""
     return device.replace(":", "-") + ".sock"
+
+
+def made(kind: type[T], said: Values) -> T:
+    """What a daemon *said*, as a *kind* of dataclass."""
+    try:
+        return kind(**said)
+    except TypeError:
+        raise CkfsError("the mount's daemon is of another version of ckfs") from None
 
 
 class _Connection(Protocol):

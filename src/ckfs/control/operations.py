@@ -14,12 +14,15 @@ import trio
 
 from ckfs import __version__
 from ckfs.control.protocol import Asked, Malformed, Values
+from ckfs.control.quotas import QuotaDesk, uid_asked
 from ckfs.control.trash import TrashDesk
 from ckfs.errors import CkfsError
 from ckfs.fs.filesystem import Filesystem
+from ckfs.fs.superseded import Superseded
 from ckfs.model import Caller
 from ckfs.names import Gid, Inode, Uid, shown
-from ckfs.owners.processes import Process
+from ckfs.owners.processes import Process, login_uid_of
+from ckfs.policy import limits
 from ckfs.store.choosing import Choice
 
 Tell = Callable[[Values], Awaitable[None]]
@@ -121,9 +124,40 @@ def _desk(mount: Mount, peer: Peer) -> TrashDesk:
     return TrashDesk(mount.fs.core, peer.caller, mount.store_calls)
 
 
+async def quota(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
+    asked.only("uids")
+    uids = [uid_asked(text) for text in asked.texts("uids")]
+    await _quotas(mount, peer).show(uids, tell)
+
+
+async def quota_set(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
+    """Without *uid*, of all of whom nothing is said."""
+    asked.only("uid", *limits.FIELDS)
+    uid = asked.text("uid")
+    said = {name: text for name in limits.FIELDS if (text := asked.text(name)) is not None}
+    login_uid = None if peer.process is None else login_uid_of(peer.process.pid)
+    await _quotas(mount, peer).set(None if uid is None else uid_asked(uid), said, login_uid, tell)
+
+
+async def room(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
+    asked.only("uid", "size_bytes")
+    size_bytes = asked.number("size_bytes")
+    if size_bytes is None or size_bytes < 0:
+        raise Malformed("room for how much?")
+    superseded = Superseded(mount.fs.core, mount.fs.sets.guard)
+    await _quotas(mount, peer).room(uid_asked(asked.text("uid")), size_bytes, superseded, tell)
+
+
+def _quotas(mount: Mount, peer: Peer) -> QuotaDesk:
+    return QuotaDesk(mount.fs.core, peer.uid, mount.store_calls)
+
+
 OPERATIONS: Mapping[str, Operation] = {
     "status": status,
     "read-partial": read_partial,
+    "quota": quota,
+    "quota-set": quota_set,
+    "room": room,
     "trash-ls": trash_ls,
     "trash-restore": trash_restore,
     "trash-purge": trash_purge,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 import trio
 
+from ckfs.control.moments import Moments
 from ckfs.control.protocol import Values
 from ckfs.errors import UsageError
 from ckfs.fs.core import Core
@@ -23,11 +22,8 @@ from ckfs.store.setnames import SetNames
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Tell = Callable[[Values], Awaitable[None]]
 
-_MOMENT_S = 0.5
-_AT_ONCE = 100
 _MOST = 20_000
 """Items that are held in memory for one who asks."""
 _MOST_NAMED = 10
@@ -45,10 +41,14 @@ class TrashDesk:
     def _desk(self) -> Desk:
         return Desk(self.core.store, self.core.policy, self.caller, self.core.policy.retention_s)
 
+    @property
+    def _moments(self) -> Moments:
+        return Moments(self.core, self.store_calls)
+
     async def ls(self, choice: Choice, tell: Tell) -> None:
         rows, more = self._desk.rows(choice), True
         while more:
-            values, more = await self._for_a_moment(rows)
+            values, more = await self._moments.next_of(rows)
             for row in values:
                 await tell(asdict(row))
 
@@ -67,7 +67,7 @@ class TrashDesk:
         """With the lock of the set's name, and counted as a change of the set, as any that the mount makes."""
         job_owner = await self.core.job_owner(name, self.caller)
         at_desk, names = self._desk, self.core.store.names
-        of_set = await self._in_store(lambda: _inode_of(names, name))
+        of_set = await self._moments.in_store(lambda: _inode_of(names, name))
         async with self.store_calls:
             locks = await self.core.lock_all([(ROOT_INODE, name)])
             return await self.core.gate.transfer(
@@ -80,7 +80,7 @@ class TrashDesk:
         outcomes = (at_desk.purge(entry) for entry in await self._chosen(choice))
         more = True
         while more:
-            values, more = await self._for_a_moment(outcomes)
+            values, more = await self._moments.next_of(outcomes)
             self._log("removed for good", values)
             for outcome in values:
                 await tell(asdict(outcome))
@@ -91,19 +91,11 @@ class TrashDesk:
         entries: list[Entry] = []
         values: list[Entry]
         while more:
-            values, more = await self._for_a_moment(found)
+            values, more = await self._moments.next_of(found)
             entries += values
             if len(entries) > _MOST:
                 raise UsageError(f"more than {_MOST} items at once: choose fewer, by --set or by times")
         return choice.of(entries)
-
-    async def _for_a_moment(self, steps: Iterator[T | None]) -> tuple[list[T], bool]:
-        """What comes of *steps* in a moment, and whether there may be more: no call may take as long as a whole trash."""
-        return await self._in_store(lambda: _taken(steps))
-
-    async def _in_store(self, work: Callable[[], T]) -> T:
-        async with self.store_calls:
-            return await self.core.gate.transfer(work)
 
     def _log(self, what: str, outcomes: Sequence[Outcome]) -> None:
         done = [outcome.item for outcome in outcomes if not outcome.failed]
@@ -111,17 +103,6 @@ class TrashDesk:
             more = f" and {len(done) - _MOST_NAMED} more" if len(done) > _MOST_NAMED else ""
             names = ", ".join(done[:_MOST_NAMED])
             log.info("trash: uid %d %s %d items: %s%s", self.caller.uid, what, len(done), names, more)
-
-
-def _taken(steps: Iterator[T | None]) -> tuple[list[T], bool]:
-    values: list[T] = []
-    until = time.monotonic() + _MOMENT_S
-    for value in steps:
-        if value is not None:
-            values.append(value)
-        if len(values) >= _AT_ONCE or time.monotonic() > until:
-            return values, True
-    return values, False
 
 
 def _inode_of(names: SetNames, name: SetName) -> int:

@@ -78,6 +78,7 @@ class Content:
 
         if truncate:
             await self.core.assure_membership(None)
+            await self.sets.keeping.may_begin(_stored_owner_of(node), caller)
             await self.core.charging.settle_now(node)
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
@@ -138,7 +139,7 @@ class Content:
     def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
         handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
         handle.direct = self._goes_past_the_cache(node, flags)
-        handle.wrote = handle.marked = wrote
+        handle.wrote = handle.marked = handle.admitted = wrote
         handle.mount = self.core.mount_id if wrote and handle.writable else None
         handle.process = process_of(caller.pid) if handle.writable else None
         node.was_charged_to = self.core.payer_of(node)
@@ -218,6 +219,9 @@ class Content:
     async def write(self, number: FileHandle, offset: int, data: bytes) -> int:
         """Returns how many bytes were written, which may be fewer than given where the store ran out of room."""
         handle = self.core.handle(number)
+        if not handle.admitted:
+            with self._failing(handle):
+                await self.sets.keeping.may_write(_stored_owner(handle), handle)
         had_written = handle.wrote
         handle.wrote = True  # before the mark: who settles meanwhile must see that somebody writes
         with self._failing(handle):
@@ -297,7 +301,7 @@ class Content:
             return await self._transfer(handle, work)
 
     async def _settle(self, handle: Handle) -> None:
-        handle.wrote = handle.marked = False
+        handle.wrote = handle.marked = handle.admitted = False
         try:
             await self.states.settle(handle.node, handle)
             await self.core.charging.settle(handle.node, handle.file)
@@ -322,7 +326,11 @@ class Content:
 
 def _stored_owner(handle: Handle) -> Owner | None:
     """Whose trash gives way first for what is written through *handle*."""
-    return handle.node.set_entry.stored if place_of(handle.node) is not None else None
+    return _stored_owner_of(handle.node)
+
+
+def _stored_owner_of(node: Node) -> Owner | None:
+    return node.set_entry.stored if place_of(node) is not None else None
 
 
 def _close(file: OpenFile) -> None:

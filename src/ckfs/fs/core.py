@@ -27,7 +27,7 @@ from ckfs.fs.liveness import Fate, Judge
 from ckfs.fs.membership import Membership
 from ckfs.fs.permits import Permits
 from ckfs.fs.undigested import UndigestedImages
-from ckfs.ledger.ledger import Ledger
+from ckfs.ledger.ledger import Ledger, Quotas
 from ckfs.model import Caller, JobFate, Owner, Record, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid
 from ckfs.policy.settings import Policy
@@ -99,6 +99,8 @@ class Core:
     """Partial images may be opened for reading."""
     ledger: Ledger | None = None
     """In which this mount counts what its writers use; None if it does not count."""
+    engine: Quotas | None = None
+    """The store's own, if that keeps quotas."""
     nothing_to_give_until: dict[Owner | None, float] = field(default_factory=dict)
     """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes."""
     judge: Judge = field(init=False)
@@ -119,6 +121,8 @@ class Core:
     """What runs for as long as the mount does."""
     aside: Aside = field(default_factory=Aside)
     charging: Charges = field(default_factory=Uncharged)
+    questions: Aside = field(init=False)
+    """To whoever keeps quotas."""
     figures: Figures = field(default_factory=Figures)
     permits: Permits = field(default_factory=Permits)
 
@@ -126,6 +130,12 @@ class Core:
         self.locks = InodeLocks(self.op_timeout_s)
         self.quick = self.store.door.quick_reader()
         self.judge = Judge(self.store.mounts)
+        self.questions = Aside(self.op_timeout_s)
+
+    @property
+    def quotas(self) -> Quotas | None:
+        """Who keeps quotas; None if nobody does here."""
+        return self.ledger if self.ledger is not None else self.engine
 
     @property
     def mount_id(self) -> MountId:

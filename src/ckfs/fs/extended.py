@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 
 from ckfs import __version__
 from ckfs.errors import Invalid, NoAttribute, NotOwner, Unsupported
+from ckfs.fs import quota_attributes
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node
 from ckfs.fs.left import Left
 from ckfs.fs.metadata import Changes, Metadata
+from ckfs.fs.quota_attributes import QuotaAttributes
 from ckfs.fs.sets import Sets
 from ckfs.model import Caller, Keep, State
 from ckfs.names import Inode, iso_time
@@ -74,6 +76,8 @@ class Extended:
         node = self.core.inodes.get(ino)
         if name == _OWNER and not node.is_root:
             return await self._owner(node, caller)
+        if name.startswith(quota_attributes.PREFIX):
+            return await QuotaAttributes(self.core).get(node, name, caller)
         made_up = (self._of_root if node.is_root else self._of_files).get(name)
         if made_up is not None:
             return await made_up(node)

@@ -31,6 +31,7 @@ class Handle:
     __slots__ = (
         "_closing",
         "_pins",
+        "admitted",
         "direct",
         "file",
         "marked",
@@ -60,6 +61,8 @@ class Handle:
         self.stream = Stream()
         self.wrote = False
         """Something was written through it since its image was last settled."""
+        self.admitted = False
+        """It may write although the store has no more than its reserve: see :mod:`ckfs.fs.reserve`."""
         self.marked = False
         """The record says that the image is being written, and carries no set-id bits of before."""
         self.mount: MountId | None = None

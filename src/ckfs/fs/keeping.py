@@ -16,8 +16,9 @@ import trio
 from ckfs.errors import Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Node, Place, place_of
+from ckfs.fs.inodes import Handle, Node, Place, place_of
 from ckfs.fs.liveness import Fate
+from ckfs.fs.reserve import Reserve
 from ckfs.fs.superseded import Superseded
 from ckfs.model import Caller, Owner, State
 from ckfs.names import shown
@@ -46,6 +47,7 @@ _ROOM_BYTES = 64 << 20
 class Keeping:
     core: Core
     guard: Guard
+    reserve: Reserve
 
     def keeps(self, found: Found) -> bool:
         """Whether removing *found* would lose anything: an image that is worth it, with content, that has no other name."""
@@ -217,6 +219,14 @@ class Keeping:
             ino=found.record.ino,
         )
 
+    async def may_begin(self, owner: Owner | None, caller: Caller) -> None:
+        """Before *caller* makes something new of *owner* (as stored): ENOSPC if only the store's reserve is left."""
+        await self.with_room(owner, lambda: self.reserve.check_begin(caller.uid))
+
+    async def may_write(self, owner: Owner | None, handle: Handle) -> None:
+        """As :meth:`may_begin`, before something is written through *handle*."""
+        await self.with_room(owner, lambda: self.reserve.check_write(handle))
+
     async def with_room(self, owner: Owner | None, run: Callable[[], Awaitable[T]]) -> T:
         """What *run* returns; it is tried again when it met a full store and something gave way."""
         for _ in range(_TRIES):
@@ -248,6 +258,7 @@ class Keeping:
             ways.append(lambda: trash.make_room(None, _ROOM_BYTES))
         for way in ways:
             if await self.core.gate.transfer(way):
+                self.reserve.look_again()
                 return True
         if len(nothing_until) > _MOST_OWNERS:
             nothing_until.clear()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ckfs.errors import Denied, NotOwner
+from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, place_of
 from ckfs.fs.sets import Sets
+from ckfs.fs.space import Space
 from ckfs.fs.streams import ANSWER_HOLDS_S
 from ckfs.model import Caller, Owner, Record
 from ckfs.names import FileHandle, Gid, Inode, Uid
@@ -194,5 +195,12 @@ class Metadata:
 
         return change
 
-    async def statfs(self) -> os.statvfs_result:
-        return await self.core.gate.call(self.core.store.door.room)
+    async def statfs(self, caller: Caller) -> Space:
+        """Of the whole store for root; for a user what of it may be his. One look at the ledger, and none that is waited for."""
+        space = Space.of_store(await self.core.gate.call(self.core.store.door.room))
+        if caller.is_root:
+            return space
+        reserve = self.core.policy.quota.reserve.bytes_of(space.total_bytes)
+        account = await Asking(self.core).account_at_once(caller.uid)
+        space = space.less_reserve(reserve)
+        return space if account is None else space.of_owner(account, time.time_ns())

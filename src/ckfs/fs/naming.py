@@ -113,6 +113,7 @@ class Naming:
 
         if directory.is_root:
             own = None if caller.is_root else Owner(caller.uid, caller.gid)
+            await self.keeping.may_begin(own, caller)
             entry, found = await self.keeping.with_room(
                 own,
                 lambda: self.sets.take(
@@ -122,6 +123,7 @@ class Naming:
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:
             await self.sets.check_create(directory, caller)
+            await self.keeping.may_begin(directory.set_entry.stored, caller)
 
             async def make_inside() -> Found:
                 async with self.core.charging.claimed(self.core.payer_of(directory), cost):

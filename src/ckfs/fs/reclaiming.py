@@ -10,6 +10,7 @@ import itertools
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -42,16 +43,23 @@ class Reclaiming:
         alone = trio.CapacityLimiter(1)
         while True:
             if self.core.gate.is_up:
-                await trio.to_thread.run_sync(self._look, abandon_on_cancel=True, limiter=alone)
+                look = partial(self._look, frozenset(self.core.charging.to_recount))
+                self.core.charging.to_recount -= await trio.to_thread.run_sync(
+                    look, abandon_on_cancel=True, limiter=alone
+                )
             await trio.sleep(self._every_s)
 
     @property
     def _every_s(self) -> float:
         return self.core.policy.lease_s / _LOOKS_PER_LEASE
 
-    def _look(self) -> None:
+    def _look(self, own: frozenset[Uid]) -> set[Uid]:
+        """Recounts the owners *own* too, whose grants this mount itself has lost; returns those of whom that came to an end."""
+        done = set[Uid]()
         try:
             self.reclaim()
+            recounting = Recounting(self.core.store, self.ledger, self.core.fate)
+            done.update(one.uid for one in recounting.repair(sorted(own)) if one.taken_up)
             store = self.core.store
             limits.write(store.path, store.service, self.ledger.all_settings())
             said = ""
@@ -60,6 +68,7 @@ class Reclaiming:
         if said and said != self._said:
             log.info("%s", shown(said))
         self._said = said
+        return done
 
     def reclaim(self) -> None:
         """Take back what mounts hold that died long enough ago for this one to do it."""

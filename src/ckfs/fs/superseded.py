@@ -12,7 +12,7 @@ import dataclasses
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ckfs.errors import FsError, Stale
@@ -21,6 +21,7 @@ from ckfs.fs.guard import Guard
 from ckfs.model import Checkpoint, Keep, Owner
 from ckfs.names import SetName, Uid, shown
 from ckfs.policy import protection
+from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store.entries import SetEntry
 from ckfs.store.removed import Item, Note
 from ckfs.store.spots import Found, Spot
@@ -78,6 +79,20 @@ class Superseded:
                 break
             freed += self._remove(base, one, stored)
         return freed
+
+    def charges(self, stored: Owner) -> Iterator[Amount]:
+        """What each is charged with that :meth:`give_way` would remove; nothing after looks that found none."""
+        names, trash = self.core.store.names, self.core.store.trash
+        for base in self.families(stored):
+            yield NOTHING
+            for one in self._outlived(base):
+                charge = NOTHING
+                with contextlib.suppress(OSError, FsError, RecursionError):
+                    entry = names.read(one.set_name)
+                    if entry.stored.uid == stored.uid and not entry.is_followed:
+                        below = filter(None, [one.name])
+                        charge = trash.charge_at(Spot(entry.stored, (*entry.spot.components, *below)))
+                yield charge
 
     def _outlived(self, base: SetName) -> list[Checkpoint]:
         return protection.outlived(self.core.policy, self.guard.family(base))

@@ -135,8 +135,14 @@ class Book:
             sheet[taker].post(moved)
             sheet[taker].claim(-moved)
             for file in files:
-                for row in sheet.files(file.ino):
+                rows = sheet.files(file.ino)
+                for row in rows:
                     sheet.touch(taker, row.mount)
+                if (
+                    rows
+                ):  # what was written since the base is claimed by who wrote it, and was not the giver's
+                    sheet[giver].post(file.base)
+                    sheet[rows[0].uid].post(-rows[0].base)
                 sheet.rebase(file.ino, taker, file.base)
             sheet.save()
 
@@ -262,8 +268,10 @@ def _post(sheet: Sheet, posting: Posting) -> None:
     for change in posting.changed:
         if not sheet.is_written_elsewhere(change.ino):
             standing.post(change.by)
-    for settled in posting.settled:
-        sheet.settle(settled)
+    unspent = posting.given_up.bytes - max(0, posting.used.bytes)
+    # First the files that nobody else writes: what was given up for them is known.
+    for settled in sorted(posting.settled, key=lambda settled: sheet.is_written_elsewhere(settled.ino)):
+        unspent -= max(0, sheet.settle(settled, max(0, unspent)))
 
 
 def _files_of(postings: Sequence[Posting]) -> Iterator[Inode]:

@@ -34,7 +34,9 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A file that a mount writes no more; from now on it counts with *final*."""
+    """A file that a mount writes no more; from now on it counts with *final*, as it is when that is posted (of no files: it has no
+    name any more). While others write it too, only what the mount gives up is added, and one without a name counts until the
+    last of them has settled it."""
 
     ino: Inode
     final: Amount
@@ -146,7 +148,8 @@ class Ledger(Quotas, Protocol):
         number: int | None = None,
     ) -> None:
         """*moved* is *taker*'s from now on, and no more *giver*'s, in one step; *mount* has drawn as much for the taker, and
-        gives that up. The open *files* among it, of whatever mount, count with their new bases, for the taker.
+        gives that up. The open *files* among it, of whatever mount, are in *moved* with their new bases, and count with them for
+        the taker; the giver is relieved of the bases that they had.
 
         *number* is unlike that of any other move of the mount, in any order, and apart from the numbers of posts: a move that
         was taken up already is passed over, so that it may be said again.

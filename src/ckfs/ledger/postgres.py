@@ -66,8 +66,7 @@ def upgrade(
     :func:`open_ledger`."""
 
     def work(tx: Transaction) -> tuple[int, int]:
-        if not _are_there(tx):
-            _make(tx, steps)
+        _find(tx, steps)
         tx.row("SELECT pg_advisory_xact_lock(:key)", key=_ONE_AT_A_TIME)
         before = schema.version_of(tx)
         schema.upgrade(tx, steps)
@@ -102,16 +101,25 @@ def _backend(connection: str, store: str, timeout_s: float, clock: Clock | None 
 
 
 def _take_up(tx: Transaction, store: str, steps: Sequence[schema.Step]) -> None:
-    if not _are_there(tx):
-        _make(tx, steps)
+    _find(tx, steps)
     version = schema.version_of(tx)
     schema.check_newer(version, steps)
     schema.check_older(version, store, steps)
     tx.run("INSERT INTO stores (store, counted_as) VALUES (:store, NULL) ON CONFLICT (store) DO NOTHING")
 
 
+def _find(tx: Transaction, steps: Sequence[schema.Step]) -> None:
+    """The tables, or make them."""
+    if not _are_there(tx):
+        _make(tx, steps)
+    # Tables in a schema that one may not use are not refused, but as if they were not there.
+    elif tx.row("SELECT 1 WHERE has_schema_privilege('ckfs', 'USAGE')") is None:
+        raise _refused("permission denied for schema ckfs")
+
+
 def _are_there(tx: Transaction) -> bool:
-    return tx.row("SELECT 1 WHERE to_regclass('ckfs.about') IS NOT NULL") is not None
+    """From the catalogue itself: to_regclass() would not hear, within a transaction, of what another one has just made."""
+    return tx.row("SELECT 1 FROM pg_tables WHERE schemaname = 'ckfs' AND tablename = 'about'") is not None
 
 
 def _make(tx: Transaction, steps: Sequence[schema.Step]) -> None:
@@ -119,7 +127,7 @@ def _make(tx: Transaction, steps: Sequence[schema.Step]) -> None:
     tx.row("SELECT pg_advisory_xact_lock(:key)", key=_ONE_AT_A_TIME)
     if _are_there(tx):
         return
-    if tx.row("SELECT 1 WHERE to_regnamespace('ckfs') IS NOT NULL") is None:
+    if tx.row("SELECT 1 FROM pg_namespace WHERE nspname = 'ckfs'") is None:
         tx.run("CREATE SCHEMA ckfs")
     schema.create(tx, steps)
 
@@ -240,7 +248,11 @@ def _error(error: psycopg.Error) -> Exception:
     if isinstance(error, _NOT_OURS):
         return LedgerUnusable(f"the ledger's database is damaged: {line}")
     if isinstance(error, errors.InsufficientPrivilege):
-        return StoreUnusable(
-            f"the ledger's database refuses ckfs's role: {line}: make the role the owner of the schema ckfs (docs/quotas.md)"
-        )
+        return _refused(line)
     return LedgerDown(f"the ledger's database: {line}")
+
+
+def _refused(line: str) -> StoreUnusable:
+    return StoreUnusable(
+        f"the ledger's database refuses ckfs's role: {line}: make the role the owner of the schema ckfs (docs/quotas.md)"
+    )

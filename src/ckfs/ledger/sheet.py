@@ -109,8 +109,9 @@ class Standing:
         self.claimed += more
 
     def account(self, now_ns: int) -> Account:
-        used = self.used.not_below_zero()
-        return quota.at(replace(self.before, used=used, claimed=self.claimed), now_ns)
+        then, used = self.before, self.used.not_below_zero()
+        account = Account(then.uid, used, self.claimed, then.limits, then.over_bytes, then.over_files)
+        return quota.at(account, now_ns)
 
 
 class Sheet:
@@ -133,6 +134,9 @@ class Sheet:
     def lock(self, *uids: Uid, files: Iterable[Inode] = ()) -> None:
         """Lock the accounts of *uids*, and of those who are charged for *files*, whose notes can be read and changed then."""
         files = sorted(set(files))
+        if not files:
+            self._lock(uids)
+            return
         payers = self._read(files)  # to take the locks in order; who pays may change until they are had
         while True:
             self._lock({*uids, *payers})
@@ -192,20 +196,31 @@ class Sheet:
     def is_written_elsewhere(self, ino: Inode) -> bool:
         return any(row.mount != self._mount for row in self._files[ino])
 
-    def settle(self, settled: Settled) -> None:
-        """The acting mount writes a file no more. Without a note of it the file was counted as it is."""
+    def settle(self, settled: Settled, most_bytes: int) -> int:
+        """The acting mount writes a file no more; by how many bytes it counts with more. Without a note of it the file was counted
+        as it is.
+
+        While others write it, it grows by no more than *most_bytes*, which the acting mount gives up for it: the rest was written by
+        those others, and is claimed by them. One without a name counts until the last of them has settled it.
+        """
         rows = self._files[settled.ino]
         mine = next((row for row in rows if row.mount == self._mount), None)
         if mine is None:
-            return
+            return 0
         rows.remove(mine)
         self._tx.run(
             "DELETE FROM open_files WHERE store = :store AND ino = :ino AND mount = :mount",
             ino=settled.ino,
             mount=self._mount,
         )
-        self.rebase(settled.ino, mine.uid, settled.final)
-        self._standings[mine.uid].post(settled.final - mine.base)
+        final = settled.final
+        if rows:
+            if not final.files:
+                final = mine.base
+            final = Amount(min(final.bytes, mine.base.bytes + most_bytes), final.files)
+            self.rebase(settled.ino, mine.uid, final)
+        self._standings[mine.uid].post(final - mine.base)
+        return final.bytes - mine.base.bytes
 
     def rebase(self, ino: Inode, uid: Uid, base: Amount) -> None:
         """Let a file count with *base*, for *uid*, in the notes of all that write it."""

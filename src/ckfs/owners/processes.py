@@ -14,6 +14,7 @@ _DELETED = b" (deleted)"
 _EXITING = 0x4
 """PF_EXITING of the kernel's task flags."""
 _SIGNAL_BITS = 0x7F
+_NOBODY_LOGGED_IN = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,16 @@ def program_of(tid: int) -> str | None:
     except (OSError, ValueError, IndexError):
         return None
     return os.fsdecode(path.removesuffix(_DELETED))
+
+
+def login_uid_of(tid: int) -> int | None:
+    """Who logged in for what *tid* runs, through su and sudo, where the kernel keeps that (audit)."""
+    try:
+        with open(f"/proc/{tid}/loginuid", "rb") as file:
+            uid = int(file.read())
+    except (OSError, ValueError):
+        return None
+    return uid if uid != _NOBODY_LOGGED_IN else None
 
 
 def is_one_of(program: str | None, names: tuple[str, ...]) -> bool:

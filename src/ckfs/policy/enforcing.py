@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import errno
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote
+
+from ckfs.errors import UsageError
+from ckfs.policy import sizes
 
 EMBEDDED = "embedded"
 """The ledger is in a file of the host."""
@@ -81,18 +85,16 @@ def has_password(connection: str) -> bool:
     return bool(_PASSWORD.search(plain) or _URI_WITH_PASSWORD.match(connection))
 
 
-_RESERVE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*(%|[KMGTP]?)", re.ASCII)
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+_PART = re.compile(r"(\d{1,3}(?:\.\d{1,9})?) ?%", re.ASCII)
 _LARGEST_PART = 0.9
 
 
 def reserve_of(text: str) -> Reserve | None:
     """``5%`` or ``20G``; None if it is neither, or more than nine tenths."""
-    match = _RESERVE.fullmatch(text.strip())
+    match = _PART.fullmatch(text)
     if match is None:
+        with contextlib.suppress(UsageError):
+            return Reserve(bytes=sizes.size_of(text))
         return None
-    number, unit = float(match[1]), match[2]
-    if unit == "%":
-        part = number / 100
-        return Reserve(part=part) if part <= _LARGEST_PART else None
-    return Reserve(bytes=int(number * _UNITS[unit]))
+    part = float(match[1]) / 100
+    return Reserve(part=part) if part <= _LARGEST_PART else None

@@ -143,11 +143,11 @@ class Account:
 def at(account: Account, now_ns: int) -> Account:
     """*account* with its grace times as they are at *now_ns*, in ns since the epoch."""
     limits, total = account.limits, account.total
-    return replace(
-        account,
-        over_bytes=_over(account.over_bytes, limits.bytes, total.bytes, now_ns),
-        over_files=_over(account.over_files, limits.files, total.files, now_ns),
-    )
+    over_bytes = _over(account.over_bytes, limits.bytes, total.bytes, now_ns)
+    over_files = _over(account.over_files, limits.files, total.files, now_ns)
+    if over_bytes == account.over_bytes and over_files == account.over_files:
+        return account  # asked for with every draw, and for most owners
+    return replace(account, over_bytes=over_bytes, over_files=over_files)
 
 
 def _over(before: Over | None, limit: Limit, total: int, now_ns: int) -> Over | None:

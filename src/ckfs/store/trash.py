@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ckfs.errors import FsError, Stale
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid, shown
+from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import restoring, walks
 from ckfs.store.door import Door
 from ckfs.store.entries import SetEntry
@@ -238,6 +239,16 @@ class Trash:
             return status.st_blocks * 512 if status.st_nlink == 1 else 0
         below = (found.stat for _, found in walks.files(self._door, spot))
         return 512 * sum({inner.st_ino: inner.st_blocks for inner in below}.values())
+
+    def charge_at(self, spot: Spot) -> Amount:
+        """What the file or directory *spot* is charged with, and all below it. A file counts nothing as long as it has a name
+        elsewhere."""
+        status = self._door.status(spot)
+        if not stat.S_ISDIR(status.st_mode):
+            return self._door.charge_of(spot) if status.st_nlink == 1 else NOTHING
+        below = {found.stat.st_ino: path for path, found in walks.everything(self._door, spot)}
+        inner = (Spot(spot.identity, (*spot.components, *path.split(b"/"))) for path in below.values())
+        return sum(map(self._door.charge_of, inner), self._door.charge_of(spot))
 
     # Taking out
 

@@ -29,6 +29,7 @@ from pyfuse3 import (
 from ckfs.errors import FsError, errno_of
 from ckfs.fs.filesystem import Filesystem
 from ckfs.fs.metadata import Changes
+from ckfs.fs.space import Space
 from ckfs.model import Caller
 from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, Uid
 from ckfs.store.spots import Found
@@ -190,20 +191,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        room, answer = await self._fs.metadata.statfs(), StatvfsData()
-        for field in (
-            "f_bsize",
-            "f_frsize",
-            "f_blocks",
-            "f_bfree",
-            "f_bavail",
-            "f_files",
-            "f_ffree",
-            "f_favail",
-        ):
-            setattr(answer, field, getattr(room, field))
-        answer.f_namemax = room.f_namemax
-        return answer
+        return statvfs_of(await self._fs.metadata.statfs(caller_of(ctx)))
 
     # Content
 
@@ -305,6 +293,15 @@ def attributes_of(found: Found) -> EntryAttributes:
         status.st_ctime_ns,
     )
     return entry
+
+
+def statvfs_of(space: Space) -> StatvfsData:
+    answer = StatvfsData()
+    answer.f_bsize, answer.f_frsize = space.io_bytes, space.block_bytes
+    answer.f_blocks, answer.f_bfree, answer.f_bavail = space.blocks, space.free_blocks, space.available_blocks
+    answer.f_files, answer.f_ffree, answer.f_favail = space.files, space.free_files, space.available_files
+    answer.f_namemax = space.longest_name
+    return answer
 
 
 def _changes_of(attr: EntryAttributes, fields: SetattrFields) -> Changes:
