@@ -47,8 +47,8 @@ def command(*arguments: str | Path) -> list[str]:
 def environment(**more: str) -> dict[str, str]:
     """The environment in which this source tree's ckfs runs without being installed, and keeps its state out of the host's."""
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH", "")]))
-    own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "CKFS_STATE_DIR": str(state_directory())}
-    return {**os.environ, **own, **more}
+    own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    return {"CKFS_STATE_DIR": str(state_directory()), **os.environ, **own, **more}
 
 
 @functools.cache
