@@ -385,6 +385,8 @@ class Charging:
         for session in list(self._sessions.values()):
             if session.payer == uid:
                 self._drop(session)
+                if self.grants.noted_not(session.ino) is None:  # it may have been noted anew just now
+                    self.grants.purse(uid).settle(Settled(session.ino, session.base), NOTHING)
         self.to_recount.add(uid)
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import trio
 
-from ckfs.errors import LedgerDown, NoGrant
+from ckfs.errors import CkfsError, LedgerDown, NoGrant
 from ckfs.fs.core import Core
 from ckfs.fs.purse import Purse
 from ckfs.ledger.ledger import Drawn, Ledger, Opened, Posting
@@ -67,7 +67,9 @@ class Grants:
     _number: int = 0
     _moves: int = 0
     _batch: _Batch | None = None
-    _to_note: list[tuple[Uid, Opened]] = field(default_factory=list)
+    _to_note: dict[Inode, tuple[Uid, Opened]] = field(default_factory=dict)
+    _noting: list[tuple[Uid, Opened]] = field(default_factory=list)
+    """What was said to the ledger, which may or may not have noted it: it is said again before anything that follows."""
 
     def purse(self, uid: Uid) -> Purse:
         purse = self.purses.get(uid)
@@ -189,14 +191,12 @@ class Grants:
 
     def note(self, uid: Uid, opened: Opened) -> None:
         """Have the ledger note, soon, a file that is being written, or is open without a name."""
-        self._to_note.append((uid, opened))
+        self._to_note.setdefault(opened.ino, (uid, opened))
 
-    def noted_not(self, ino: int) -> Opened | None:
-        """Take back a note that the ledger has not heard yet; None if it has."""
-        for at, (_, opened) in enumerate(self._to_note):
-            if opened.ino == ino:
-                return self._to_note.pop(at)[1]
-        return None
+    def noted_not(self, ino: Inode) -> Opened | None:
+        """Take back a note that the ledger has not heard yet; None if it has, or is just being told."""
+        waiting = self._to_note.pop(ino, None)
+        return None if waiting is None else waiting[1]
 
     def hurry(self) -> None:
         """Post what there is now rather than soon."""
@@ -231,18 +231,20 @@ class Grants:
 
     async def _post_all(self) -> None:
         """In the lane."""
+        await self._note_all()  # what was said already, and not answered: it may be settled by now
         self.gather()
         await self._post_batch()
         self._batch = self._next_batch()
         await self._post_batch()
+        self._noting, self._to_note = list(self._to_note.values()), {}
         await self._note_all()  # last: what was settled may be written again already
 
     async def _note_all(self) -> None:
-        while self._to_note:
-            uid = self._to_note[0][0]
-            opened = tuple(one for payer, one in self._to_note if payer == uid)
+        while self._noting:
+            uid = self._noting[0][0]
+            opened = tuple(one for payer, one in self._noting if payer == uid)
             drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING, opened))
-            self._to_note = [(payer, one) for payer, one in self._to_note if one not in opened]
+            self._noting = [(payer, one) for payer, one in self._noting if payer != uid]
             if not self.purse(uid).drawn(drawn):
                 self.lost(uid)
 
@@ -304,6 +306,8 @@ class Grants:
         self.gather()
         for purse in self.purses.values():
             purse.give_up_balance()
+        for uid, opened in self._noting:
+            self.ledger.draw(self.mount, uid, NOTHING, NOTHING, (opened,))
         if self._batch is not None:
             self._post(self._batch)
         last = self._next_batch()

@@ -1,0 +1,93 @@
+"""What hostile users, slow ledgers and unlucky moments make of quotas, in process: charged is never more than may be, and in the end
+what is there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from ckfs.errors import LedgerUnusable
+from ckfs.fs import grants
+from ckfs.fs.metadata import Changes
+from ckfs.ledger import sqlite
+from ckfs.ledger.book import Book
+from ckfs.names import Uid
+from ckfs.policy.quota import Amount
+from tests.fs.cores import ALICE, Mount, charged, new_store
+from tests.fs.test_charging import ENOUGH_S, SET, STORE_ID, UNIT, limit, settled, write
+
+OVER = os.strerror(errno.EDQUOT)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return new_store(tmp_path)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Book]:
+    book = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    yield book
+    book.close()
+
+
+class Interrupted:
+    """A ledger of which one call does something else first, in the thread in which it is asked."""
+
+    def __init__(self, ledger: Book) -> None:
+        self._ledger = ledger
+        self.before: dict[str, Callable[..., None]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._ledger, name)
+        if name not in self.before:
+            return call
+
+        def interrupted(*args: Any) -> Any:
+            self.before[name](*args)
+            return call(*args)
+
+        return interrupted
+
+
+def uid() -> Uid:
+    return Uid(ALICE.uid)
+
+
+def purge_trash(mount: Mount) -> None:
+    for item in list(mount.core.store.trash.items(uid())):
+        mount.core.store.trash.purge(item)
+
+
+# What is noted late
+
+
+@pytest.mark.trio
+async def test_a_file_that_is_closed_while_the_ledger_notes_it(store: Path, ledger: Book) -> None:
+    slow = Interrupted(ledger)
+    asked, answer = threading.Event(), threading.Event()
+
+    def noting(*args: Any) -> None:
+        if len(args) > 4 and args[4]:
+            asked.set()
+            answer.wait(ENOUGH_S)
+
+    async with charged(store, slow) as mount:  # type: ignore[arg-type]
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.image")
+        await mount.fs.content.write(handle, 0, bytes(UNIT))
+        slow.before["draw"] = noting
+        assert await trio.to_thread.run_sync(asked.wait, ENOUGH_S)
+        await mount.alice.close(handle)
+        answer.set()
+        assert await settled(ledger, mount) == Amount(2 * UNIT, 2)
+        assert ledger.basis(uid()).files == ()
+        assert await write(mount, f"{SET}/.image", UNIT, UNIT) == UNIT
+        assert await settled(ledger, mount) == Amount(3 * UNIT, 2)
