@@ -46,15 +46,14 @@ class Interrupted:
         self.before: dict[str, Callable[..., None]] = {}
 
     def __getattr__(self, name: str) -> Any:
-        call = getattr(self._ledger, name)
-        if name not in self.before:
-            return call
+        call, first = getattr(self._ledger, name), self.before.get(name)
 
         def interrupted(*args: Any) -> Any:
-            self.before[name](*args)
+            assert first is not None
+            first(*args)
             return call(*args)
 
-        return interrupted
+        return call if first is None else interrupted
 
 
 def uid() -> Uid:
@@ -91,3 +90,54 @@ async def test_a_file_that_is_closed_while_the_ledger_notes_it(store: Path, ledg
         assert ledger.basis(uid()).files == ()
         assert await write(mount, f"{SET}/.image", UNIT, UNIT) == UNIT
         assert await settled(ledger, mount) == Amount(3 * UNIT, 2)
+
+
+# A ledger that is slow, away, or damaged
+
+
+@pytest.mark.trio
+async def test_a_ledger_that_is_damaged_does_not_end_the_mount(store: Path, ledger: Book) -> None:
+    broken = Interrupted(ledger)
+
+    def refuse(*_: Any) -> None:
+        raise LedgerUnusable("the ledger is damaged: file is not a database")
+
+    async with charged(store, broken, timeout_s=1.0) as mount:  # type: ignore[arg-type]
+        await mount.alice.mkdir(SET)
+        await settled(ledger, mount)
+        broken.before = dict.fromkeys(("draw", "post", "recalled"), refuse)
+        with pytest.raises(Exception, match="new grant|ledger") as caught:
+            await mount.alice.mkdir("other")
+        assert getattr(caught.value, "errno", None) == errno.EIO
+        await trio.sleep(2 * grants._INTERVAL_S)
+        broken.before = {}
+        with trio.fail_after(ENOUGH_S):
+            await mount.alice.save(f"{SET}/.image", bytes(UNIT))
+        assert await settled(ledger, mount) == Amount(2 * UNIT, 2)
+
+
+@pytest.mark.trio
+async def test_those_who_wait_for_a_ledger_that_hangs_do_not_wait_for_each_other(
+    store: Path, ledger: Book
+) -> None:
+    hung, answer = Interrupted(ledger), threading.Event()
+    async with charged(store, hung, timeout_s=1.0) as mount:  # type: ignore[arg-type]
+        await mount.alice.mkdir(SET)
+        await settled(ledger, mount)
+        hung.before = dict.fromkeys(("draw", "post", "recalled"), lambda *_: answer.wait(ENOUGH_S))
+        refused = []
+
+        async def make(number: int) -> None:
+            with pytest.raises(Exception, match="ledger|grant") as caught:
+                await mount.alice.mkdir(f"{SET}/{number}")
+            refused.append(caught.value)
+
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(make, number)
+        assert len(refused) == 12
+        assert trio.current_time() - began_s < 8
+        answer.set()
+        hung.before = {}
+        assert await settled(ledger, mount) == Amount(UNIT, 1)
