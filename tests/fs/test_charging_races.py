@@ -65,6 +65,43 @@ def purge_trash(mount: Mount) -> None:
         mount.core.store.trash.purge(item)
 
 
+# Files without a name
+
+
+@pytest.mark.trio
+async def test_a_file_without_a_name_does_not_outgrow_the_limit(store: Path, ledger: Book) -> None:
+    limit(ledger, units=6)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.gone")
+        await mount.alice.unlink(f"{SET}/.gone")
+        assert await mount.fs.content.write(handle, 0, bytes(10 * UNIT)) == 5 * UNIT
+        with pytest.raises(OSError, match=OVER):
+            await mount.fs.content.write(handle, 5 * UNIT, bytes(10 * UNIT))
+        assert await mount.fs.content.write(handle, 0, bytes(5 * UNIT)) == 5 * UNIT
+        await mount.alice.close(handle)
+        assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
+@pytest.mark.trio
+async def test_a_file_without_a_name_counts_until_its_last_descriptor_is_closed(
+    store: Path, ledger: Book
+) -> None:
+    limit(ledger, units=6)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        first = await mount.alice.create(f"{SET}/.gone")
+        second = await mount.alice.open(f"{SET}/.gone", os.O_RDWR)
+        await mount.alice.unlink(f"{SET}/.gone")
+        assert await mount.fs.content.write(first, 0, bytes(4 * UNIT)) == 4 * UNIT
+        await mount.alice.close(first)
+        await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+        assert ledger.account(uid()).total.bytes == 5 * UNIT
+        assert await mount.fs.content.write(second, 4 * UNIT, bytes(4 * UNIT)) == UNIT
+        await mount.alice.close(second)
+        assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
 # What is noted late
 
 

@@ -13,7 +13,6 @@ from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.ranges import Ranges
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import Amount
-from ckfs.store.spots import OpenFile
 
 
 class Session:
@@ -66,8 +65,8 @@ class Charges(Protocol):
 
     def done(self, session: Session | None) -> None: ...
 
-    async def settle(self, node: Node, file: OpenFile) -> None:
-        """A writer of *node* has ended, or cut it short: unless others write on, count what it takes in the store now."""
+    async def settle(self, handle: Handle) -> None:
+        """Who wrote through *handle* has ended: unless others write on, count what the file takes in the store now."""
 
     async def settle_now(self, node: Node) -> None:
         """As :meth:`settle`, whoever writes on: what he writes begins anew. Before the file becomes another's, or another."""
@@ -104,7 +103,7 @@ class Uncharged:
     def done(self, session: Session | None) -> None:
         pass
 
-    async def settle(self, node: Node, file: OpenFile) -> None:
+    async def settle(self, handle: Handle) -> None:
         pass
 
     async def settle_now(self, node: Node) -> None:

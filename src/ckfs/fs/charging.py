@@ -34,7 +34,6 @@ from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 from ckfs.store import metering
 from ckfs.store.charges import charges_of_set
-from ckfs.store.spots import OpenFile
 
 log = logging.getLogger(__name__)
 
@@ -141,9 +140,12 @@ class Charging:
         node = self._core.inodes.known(ino)
         if node is None or not node.handles or ino in self._lingering:
             return False
-        self._lingering[ino] = event.payer
-        self.grants.note(event.payer, Opened(ino, -event.change))
+        self._linger(event.payer, ino, -event.change)
         return True
+
+    def _linger(self, payer: Uid, ino: Inode, charge: Amount) -> None:
+        self._lingering[ino] = payer
+        self.grants.note(payer, Opened(ino, charge))
 
     # Claiming
 
@@ -214,7 +216,7 @@ class Charging:
         unit, door = self._core.unit, self._core.store.door
         session = await self._session(handle)
         await self._until_idle(session)
-        await self._settle(session, handle.file)
+        await self._settle(session, handle)
         session = await self._session(handle)
         there = partial(door.data_in, handle.file, begin, end)
         for since, upto in await self._core.gate.call(there, releases=(handle.pin(),)):
@@ -240,55 +242,60 @@ class Charging:
                 return await self._begin(handle)
             if session.under_way or len(session.ranges) <= _MOST_RANGES:
                 return session
-            self._end(session, await self._charge(handle.file))
+            self._end(session, *await self._charge(handle))
             return await self._begin(handle)
 
     async def _begin(self, handle: Handle) -> Session:
         self._gather()
         node = handle.node
-        base = await self._charge(handle.file)
+        base, _ = await self._charge(handle)
         session = self._sessions[node.ino] = Session(node.ino, self._core.payer_of(node), base)
         self.grants.note(session.payer, Opened(node.ino, base))
         return session
 
-    async def _charge(self, file: OpenFile) -> Amount:
-        return await self._core.gate.look(partial(self._core.store.door.charge_of, file))
+    async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
+        look = partial(self._core.store.door.charge_open, handle.file)
+        return await self._core.gate.look(look, releases=(handle.pin(),))
 
-    async def settle(self, node: Node, file: OpenFile) -> None:
+    async def settle(self, handle: Handle) -> None:
+        node = handle.node
         session = self._sessions.get(node.ino)
-        if session is None or session.under_way or any(handle.wrote for handle in node.handles):
+        if session is None or session.under_way or any(other.wrote for other in node.handles):
             return
-        await self._settle(session, file)
+        await self._settle(session, handle)
 
     async def settle_now(self, node: Node) -> None:
         session = self._sessions.get(node.ino)
         if session is not None:
             await self._until_idle(session)
         if session is not None and node.handles:
-            await self._settle(session, node.handles[0].file)
+            await self._settle(session, node.handles[0])
 
-    async def _settle(self, session: Session, file: OpenFile) -> None:
+    async def _settle(self, session: Session, handle: Handle) -> None:
         written = session.held, session.under_way
         try:
-            final = await self._charge(file)
+            seen = await self._charge(handle)
         except (OSError, FsError):
             self._end_unseen(session)
             raise
         if not session.ended and (session.held, session.under_way) == written:
-            self._end(session, final)
+            self._end(session, *seen)
 
     def _end_unseen(self, session: Session) -> None:
         """Nobody could see what the file takes: it counts with all that was claimed for it, until a recount."""
         if not session.ended:
-            self._end(session, session.base + Amount(session.held))
+            self._end(session, session.base + Amount(session.held), is_gone=False)
             self.to_recount.add(session.payer)
 
-    def _end(self, session: Session, final: Amount) -> None:
-        """*final* is what the file counts with from now on: nothing if it has no name any more."""
+    def _end(self, session: Session, final: Amount, is_gone: bool) -> None:
+        """*final* is what the file counts with from now on; one that has no name any more, *is_gone*, for as long as it is open."""
         self._gather()
         if session.ended:
             return
         self._drop(session)
+        node = self._core.inodes.known(session.ino)
+        if is_gone and (node is None or not node.handles):
+            final = NOTHING
         purse = self.grants.purse(session.payer)
         noted = self.grants.noted_not(session.ino)
         if noted is None:
@@ -296,10 +303,12 @@ class Charging:
         else:
             purse.give_back(Amount(session.held))
             purse.spend_on(session.ino, final - noted.base)
-        if not final and not session.heard_gone:
+        if is_gone and not session.heard_gone:
             self._settled_gone[session.ino] = None
             while len(self._settled_gone) > _MOST_REMEMBERED:
                 self._settled_gone.popitem(last=False)
+        if is_gone and final:
+            self._linger(session.payer, session.ino, final)
         if purse.is_wanted_by_others(trio.current_time()):
             purse.give_up_balance()
             self.grants.hurry()
@@ -322,7 +331,7 @@ class Charging:
         if noted is None:
             purse.settle(Settled(node.ino, NOTHING), NOTHING)
         else:
-            purse.spend(-noted.base)
+            purse.spend_on(node.ino, -noted.base)
         self.grants.hurry()
 
     # Handing over

@@ -304,7 +304,7 @@ class Content:
         handle.wrote = handle.marked = handle.admitted = False
         try:
             await self.states.settle(handle.node, handle)
-            await self.core.charging.settle(handle.node, handle.file)
+            await self.core.charging.settle(handle)
         except (OSError, FsError):
             handle.wrote = True  # the release tries again
             raise

@@ -81,6 +81,12 @@ class Door:
             status = os.fstat(fd)
             return charge_of(status, fd, self.unit) if status.st_nlink else NOTHING
 
+    def charge_open(self, file: OpenFile) -> tuple[Amount, bool]:
+        """What the open *file* is charged with for as long as it is open, and whether it has no name any more."""
+        with self.opened(file, os.O_RDONLY) as fd:
+            status = os.fstat(fd)
+            return charge_of(status, fd, self.unit), not status.st_nlink
+
     def data_in(self, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
         """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
         with self.opened(target, os.O_RDONLY) as fd:
