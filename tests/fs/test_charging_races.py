@@ -178,3 +178,47 @@ async def test_those_who_wait_for_a_ledger_that_hangs_do_not_wait_for_each_other
         answer.set()
         hung.before = {}
         assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
+# Writes that end late
+
+
+@pytest.mark.trio
+async def test_a_write_that_was_given_up_and_happens_later_is_claimed(
+    store: Path, ledger: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, begun, pwrite = threading.Event(), threading.Event(), os.pwrite
+
+    def late(fd: int, data: bytes, offset: int) -> int:
+        begun.set()
+        go_on.wait(ENOUGH_S)
+        return pwrite(fd, data, offset)
+
+    limit(ledger, units=4)
+    async with charged(store, ledger, timeout_s=1.0) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.image")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.core.gate.watch)
+            monkeypatch.setattr(os, "pwrite", late)
+            with pytest.raises(Exception, match="did not answer"):
+                await mount.fs.content.write(handle, 0, bytes(3 * UNIT))
+            assert begun.is_set()
+            monkeypatch.undo()
+            with trio.fail_after(ENOUGH_S):
+                while not mount.core.gate.is_up:  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+            await mount.alice.close(handle)
+            await trio.sleep(2 * grants._INTERVAL_S)
+            assert ledger.account(uid()).total.bytes == 4 * UNIT
+            go_on.set()
+            await settled_after_recount(ledger, mount)
+            nursery.cancel_scope.cancel()
+
+
+async def settled_after_recount(ledger: Book, mount: Mount) -> None:
+    with trio.fail_after(ENOUGH_S):
+        while uid() not in mount.core.charging.to_recount:  # type: ignore[attr-defined] # noqa: ASYNC110
+            await trio.sleep(0.02)
+    await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+    assert ledger.account(uid()).total.bytes >= 4 * UNIT

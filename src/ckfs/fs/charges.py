@@ -18,7 +18,19 @@ from ckfs.policy.quota import Amount
 class Session:
     """A file that this mount is writing. The ledger has noted what it counted with when that began."""
 
-    __slots__ = ("base", "ended", "heard_gone", "held", "idle", "ino", "payer", "ranges", "under_way")
+    __slots__ = (
+        "base",
+        "claims",
+        "ended",
+        "heard_gone",
+        "held",
+        "idle",
+        "ino",
+        "is_left",
+        "payer",
+        "ranges",
+        "under_way",
+    )
 
     def __init__(self, ino: Inode, payer: Uid, base: Amount) -> None:
         self.ino = ino
@@ -30,7 +42,11 @@ class Session:
         self.held = 0
         """In bytes, of the payer's purse."""
         self.under_way = 0
-        """Writes that were claimed for, and are not over."""
+        """Writes that were claimed for, and are not over in the store, whether or not anybody waits for them."""
+        self.claims = 0
+        """How many writes were claimed for."""
+        self.is_left = False
+        """Its writers have ended, while a write that was given up had yet to happen."""
         self.idle: trio.Event | None = None
         """Set when none is under way any more."""
         self.heard_gone = False
@@ -60,8 +76,8 @@ class Charges(Protocol):
         """Within the block *amount* is claimed for something new. OSError (EDQUOT) if there is not as much."""
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
-        """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, and of how
-        many bytes it may be: at least one. OSError (EDQUOT) if not even that."""
+        """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, however late
+        that is, and of how many bytes it may be: at least one. OSError (EDQUOT) if not even that."""
 
     def done(self, session: Session | None) -> None: ...
 

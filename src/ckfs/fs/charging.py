@@ -168,14 +168,20 @@ class Charging:
             session, end = await self._part(handle, begin, end)
         session.ranges.add(begin, end)
         session.under_way += 1
+        session.claims += 1
+        session.is_left = False
         return session, min(count, end - offset)
 
     def done(self, session: Session | None) -> None:
         assert session is not None
         session.under_way -= 1
-        if not session.under_way and session.idle is not None:
+        if session.under_way:
+            return
+        if session.idle is not None:
             session.idle.set()
             session.idle = None
+        if session.is_left:
+            self._end_unseen(session)
 
     async def _whole(self, handle: Handle, begin: int, end: int) -> Session | None:
         """The session in which all from *begin* to *end* is claimed; None if there is not as much."""
@@ -260,7 +266,10 @@ class Charging:
     async def settle(self, handle: Handle) -> None:
         node = handle.node
         session = self._sessions.get(node.ino)
-        if session is None or session.under_way or any(other.wrote for other in node.handles):
+        if session is None or any(other.wrote for other in node.handles):
+            return
+        if session.under_way:
+            session.is_left = True
             return
         await self._settle(session, handle)
 
@@ -272,13 +281,14 @@ class Charging:
             await self._settle(session, node.handles[0])
 
     async def _settle(self, session: Session, handle: Handle) -> None:
-        written = session.held, session.under_way
+        claims = session.claims
         try:
             seen = await self._charge(handle)
         except (OSError, FsError):
-            self._end_unseen(session)
+            if not session.under_way:
+                self._end_unseen(session)
             raise
-        if not session.ended and (session.held, session.under_way) == written:
+        if not (session.ended or session.under_way) and session.claims == claims:
             self._end(session, *seen)
 
     def _end_unseen(self, session: Session) -> None:

@@ -27,6 +27,7 @@ from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
+from ckfs.store.gate import Release
 from ckfs.store.spots import Found, OpenFile, Target
 
 log = logging.getLogger(__name__)
@@ -245,10 +246,9 @@ class Content:
         async def write(begin: int) -> int:
             session, count = await charging.claim(handle, offset + begin, len(data) - begin)
             piece = data if count == len(data) else data[begin : begin + count]
-            try:
-                return await self._transfer(handle, lambda: os.pwrite(handle.fd, piece, offset + begin))
-            finally:
-                charging.done(session)
+            return await self._transfer(
+                handle, lambda: os.pwrite(handle.fd, piece, offset + begin), partial(charging.done, session)
+            )
 
         keeping, owner = self.sets.keeping, _stored_owner(handle)
         written = 0
@@ -318,9 +318,9 @@ class Content:
             handle.node.failed = handle.node.failed or handle.wrote
             raise
 
-    async def _transfer(self, handle: Handle, work: Callable[[], T]) -> T:
+    async def _transfer(self, handle: Handle, work: Callable[[], T], *releases: Release) -> T:
         return await self.core.gate.transfer(
-            work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
+            work, releases=(handle.pin(), *releases), of_set=self.core.set_key(handle.node)
         )
 
 
