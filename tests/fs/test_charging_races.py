@@ -129,6 +129,25 @@ async def test_a_file_that_is_closed_while_the_ledger_notes_it(store: Path, ledg
         assert await settled(ledger, mount) == Amount(3 * UNIT, 2)
 
 
+# What is made beside files' content
+
+
+@pytest.mark.trio
+async def test_something_new_is_never_counted_and_claimed(store: Path, ledger: Book) -> None:
+    limit(ledger, units=100, files=2)
+    async with charged(store, ledger) as mount:
+        charging = mount.core.charging
+        await mount.alice.mkdir(SET)
+        await settled(ledger, mount)
+        async with charging.claimed(uid(), Amount(0, 1)):
+            charging.made(uid(), Amount(0, 1))  # type: ignore[attr-defined]
+            await charging.grants.post()  # type: ignore[attr-defined]
+            assert ledger.account(uid()).total.files == 2
+        await charging.grants.post()  # type: ignore[attr-defined]
+        assert ledger.account(uid()).used.files == 2
+        assert ledger.account(uid()).claimed.files == 0
+
+
 # A ledger that is slow, away, or damaged
 
 

@@ -115,10 +115,12 @@ class Charging:
                 token.run_sync_soon(self.grants.hurry)
 
     def _gather(self) -> None:
-        while self._events:
+        for _ in range(len(self._events)):
             event = self._events.popleft()
             purse = self.grants.purse(event.payer)
-            if event.ino is None:
+            if event.ino is None and purse.claims and not purse.balance.covers(event.change):
+                self._events.append(event)  # what was claimed for it is given back in a moment, and spent
+            elif event.ino is None:
                 purse.spend(event.change)
             elif not self._is_settled_later(event.ino, event):
                 if event.is_gone:
@@ -153,10 +155,12 @@ class Charging:
     async def claimed(self, payer: Uid, amount: Amount) -> AsyncIterator[None]:
         if not await self.grants.take(payer, amount):
             raise _over_quota()
+        purse = self.grants.purse(payer)
+        purse.claims += 1
         try:
             yield
         finally:
-            purse = self.grants.purse(payer)
+            purse.claims -= 1
             purse.give_back(amount)
             self._gather()  # what was made is spent out of what was just given back
 
