@@ -133,6 +133,38 @@ async def test_a_file_that_is_closed_while_the_ledger_notes_it(store: Path, ledg
 
 
 @pytest.mark.trio
+async def test_an_image_that_is_emptied_needs_room_for_what_it_was(store: Path, ledger: Book) -> None:
+    limit(ledger, units=100, files=3)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        await mount.alice.save(f"{SET}/image", bytes(UNIT))
+        for _ in range(3):
+            handle = await mount.alice.open(f"{SET}/image", os.O_WRONLY | os.O_TRUNC)
+            await mount.fs.content.write(handle, 0, bytes(UNIT))
+            await mount.alice.close(handle)
+            assert (await settled(ledger, mount)).files == 3
+        await mount.alice.setattr(f"{SET}/image", Changes(size=0))
+        assert (await settled(ledger, mount)).files == 3
+
+
+@pytest.mark.trio
+async def test_attributes_need_room(store: Path, ledger: Book) -> None:
+    limit(ledger, units=2)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        async with mount.alice.at(SET) as ino:
+            await mount.fs.extended.set(ino, b"user.note", bytes(1000), ALICE)
+            assert await settled(ledger, mount) == Amount(2 * UNIT, 1)
+            await mount.alice.mknod(f"{SET}/.image")
+            async with mount.alice.at(f"{SET}/.image") as other:
+                with pytest.raises(OSError, match=OVER):
+                    await mount.fs.extended.set(other, b"user.more", b"x", ALICE)
+            await mount.fs.extended.set(ino, b"user.note", bytes(1100), ALICE)
+            await mount.fs.extended.set(ino, b"user.more", b"x", ALICE)
+            assert await settled(ledger, mount) == Amount(2 * UNIT, 2)
+
+
+@pytest.mark.trio
 async def test_something_new_is_never_counted_and_claimed(store: Path, ledger: Book) -> None:
     limit(ledger, units=100, files=2)
     async with charged(store, ledger) as mount:

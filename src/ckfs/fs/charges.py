@@ -72,8 +72,11 @@ class Charges(Protocol):
     def leave(self) -> None:
         """Blocking; the last that a mount says. Raises LedgerDown."""
 
-    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
-        """Within the block *amount* is claimed for something new. OSError (EDQUOT) if there is not as much."""
+    def claimed(
+        self, payer: Uid, amount: Amount, of: Inode | None = None
+    ) -> AbstractAsyncContextManager[None]:
+        """Within the block *amount* is claimed for something new, or for what the file *of* grows by. OSError (EDQUOT) if there is
+        not as much."""
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
         """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, however late
@@ -110,7 +113,9 @@ class Uncharged:
     def leave(self) -> None:
         pass
 
-    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
+    def claimed(
+        self, payer: Uid, amount: Amount, of: Inode | None = None
+    ) -> AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:

@@ -152,17 +152,27 @@ class Charging:
     # Claiming
 
     @asynccontextmanager
-    async def claimed(self, payer: Uid, amount: Amount) -> AsyncIterator[None]:
+    async def claimed(self, payer: Uid, amount: Amount, of: Inode | None = None) -> AsyncIterator[None]:
         if not await self.grants.take(payer, amount):
             raise _over_quota()
         purse = self.grants.purse(payer)
         purse.claims += 1
         try:
             yield
+            if of is not None:
+                amount -= self._held_for(of, payer, amount)
         finally:
             purse.claims -= 1
             purse.give_back(amount)
             self._gather()  # what was made is spent out of what was just given back
+
+    def _held_for(self, ino: Inode, payer: Uid, amount: Amount) -> Amount:
+        """What of *amount* stays held until the file is settled, since it is being written here."""
+        session = self._sessions.get(ino)
+        if session is None or session.payer != payer:
+            return NOTHING
+        session.held += amount.bytes
+        return amount
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session, int]:
         unit = self._core.unit

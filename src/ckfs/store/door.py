@@ -23,7 +23,7 @@ from ckfs.names import Gid, Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, record, syscalls, trees, writers
 from ckfs.store.identity import acting_as
-from ckfs.store.metering import Meter, charge_of
+from ckfs.store.metering import Meter, attribute_bytes, charge_of, is_charged, rounded
 from ckfs.store.quick import QuickReader
 from ckfs.store.reports import Reports, Told, untold
 from ckfs.store.spots import Build, Found, OpenFile, Spot, Target, Times
@@ -86,6 +86,15 @@ class Door:
         with self.opened(file, os.O_RDONLY) as fd:
             status = os.fstat(fd)
             return charge_of(status, fd, self.unit), not status.st_nlink
+
+    def charge_of_attributes(self, target: Target, name: bytes = b"", size: int | None = None) -> int:
+        """What the users' own attributes of *target* are charged with, in bytes; *size*: if the value of *name* had as many."""
+        with self.opened(target, os.O_RDONLY) as fd:
+            charged = attribute_bytes(fd)
+            if size is not None and is_charged(name):
+                before = attributes.get_or_none(fd, name)
+                charged += len(name) + size - (0 if before is None else len(name) + len(before))
+            return rounded(charged, self.unit)
 
     def data_in(self, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
         """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
