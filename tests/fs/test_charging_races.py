@@ -180,6 +180,22 @@ async def test_something_new_is_never_counted_and_claimed(store: Path, ledger: B
         assert ledger.account(uid()).claimed.files == 0
 
 
+# Two mounts, one file
+
+
+@pytest.mark.trio
+async def test_a_file_that_is_removed_elsewhere_before_anything_was_written(
+    store: Path, ledger: Book
+) -> None:
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        handle = await one.alice.create(f"{SET}/.image")
+        await one.core.charging.grants.post()  # type: ignore[attr-defined]
+        await other.alice.unlink(f"{SET}/.image")
+        await one.alice.close(handle)
+        assert await settled(ledger, one, other) == Amount(UNIT, 1)
+
+
 # A ledger that is slow, away, or damaged
 
 

@@ -78,6 +78,9 @@ class Charges(Protocol):
         """Within the block *amount* is claimed for something new, or for what the file *of* grows by. OSError (EDQUOT) if there is
         not as much."""
 
+    async def begun(self, handle: Handle) -> None:
+        """The file was marked as being written by this mount: from now on others leave it to this one to tell what becomes of it."""
+
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
         """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, however late
         that is, and of how many bytes it may be: at least one. OSError (EDQUOT) if not even that."""
@@ -117,6 +120,9 @@ class Uncharged:
         self, payer: Uid, amount: Amount, of: Inode | None = None
     ) -> AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
+
+    async def begun(self, handle: Handle) -> None:
+        pass
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
         return None, count

@@ -174,6 +174,10 @@ class Charging:
         session.held += amount.bytes
         return amount
 
+    async def begun(self, handle: Handle) -> None:
+        with contextlib.suppress(OSError, FsError):  # the first write tries again
+            await self._session(handle)
+
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session, int]:
         unit = self._core.unit
         begin, end = offset // unit * unit, metering.rounded(offset + count, unit)

@@ -97,7 +97,10 @@ class Content:
         if truncate:
             self.core.charging.cut(node, 0)
             node.failed = node.killed = False
-        return self.opened(node, file, caller, flags, wrote=truncate)
+        number = self.opened(node, file, caller, flags, wrote=truncate)
+        if truncate:
+            await self.core.charging.begun(self.core.handle(number))
+        return number
 
     @contextlib.contextmanager
     def _marked(
