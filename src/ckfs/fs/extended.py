@@ -99,16 +99,20 @@ class Extended:
         await self.sets.check_change(node, caller)
         if node.is_root:
             raise Unsupported("the mount's root keeps no attributes")
-        await self.sets.keeping.with_room(
-            None if place_of(node) is None else node.set_entry.stored,
-            lambda: self._set_claimed(node, name, value),
-        )
+        stored = node.set_entry.stored if place_of(node) is not None else None
+        await self.sets.keeping.with_room(stored, lambda: self._put(node, name, value))
 
-    async def _set_claimed(self, node: Node, name: bytes, value: bytes) -> None:
-        door, ino = self.core.store.door, node.ino
-        growth = await self.core.on(node, lambda target: door.growth_by(target, name, value))
-        async with self.core.charging.claimed(self.core.payer_of(node), Amount(growth)):
-            await self.core.on(node, lambda target: door.set_attribute(target, ino, name, value), locked=True)
+    async def _put(self, node: Node, name: bytes, value: bytes) -> None:
+        door = self.core.store.door
+
+        def growth(target: Target) -> int:
+            return door.charge_of_attributes(target, name, len(value)) - door.charge_of_attributes(target)
+
+        cost = Amount(max(0, await self.core.on(node, growth)))
+        async with self.core.charging.claimed(self.core.payer_of(node), cost, node.ino):
+            await self.core.on(
+                node, lambda target: door.set_attribute(target, node.ino, name, value), locked=True
+            )
 
     async def remove(self, ino: Inode, name: bytes, caller: Caller) -> None:
         node = self.core.inodes.get(ino)

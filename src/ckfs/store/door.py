@@ -24,7 +24,7 @@ from ckfs.names import Gid, Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, record, syscalls, trees, writers
 from ckfs.store.identity import ROOT, acting_as
-from ckfs.store.metering import Meter, attribute_bytes, charge_of, rounded
+from ckfs.store.metering import Meter, attribute_bytes, charge_of, is_charged, rounded
 from ckfs.store.quick import QuickReader
 from ckfs.store.realms import realm_of
 from ckfs.store.reports import Reports, untold
@@ -144,14 +144,20 @@ class Door:
             status = os.fstat(fd)
             return charge_of(status, fd, self.unit) if status.st_nlink else NOTHING
 
-    def growth_by(self, target: Target, name: bytes, value: bytes) -> int:
-        """By how many bytes more *target* would be charged with the attribute; 0 if that is not more, or nobody charges."""
-        if self._reports is None:
-            return 0
+    def charge_open(self, file: OpenFile) -> tuple[Amount, bool]:
+        """What the open *file* is charged with for as long as it is open, and whether it has no name any more."""
+        with self.opened(file, os.O_RDONLY) as fd:
+            status = os.fstat(fd)
+            return charge_of(status, fd, self.unit), not status.st_nlink
+
+    def charge_of_attributes(self, target: Target, name: bytes = b"", size: int | None = None) -> int:
+        """What the users' own attributes of *target* are charged with, in bytes; *size*: if the value of *name* had as many."""
         with self.opened(target, os.O_RDONLY) as fd:
-            before, replaced = attribute_bytes(fd), attributes.get_or_none(fd, name)
-        after = before + len(value) - len(replaced or b"") + (len(name) if replaced is None else 0)
-        return max(0, rounded(after, self.unit) - rounded(before, self.unit))
+            charged = attribute_bytes(fd)
+            if size is not None and is_charged(name):
+                before = attributes.get_or_none(fd, name)
+                charged += len(name) + size - (0 if before is None else len(name) + len(before))
+            return rounded(charged, self.unit)
 
     def data_in(self, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
         """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
