@@ -196,6 +196,23 @@ async def test_a_file_that_is_removed_elsewhere_before_anything_was_written(
         assert await settled(ledger, one, other) == Amount(UNIT, 1)
 
 
+@pytest.mark.trio
+async def test_who_appends_at_the_limit_behind_what_another_mount_has_appended(
+    store: Path, ledger: Book
+) -> None:
+    limit(ledger, units=9)
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        first = await one.alice.create(f"{SET}/.log", flags=os.O_WRONLY | os.O_APPEND)
+        second = await other.alice.open(f"{SET}/.log", os.O_WRONLY | os.O_APPEND)
+        assert await one.fs.content.write(first, 0, bytes(8 * UNIT)) == 8 * UNIT
+        with pytest.raises(OSError, match=OVER):  # where the kernel of the other believes its end to be
+            await other.fs.content.write(second, 0, bytes(8 * UNIT))
+        await one.alice.close(first)
+        await other.alice.close(second)
+        assert await settled(ledger, one, other) == Amount(9 * UNIT, 2)
+
+
 # A ledger that is slow, away, or damaged
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 from collections import OrderedDict, deque
@@ -180,10 +181,14 @@ class Charging:
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session, int]:
         unit = self._core.unit
+        if appends := bool(fcntl.fcntl(handle.fd, fcntl.F_GETFL) & os.O_APPEND):
+            # Its end is not where the kernel of this mount saw it last, if other mounts write the file too.
+            offset = await self._core.gate.look(lambda: os.fstat(handle.fd).st_size, releases=(handle.pin(),))
         begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
         session = await self._whole(handle, begin, end)
         if session is None:
-            session, end = await self._part(handle, begin, end)
+            there = metering.rounded(offset, unit) if appends else end
+            session, end = await self._part(handle, begin, end, there)
         session.ranges.add(begin, end)
         session.under_way += 1
         session.claims += 1
@@ -220,10 +225,10 @@ class Charging:
         session.held += cost
         return True
 
-    async def _part(self, handle: Handle, begin: int, end: int) -> tuple[Session, int]:
-        """The file is counted anew, since what was written over was claimed once more; what is there already needs no room; and
-        of the rest as much is claimed as can be. Returns up to where."""
-        await self._count_anew(handle, begin, end)
+    async def _part(self, handle: Handle, begin: int, end: int, there: int) -> tuple[Session, int]:
+        """The file is counted anew, since what was written over was claimed once more; what is there already needs no room, up to
+        *there*; and of the rest as much is claimed as can be. Returns up to where."""
+        await self._count_anew(handle, begin, min(end, there))
         session = await self._whole(handle, begin, end)
         if session is not None:
             return session, end
