@@ -22,7 +22,9 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def place(root_and_fuse: None, module_workdir: Path) -> Iterator[Place]:
-    with place_in(module_workdir, options=["partial"], may_log=["soft limit", "is partial: a write failed"]) as place:
+    with place_in(
+        module_workdir, options=["partial"], may_log=["soft limit", "is partial: a write failed"]
+    ) as place:
         yield place
 
 

@@ -34,7 +34,9 @@ def place(root_and_fuse: None, module_workdir: Path, pbs_home: Path) -> Iterator
     def policy(text: str) -> str:
         return text.replace('"/var/spool/torque"', f'"{pbs_home}"')
 
-    with place_in(module_workdir, policy=policy, options=["partial"], may_log=["is partial: a write failed"]) as place:
+    with place_in(
+        module_workdir, policy=policy, options=["partial"], may_log=["is partial: a write failed"]
+    ) as place:
         yield place
 
 

@@ -71,10 +71,10 @@ def run_ckfs(*arguments: str | Path, timeout: float = 60.0) -> subprocess.Comple
     )
 
 
-def make_store(directory: Path) -> Path:
-    """A new store ``directory/store``, made by ``ckfs init``."""
+def make_store(directory: Path, *options: str) -> Path:
+    """A new store ``directory/store``, made by ``ckfs init`` with *options*."""
     store = directory / "store"
-    done = run_ckfs("init", store)
+    done = run_ckfs("init", *options, store)
     if done.returncode != 0:
         raise MountTrouble(f"ckfs init {store}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return store

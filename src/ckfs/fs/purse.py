@@ -23,6 +23,8 @@ class Purse:
     """The number of the ledger's grant; None before the first draw."""
     balance: Amount = NOTHING
     held: Amount = NOTHING
+    claims: int = 0
+    """Calls under way that hold something for what they make."""
     used_s: float = 0.0
     """When something was last taken, in the loop's time."""
     exact_until_s: float = 0.0

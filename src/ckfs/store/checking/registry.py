@@ -26,7 +26,7 @@ from ckfs.store.checkpoints import checkpoints
 from ckfs.store.identity import acting_as
 from ckfs.store.layout import Store
 from ckfs.store.mounts import MOUNTS, Registration, is_id
-from ckfs.store.setnames import STAGING
+from ckfs.store.realms import STAGING
 from ckfs.store.spots import Found, Spot
 
 HasDied = Callable[[Registration], bool]
