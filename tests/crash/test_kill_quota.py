@@ -52,25 +52,17 @@ def quotas(root_and_fuse: None, state: Path, workdir: Path) -> Quotas:
 
 
 def gets_all_that_is_left(payer: Payer) -> None:
-    """He fills his quota, to the last unit."""
-    assert payer.hard_bytes is not None
-    left = (payer.hard_bytes - charged(payer.quotas.store, payer.uid).bytes) // UNIT * UNIT
-    image = payer.inside("the rest")
-    size = 0
-
-    def add() -> bool:
-        nonlocal size
-        with contextlib.suppress(OSError):
-            payer.calls(append, image, b"x" * (left - size))
-        size = os.path.getsize(image)
-        assert size <= left, "more than the quota"
-        return size == left
-
+    """Nothing is claimed for the dead any more, and he fills his quota, to the last unit."""
+    quotas, uid = payer.quotas, payer.uid
     until(
-        add, lambda: f"{left - size} bytes of the room are not to be had: {payer.quotas.standing(payer.uid)}"
+        lambda: quotas.standing(uid).total.bytes == charged(quotas.store, uid).bytes,
+        lambda: f"more is claimed than {charged(quotas.store, uid)}: {quotas.standing(uid)}",
     )
+    assert payer.hard_bytes is not None
+    left = (payer.hard_bytes - charged(quotas.store, uid).bytes) // UNIT * UNIT
+    payer.calls(append, payer.inside("the rest"), b"x" * left)
     with raises_errno(errno.EDQUOT):
-        payer.calls(append, image, b"x")
+        payer.calls(append, payer.inside("the rest"), b"x")
 
 
 def writes_and_is_cut_off(mount: Mount, payer: Payer) -> None:
