@@ -102,6 +102,23 @@ async def test_a_file_without_a_name_counts_until_its_last_descriptor_is_closed(
         assert await settled(ledger, mount) == Amount(UNIT, 1)
 
 
+@pytest.mark.trio
+async def test_a_file_that_another_mount_removed_is_charged_with_what_is_written_to_it(
+    store: Path, ledger: Book
+) -> None:
+    limit(ledger, units=8)
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        await one.alice.save(f"{SET}/.gone", bytes(2 * UNIT))
+        handle = await other.alice.open(f"{SET}/.gone", os.O_RDWR)
+        await one.alice.unlink(f"{SET}/.gone")
+        purge_trash(one)
+        assert await settled(ledger, one, other) == Amount(UNIT, 1)
+        assert await other.fs.content.write(handle, 2 * UNIT, bytes(10 * UNIT)) == 7 * UNIT
+        await other.alice.close(handle)
+        assert await settled(ledger, one, other) == Amount(UNIT, 1)
+
+
 # What is noted late
 
 

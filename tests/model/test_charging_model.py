@@ -36,6 +36,7 @@ from ckfs.model import Caller
 from ckfs.names import FileHandle, Gid, Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
 from ckfs.store.counting import count
+from ckfs.store.metering import charge_of
 from tests.fs.cores import ALICE, BOB, ROOT, Mount, mounted_for_long, new_store
 from tests.model.test_metering_model import ANSWERS
 
@@ -295,9 +296,12 @@ class Charged(RuleBasedStateMachine):
         nameless = {}
         for living in self.mounts:
             for number in living.handles:
-                status = os.fstat(living.mount.core.handle(number).fd)
-                if not status.st_nlink and status.st_uid == uid:
-                    nameless[status.st_ino] = Amount(status.st_blocks * 512, 1)
+                fd = living.mount.core.handle(number).fd
+                status, ino = os.fstat(fd), living.mount.core.handle(number).node.ino
+                # What others had removed before it was written here is counted from then on only.
+                is_charged = ino in living.charging._sessions or ino in living.charging._lingering
+                if not status.st_nlink and status.st_uid == uid and is_charged:
+                    nameless[status.st_ino] = charge_of(status, fd, store.door.unit)
         return sum(nameless.values(), count(store, uid, store.door.unit))
 
     @invariant()

@@ -317,9 +317,13 @@ class Charging:
     async def _begin(self, handle: Handle) -> Session:
         self._gather()
         node = handle.node
-        base, _ = await self._charge(handle)
+        base, is_gone = await self._charge(handle)
+        self._gather()
+        if is_gone and node.ino not in self._lingering:
+            base = NOTHING  # another mount has removed it, and said so: nobody was charged with it any more
         session = self._sessions[node.ino] = Session(node.ino, self._core.payer_of(node), base)
-        self.grants.note(session.payer, Opened(node.ino, base))
+        if node.ino not in self._lingering:  # else it is noted
+            self.grants.note(session.payer, Opened(node.ino, base))
         return session
 
     async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
