@@ -33,7 +33,7 @@ from ckfs.fs.metadata import Changes
 from ckfs.fs.recounting import Recounting
 from ckfs.ledger import sqlite
 from ckfs.model import Caller
-from ckfs.names import FileHandle, Gid, Uid
+from ckfs.names import FileHandle, Gid, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
 from ckfs.store.counting import count
 from ckfs.store.metering import charge_of
@@ -138,6 +138,7 @@ class Charged(RuleBasedStateMachine):
         self.ledger = sqlite.create(os.fsencode(self.place / "ledger.sqlite"), STORE_ID)
         for uid in (ALICE.uid, BOB.uid):
             self.ledger.set_limits(uid, Settings(hard_bytes=HARD.bytes, hard_files=HARD.files))
+        self.dead: set[MountId] = set()
         self.loop = Loop()
         self.mounts = [Living(self.loop, self.path, self.ledger, node) for node in ("a", "b")]
 
@@ -153,7 +154,9 @@ class Charged(RuleBasedStateMachine):
             for living in self.mounts:
                 while living.handles:
                     self._close(living, living.handles.pop())
+            self._reclaim(self.mounts[0])
             self._check_settled()
+            assert not self.dead
         finally:
             for living in self.mounts:
                 living.leave()
@@ -279,14 +282,19 @@ class Charged(RuleBasedStateMachine):
         dead, other = self.mounts[at], self.mounts[1 - at]
         mount_id = dead.mount.core.mount_id
         dead.die()
-        self.loop.run(other.charging.grants.post)
-        self._recount(other, self.ledger.mounts().get(mount_id, set()))
-        self.ledger.forget(mount_id)
         self.mounts[at] = Living(self.loop, self.path, self.ledger, "ab"[at])
+        self.dead.add(mount_id)
+        self._reclaim(other)
 
-    def _recount(self, by: Living, uids: set[Uid]) -> None:
+    def _reclaim(self, by: Living) -> None:
+        """What the dead hold comes back, but of owners with files that others write on."""
+        self.loop.run(by.charging.grants.post)
+        owners = self.ledger.mounts()
         recounting = Recounting(by.mount.core.store, self.ledger, by.mount.core.fate, lambda _: None)
-        assert all(one.taken_up for one in recounting.repair(sorted(uids)))
+        for mount_id in list(self.dead):
+            if all([one.taken_up for one in recounting.repair(sorted(owners.get(mount_id, set())))]):
+                self.ledger.forget(mount_id)
+                self.dead.remove(mount_id)
 
     # What holds
 
