@@ -292,7 +292,8 @@ class Charged(RuleBasedStateMachine):
         owners = self.ledger.mounts()
         recounting = Recounting(by.mount.core.store, self.ledger, by.mount.core.fate, lambda _: None)
         for mount_id in list(self.dead):
-            if all([one.taken_up for one in recounting.repair(sorted(owners.get(mount_id, set())))]):
+            recounts = list(recounting.repair(sorted(owners.get(mount_id, set()))))
+            if all(one.taken_up for one in recounts):
                 self.ledger.forget(mount_id)
                 self.dead.remove(mount_id)
 
