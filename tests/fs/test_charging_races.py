@@ -18,8 +18,8 @@ from ckfs.fs import grants
 from ckfs.fs.metadata import Changes
 from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
-from ckfs.names import Uid
-from ckfs.policy.quota import Amount
+from ckfs.names import Gid, Uid
+from ckfs.policy.quota import NOTHING, Amount
 from tests.fs.cores import ALICE, Mount, charged, new_store
 from tests.fs.test_charging import ENOUGH_S, SET, STORE_ID, UNIT, limit, settled, write
 
@@ -102,6 +102,23 @@ async def test_a_file_without_a_name_counts_until_its_last_descriptor_is_closed(
         assert await settled(ledger, mount) == Amount(UNIT, 1)
 
 
+@pytest.mark.trio
+async def test_a_file_that_another_mount_removed_is_charged_with_what_is_written_to_it(
+    store: Path, ledger: Book
+) -> None:
+    limit(ledger, units=8)
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        await one.alice.save(f"{SET}/.gone", bytes(2 * UNIT))
+        handle = await other.alice.open(f"{SET}/.gone", os.O_RDWR)
+        await one.alice.unlink(f"{SET}/.gone")
+        purge_trash(one)
+        assert await settled(ledger, one, other) == Amount(UNIT, 1)
+        assert await other.fs.content.write(handle, 2 * UNIT, bytes(10 * UNIT)) == 7 * UNIT
+        await other.alice.close(handle)
+        assert await settled(ledger, one, other) == Amount(UNIT, 1)
+
+
 # What is noted late
 
 
@@ -115,7 +132,7 @@ async def test_a_file_that_is_closed_while_the_ledger_notes_it(store: Path, ledg
             asked.set()
             answer.wait(ENOUGH_S)
 
-    async with charged(store, slow) as mount:  # type: ignore[arg-type]
+    async with charged(store, slow) as mount:
         await mount.alice.mkdir(SET)
         handle = await mount.alice.create(f"{SET}/.image")
         await mount.fs.content.write(handle, 0, bytes(UNIT))
@@ -168,14 +185,14 @@ async def test_attributes_need_room(store: Path, ledger: Book) -> None:
 async def test_something_new_is_never_counted_and_claimed(store: Path, ledger: Book) -> None:
     limit(ledger, units=100, files=2)
     async with charged(store, ledger) as mount:
-        charging = mount.core.charging
+        core = mount.core.charging
         await mount.alice.mkdir(SET)
         await settled(ledger, mount)
-        async with charging.claimed(uid(), Amount(0, 1)):
-            charging.made(uid(), Amount(0, 1))  # type: ignore[attr-defined]
-            await charging.grants.post()  # type: ignore[attr-defined]
+        async with core.claimed(uid(), Amount(0, 1)):
+            core.made(uid(), Amount(0, 1))  # type: ignore[attr-defined]
+            await core.grants.post()  # type: ignore[attr-defined]
             assert ledger.account(uid()).total.files == 2
-        await charging.grants.post()  # type: ignore[attr-defined]
+        await core.grants.post()  # type: ignore[attr-defined]
         assert ledger.account(uid()).used.files == 2
         assert ledger.account(uid()).claimed.files == 0
 
@@ -230,6 +247,28 @@ async def test_what_is_written_over_is_in_nobodys_way(store: Path, ledger: Book,
         assert await settled(ledger, one, two) == Amount(10 * UNIT, 3)
 
 
+# Sets that are given away
+
+
+@pytest.mark.trio
+async def test_who_writes_on_in_a_set_that_another_mount_gave_away_writes_for_its_new_owner(
+    store: Path, ledger: Book
+) -> None:
+    limit(ledger, units=6)
+    async with charged(store, ledger) as mount, charged(store, ledger, node="b") as other:
+        await mount.root.mkdir(SET)
+        async with mount.root.at(SET):  # the kernel knows the directories of what is open
+            handle = await mount.root.create(f"{SET}/.image")
+            assert await mount.fs.content.write(handle, 0, bytes(2 * UNIT)) == 2 * UNIT
+            await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+            await other.root.setattr(SET, Changes(uid=uid(), gid=Gid(ALICE.gid)))
+            await mount.root.stat(SET)
+            assert await mount.fs.content.write(handle, 2 * UNIT, bytes(10 * UNIT)) == 3 * UNIT
+            await mount.root.close(handle)
+        assert await settled(ledger, mount, other) == Amount(6 * UNIT, 2)
+        assert await settled(ledger, mount, other, uid=0) == NOTHING
+
+
 # A ledger that is slow, away, or damaged
 
 
@@ -240,11 +279,11 @@ async def test_a_ledger_that_is_damaged_does_not_end_the_mount(store: Path, ledg
     def refuse(*_: Any) -> None:
         raise LedgerUnusable("the ledger is damaged: file is not a database")
 
-    async with charged(store, broken, timeout_s=1.0) as mount:  # type: ignore[arg-type]
+    async with charged(store, broken, timeout_s=1.0) as mount:
         await mount.alice.mkdir(SET)
         await settled(ledger, mount)
         broken.before = dict.fromkeys(("draw", "post", "recalled"), refuse)
-        with pytest.raises(Exception, match="new grant|ledger") as caught:
+        with pytest.raises(Exception, match=r"new grant|ledger") as caught:
             await mount.alice.mkdir("other")
         assert getattr(caught.value, "errno", None) == errno.EIO
         await trio.sleep(2 * grants._INTERVAL_S)
@@ -259,14 +298,18 @@ async def test_those_who_wait_for_a_ledger_that_hangs_do_not_wait_for_each_other
     store: Path, ledger: Book
 ) -> None:
     hung, answer = Interrupted(ledger), threading.Event()
-    async with charged(store, hung, timeout_s=1.0) as mount:  # type: ignore[arg-type]
+
+    def wait(*_: Any) -> None:
+        answer.wait(ENOUGH_S)
+
+    async with charged(store, hung, timeout_s=1.0) as mount:
         await mount.alice.mkdir(SET)
         await settled(ledger, mount)
-        hung.before = dict.fromkeys(("draw", "post", "recalled"), lambda *_: answer.wait(ENOUGH_S))
+        hung.before = dict.fromkeys(("draw", "post", "recalled"), wait)
         refused = []
 
         async def make(number: int) -> None:
-            with pytest.raises(Exception, match="ledger|grant") as caught:
+            with pytest.raises(Exception, match=r"ledger|grant") as caught:
                 await mount.alice.mkdir(f"{SET}/{number}")
             refused.append(caught.value)
 
@@ -319,7 +362,7 @@ async def test_a_write_that_was_given_up_and_happens_later_is_claimed(
 
 async def settled_after_recount(ledger: Book, mount: Mount) -> None:
     with trio.fail_after(ENOUGH_S):
-        while uid() not in mount.core.charging.to_recount:  # type: ignore[attr-defined] # noqa: ASYNC110
+        while uid() not in mount.core.charging.to_recount:  # noqa: ASYNC110
             await trio.sleep(0.02)
     await mount.core.charging.grants.post()  # type: ignore[attr-defined]
     assert ledger.account(uid()).total.bytes >= 4 * UNIT

@@ -74,7 +74,7 @@ class Charging:
         self._core = core
         self.grants = Grants(core, ledger, watch, self._gather, self._lost, self._free_unneeded)
         self._sessions: dict[Inode, Session] = {}
-        self._beginning = trio.Lock()
+        self._beginning: dict[Inode, trio.Lock] = {}
         self._events: deque[Event] = deque()
         self._lingering: dict[Inode, Uid] = {}
         """Who pays for what has no name any more, and is open here."""
@@ -285,25 +285,45 @@ class Charging:
     # Sessions
 
     async def _session(self, handle: Handle) -> Session:
-        ino = handle.node.ino
-        session = self._sessions.get(ino)
-        if session is not None and len(session.ranges) <= _MOST_RANGES:
+        node = handle.node
+        session = self._sessions.get(node.ino)
+        if session is not None and self._goes_on(session, node):
             return session
-        async with self._beginning:
-            session = self._sessions.get(ino)
+        async with self._alone(node.ino):
+            session = self._sessions.get(node.ino)
             if session is None:
                 return await self._begin(handle)
-            if session.under_way or len(session.ranges) <= _MOST_RANGES:
+            if self._goes_on(session, node):
                 return session
-            self._end(session, *await self._charge(handle))
-            return await self._begin(handle)
+            await self._until_idle(session)  # those who come next wait for this one
+            await self._settle(session, handle)
+            return await self._begin(handle) if session.ended else session
+
+    def _goes_on(self, session: Session, node: Node) -> bool:
+        """It is neither in too many pieces, nor another's by now than whose it was when this began."""
+        return len(session.ranges) <= _MOST_RANGES and session.payer == self._core.payer_of(node)
+
+    @asynccontextmanager
+    async def _alone(self, ino: Inode) -> AsyncIterator[None]:
+        """One at a time for each file: others must not wait for a store that is slow with this one."""
+        lock = self._beginning.setdefault(ino, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.statistics().tasks_waiting and not lock.locked():
+                self._beginning.pop(ino, None)
 
     async def _begin(self, handle: Handle) -> Session:
         self._gather()
         node = handle.node
-        base, _ = await self._charge(handle)
+        base, is_gone = await self._charge(handle)
+        self._gather()
+        if is_gone and node.ino not in self._lingering:
+            base = NOTHING  # another mount has removed it, and said so: nobody was charged with it any more
         session = self._sessions[node.ino] = Session(node.ino, self._core.payer_of(node), base)
-        self.grants.note(session.payer, Opened(node.ino, base))
+        if node.ino not in self._lingering:  # else it is noted
+            self.grants.note(session.payer, Opened(node.ino, base))
         return session
 
     async def _charge(self, handle: Handle) -> tuple[Amount, bool]:

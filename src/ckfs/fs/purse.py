@@ -36,7 +36,7 @@ class Purse:
     _changed: Amount = NOTHING
     _given_up: Amount = NOTHING
     _settled: list[Settled] = field(default_factory=list)
-    _changed_files: list[Changed] = field(default_factory=list)
+    _changed_files: dict[Inode, Amount] = field(default_factory=dict)
     _posted: Amount = NOTHING
     """Given up by a posting that is under way."""
 
@@ -59,7 +59,7 @@ class Purse:
 
     def spend_on(self, ino: Inode, change: Amount) -> None:
         """As :meth:`spend`, for a file that other mounts may be writing."""
-        self._changed_files.append(Changed(ino, change))
+        self._changed_files[ino] = self._changed_files.get(ino, NOTHING) + change
         self._give_up_from_balance(change.not_below_zero())
 
     def spend_held(self, amount: Amount) -> None:
@@ -105,11 +105,12 @@ class Purse:
 
     def posting(self) -> Posting:
         """What is to be posted; :meth:`posted` follows."""
-        settled, changed = tuple(self._settled), tuple(self._changed_files)
+        settled = tuple(self._settled)
+        changed = tuple(Changed(ino, by) for ino, by in self._changed_files.items() if by)
         news = Posting(self.uid, self._changed, self._given_up, settled, changed)
         self._posted += self._given_up
         self._changed = self._given_up = NOTHING
-        self._settled, self._changed_files = [], []
+        self._settled, self._changed_files = [], {}
         return news
 
     def posted(self, posting: Posting) -> None:
