@@ -213,6 +213,23 @@ async def test_who_appends_at_the_limit_behind_what_another_mount_has_appended(
         assert await settled(ledger, one, other) == Amount(9 * UNIT, 2)
 
 
+# Claims that are not needed
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_what_is_written_over_is_in_nobodys_way(store: Path, ledger: Book, *, elsewhere: bool) -> None:
+    limit(ledger, units=10)
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as two:
+        await one.alice.mkdir(SET)
+        assert await write(one, f"{SET}/.image", 0, 5 * UNIT) == 5 * UNIT
+        handle = await one.alice.open(f"{SET}/.image", os.O_RDWR)
+        assert await one.fs.content.write(handle, 0, bytes(4 * UNIT)) == 4 * UNIT
+        assert await write(two if elsewhere else one, f"{SET}/.other", 0, 4 * UNIT) == 4 * UNIT
+        await one.alice.close(handle)
+        assert await settled(ledger, one, two) == Amount(10 * UNIT, 3)
+
+
 # A ledger that is slow, away, or damaged
 
 

@@ -43,6 +43,8 @@ _MOST_RANGES = 4096
 _MOST_REMEMBERED = 4096
 _IDLE_S = 2.0
 """For so long the writes that are under way are waited for, where a file is to be counted in between."""
+_COUNTED_S = 1.0
+"""For so long the files of one owner are not counted again to find what is claimed for them in vain."""
 _TRIES = 8
 """How often a file may be settled, by others, while one write of it is claimed for."""
 
@@ -70,7 +72,7 @@ class Charging:
 
     def __init__(self, core: Core, ledger: Ledger, watch: Callable[[Account], None]) -> None:
         self._core = core
-        self.grants = Grants(core, ledger, watch, self._gather, self._lost)
+        self.grants = Grants(core, ledger, watch, self._gather, self._lost, self._free_unneeded)
         self._sessions: dict[Inode, Session] = {}
         self._beginning = trio.Lock()
         self._events: deque[Event] = deque()
@@ -154,8 +156,7 @@ class Charging:
 
     @asynccontextmanager
     async def claimed(self, payer: Uid, amount: Amount, of: Inode | None = None) -> AsyncIterator[None]:
-        if not await self.grants.take(payer, amount):
-            raise _over_quota()
+        await self._take(payer, amount)
         purse = self.grants.purse(payer)
         purse.claims += 1
         try:
@@ -178,6 +179,27 @@ class Charging:
     async def begun(self, handle: Handle) -> None:
         with contextlib.suppress(OSError, FsError):  # the first write tries again
             await self._session(handle)
+
+    async def _take(self, payer: Uid, amount: Amount) -> None:
+        if await self.grants.take(payer, amount):
+            return
+        if not await self._free_unneeded(payer) or not await self.grants.take(payer, amount):
+            raise _over_quota()
+
+    async def _free_unneeded(self, uid: Uid) -> bool:
+        """What is claimed for files of *uid* that are being written, beyond what they take, is free again: what was written over
+        was claimed once more. Whether anything may be."""
+        purse, now_s = self.grants.purse(uid), trio.current_time()
+        if now_s < purse.counted_until_s:
+            return False
+        purse.counted_until_s = now_s + _COUNTED_S
+        sessions = [session for session in self._sessions.values() if session.payer == uid and session.held]
+        for session in sessions:
+            node = self._core.inodes.known(session.ino)
+            if node is not None and node.handles and not session.under_way:
+                with contextlib.suppress(OSError, FsError):
+                    await self._settle(session, node.handles[0])
+        return bool(sessions)
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session, int]:
         unit = self._core.unit
@@ -212,7 +234,9 @@ class Charging:
             session = await self._session(handle)
             cost = session.ranges.missing(begin, end)
             if cost and not await self.grants.take(session.payer, Amount(cost)):
-                return None
+                if not await self._free_unneeded(session.payer):
+                    return None
+                continue
             if self._hold(session, cost):
                 return session
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _INTERVAL_S = 0.25
-"""What happened is posted so soon; what was freed, at once."""
+"""What happened is posted so soon."""
+_SOON_S = 0.02
+"""What was freed, so soon: who removes one file often removes many, and one posting tells of all."""
 _IDLE_S = 1.0
 """A balance that nobody took from for so long is given back."""
 _RECALL_S = 2.0
@@ -52,13 +54,14 @@ class _Batch:
 @dataclass(slots=True)
 class Grants:
     """*watch* hears how an account stands whenever the ledger says so; *gather* is called before anything is posted; *lost* when the
-    ledger took a grant back."""
+    ledger took a grant back, *free_unneeded* before what is not needed is given back to others."""
 
     core: Core
     ledger: Ledger
     watch: Callable[[Account], None]
     gather: Callable[[], None]
     lost: Callable[[Uid], None]
+    free_unneeded: Callable[[Uid], Awaitable[object]]
     purses: dict[Uid, Purse] = field(default_factory=dict)
     _lane: trio.Lock = field(default_factory=trio.Lock)
     _wake: trio.Event = field(default_factory=trio.Event)
@@ -70,6 +73,7 @@ class Grants:
     _moves: int = 0
     _late: set[Uid] = field(default_factory=set)
     """For whom something may have been granted of which this mount has not heard. Threads add to it."""
+    _answering: bool = False
     _batch: _Batch | None = None
     _to_note: dict[Inode, tuple[Uid, Opened]] = field(default_factory=dict)
     _noting: list[tuple[Uid, Opened]] = field(default_factory=list)
@@ -238,21 +242,28 @@ class Grants:
         return None if waiting is None else waiting[1]
 
     def hurry(self) -> None:
-        """Post what there is now rather than soon."""
+        """Post what there is in a moment, without waiting for the next round."""
         self._wake.set()
 
     async def run(self) -> None:
         """Post, give back, and answer other mounts; for the life of the mount."""
-        while True:
-            with trio.move_on_after(_INTERVAL_S):
-                await self._wake.wait()
-            self._wake = trio.Event()
-            try:
-                await self._round()
-            except LedgerDown as error:
-                log.debug("posting again later: %s", error)
+        async with trio.open_nursery() as nursery:
+            while True:
+                with trio.move_on_after(_INTERVAL_S):
+                    await self._wake.wait()
+                    await trio.sleep(_SOON_S)
+                self._wake = trio.Event()
+                try:
+                    recalled = await self._round()
+                except LedgerDown as error:
+                    log.debug("posting again later: %s", error)
+                else:
+                    if recalled and not self._answering:
+                        self._answering = True
+                        nursery.start_soon(self._answer, recalled)  # aside: what is posted must not wait for it
 
-    async def _round(self) -> None:
+    async def _round(self) -> set[Uid]:
+        """Returns for whom others ask this mount to give back what it does not need."""
         self.gather()
         now_s = trio.current_time()
         for purse in self.purses.values():
@@ -261,8 +272,8 @@ class Grants:
         async with self._lane:
             await self._post_all()
             await self._take_up_late()
-            if any(not purse.is_empty for purse in self.purses.values()) or self._back is not None:
-                await self._answer_recalls()
+            is_asked = any(not purse.is_empty for purse in self.purses.values()) or self._back is not None
+            return await self._ask(partial(self.ledger.recalled, self.mount)) if is_asked else set()
 
     async def post(self) -> None:
         """Post everything there is; returns when the ledger has it. Raises LedgerDown."""
@@ -307,17 +318,26 @@ class Grants:
     def _post(self, batch: _Batch) -> None:
         self.ledger.post(batch.mount, batch.number, [posting for _, posting in batch.postings])
 
-    async def _answer_recalls(self) -> None:
+    async def _answer(self, recalled: set[Uid]) -> None:
+        try:
+            for uid in recalled:
+                await self.free_unneeded(uid)
+            async with self._turn():
+                await self._give_back(recalled)
+        except LedgerDown as error:
+            log.debug("what others need is given back later: %s", error)
+        finally:
+            self._answering = False
+
+    async def _give_back(self, recalled: set[Uid]) -> None:
         mount = self.mount
-        recalled = await self._ask(partial(self.ledger.recalled, mount))
         for uid in recalled:
             purse = self.purse(uid)
             purse.exact_until_s = trio.current_time() + _EXACT_S
             purse.give_up_balance()
-        if recalled:
-            await self._post_all()
-            for uid in recalled:
-                await self._ask(partial(self.ledger.answer, mount, uid))
+        await self._post_all()
+        for uid in recalled:
+            await self._ask(partial(self.ledger.answer, mount, uid))
 
     async def noted(self, uid: Uid) -> frozenset[Inode]:
         """The files of *uid* that mounts are writing, this one having posted everything. Raises LedgerDown."""

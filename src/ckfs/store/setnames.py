@@ -18,6 +18,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from ckfs.errors import Exists, ReadOnly, Stale, Unsupported
 from ckfs.model import Owner
@@ -27,6 +28,7 @@ from ckfs.store.door import Door
 from ckfs.store.entries import USERS, SetEntry, decode, encode, on_the_way, place_beside, place_of
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.realms import STAGING, Arrangement
+from ckfs.store.spare import Spare
 from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,9 @@ class SetNames:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._names_fd = os.open(NAMES, flags, dir_fd=root_fd)
         self._staging_fd = os.open(STAGING, flags, dir_fd=root_fd)
+        self._spare = Spare(root_fd, service)
+        if not read_only:
+            self._spare.keep()
 
     def close(self) -> None:
         os.close(self._names_fd)
@@ -203,12 +208,31 @@ class SetNames:
         """
         self._check_says(name, seen)
         token = _unused_name(b"staging")
-        with self._changing():
-            os.symlink(encode(entry), token, dir_fd=self._staging_fd)
+        with self._changing(), self._with_spare(partial(self._stage, token, entry)):
             try:
                 self._swap(token, name, seen, entry)
             finally:
                 self._drop(token, seen, entry)
+
+    def _stage(self, token: bytes, entry: SetEntry) -> None:
+        os.symlink(encode(entry), token, dir_fd=self._staging_fd)
+
+    @contextmanager
+    def _with_spare(self, make: Callable[[], None]) -> Iterator[None]:
+        """*make* something for the block, though the file system has no file left."""
+        try:
+            make()
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self._spare.give():
+                raise
+        else:
+            yield
+            return
+        try:
+            make()
+            yield
+        finally:
+            self._spare.keep()
 
     def _drop(self, token: bytes, *known: SetEntry) -> None:
         """Unlink what is left in staging, unless it may be the last that says where another set lies."""
