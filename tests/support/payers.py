@@ -196,6 +196,14 @@ class Payer:
         self.hard_bytes = None if bytes is None else has.bytes + bytes
         self.hard_files = None if files is None else has.files + files
         self.quotas.limit(self.uid, hard=_or_none(self.hard_bytes), files=_or_none(self.hard_files))
+        until(self._is_within, lambda: f"uid {self.uid} has more than that: {self.quotas.standing(self.uid)}")
+
+    def _is_within(self) -> bool:
+        """Mounts have given back what they had been granted without these limits."""
+        total = self.quotas.standing(self.uid).total
+        return (self.hard_bytes is None or total.bytes <= self.hard_bytes) and (
+            self.hard_files is None or total.files <= self.hard_files
+        )
 
     def has(self) -> Charge:
         """What he is charged with, once it is settled; never more than his limits."""
