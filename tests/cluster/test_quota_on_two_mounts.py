@@ -102,6 +102,11 @@ def save_there(two: Two, name: str) -> None:
     save(two.there(name), b"y" * (2 * UNIT))
 
 
+def to_and_fro(two: Two, name: str) -> None:
+    save_there(two, name)
+    append(two.here(name), b"z" * (3 * UNIT))
+
+
 WAYS: dict[str, Callable[[Two, str], object]] = {
     "unlink": lambda two, name: os.unlink(two.there(name)),
     "truncate": lambda two, name: os.truncate(two.there(name), UNIT),
@@ -109,7 +114,7 @@ WAYS: dict[str, Callable[[Two, str], object]] = {
     "append": lambda two, name: append(two.there(name), b"y" * UNIT),
     "rename over": lambda two, name: os.rename(two.there(name), two.there("same.tmp")),
     "an attribute": lambda two, name: os.setxattr(two.there(name), "user.note", b"v"),
-    "to and fro": lambda two, name: (save_there(two, name), append(two.here(name), b"z" * (3 * UNIT))),
+    "to and fro": to_and_fro,
 }
 
 

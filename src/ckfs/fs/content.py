@@ -268,11 +268,11 @@ class Content:
             try:
                 count = await keeping.with_room(owner, partial(write, written))
             except (OSError, NoGrant) as error:
+                rest = Unwritten(offset + written, offset + len(data), errno_of(error))
+                self._note_unwritten(handle.node, rest, is_said=not written)
                 if not written:
                     raise
-                end = offset + len(data)  # the next write of the caller meets the error
-                handle.node.unwritten = Unwritten(offset + written, end, errno_of(error))
-                return written
+                return written  # the next write of the caller meets the error
             written += count
             if written == len(data) or not count:
                 return written
@@ -316,6 +316,14 @@ class Content:
             goes_on = await self._transfer(handle, work)
             self._check_all_written(handle)
         return goes_on
+
+    @staticmethod
+    def _note_unwritten(node: Node, rest: Unwritten, *, is_said: bool) -> None:
+        """Of a file that may be mapped, to be written; until it *is said* to whoever wrote it."""
+        if is_said:
+            node.unwritten = node.unwritten and node.unwritten.after(rest.begin, rest.end)
+        elif any(handle.writable and not handle.direct for handle in node.handles):
+            node.unwritten = rest
 
     @staticmethod
     def _check_all_written(handle: Handle) -> None:
