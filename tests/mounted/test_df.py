@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.loops import ext4
 from tests.support.mounting import Mount, make_store, mounted
 from tests.support.quotas import count_anew, set_default, set_quota
-from tests.support.small_disks import ext4
 from tests.support.users import ALICE, BOB, as_user, errno_as
 
 pytestmark = pytest.mark.root

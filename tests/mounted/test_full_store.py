@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.loops import ext4, tmpfs
 from tests.support.mounting import Mount, make_store, mounted
-from tests.support.small_disks import ext4, tmpfs
 from tests.support.users import ALICE, BOB, as_user, errno_as, errno_of_call
 
 pytestmark = pytest.mark.root

@@ -219,3 +219,17 @@ def test_what_was_said_survives_a_remount(store: Path, workdir: Path) -> None:
                 assert run_ckfs("pin", f"{path}/one").returncode == 0
             else:
                 assert errno_as(ALICE, os.unlink, f"{path}/one") == EACCES
+
+
+def test_pinning_says_so_where_the_owner_is_at_a_limit(shared: Mount, batch: str) -> None:
+    used = int(as_user(ALICE, os.getxattr, batch, "user.ckfs.quota.used"))
+    limit = used - used % 4096
+    assert run_ckfs("quota", "set", str(ALICE), "--soft", str(limit), "--store", shared.store).returncode == 0
+    try:
+        status, out, err = run_as(ALICE, "pin", f"{batch}/three")
+    finally:
+        assert run_ckfs("quota", "set", str(ALICE), "--soft", "none", "--store", shared.store).returncode == 0
+    assert (status, err) == (0, "")
+    assert "his soft limit of" in out
+    assert "does not give way, so he has to remove something" in out
+    assert "limit" not in run_as(ALICE, "pin", f"{batch}/two")[1]

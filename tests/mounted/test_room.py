@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import Ran, ckfs_as
+from tests.support.loops import ext4
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
 from tests.support.quotas import count_anew, set_quota
-from tests.support.small_disks import ext4
 from tests.support.users import ALICE, BOB, as_user
 
 pytestmark = pytest.mark.root

@@ -15,6 +15,7 @@ from ckfs.daemon.mounting import mount_of
 from ckfs.errors import CkfsError, NotPermitted, UsageError
 from ckfs.model import Keep
 from ckfs.names import shown
+from ckfs.policy.sizes import shown_size
 
 _KEEP = "user.ckfs.keep"
 _NOT_PROTECTED = b"no"
@@ -88,13 +89,34 @@ def pin(path: str, *, undo: bool = False) -> str:
     with _checkpoint(path) as checkpoint:
         if not undo:
             checkpoint.say(Keep.PINNED)
-            return f"{shown(path)}: pinned: kept, and charged to its owner, until ckfs pin --undo"
+            line = f"{shown(path)}: pinned: kept, and charged to its owner, until ckfs pin --undo"
+            return line + _limit_that_is_not_met(checkpoint)
         if checkpoint.said_of(checkpoint.path) is not Keep.PINNED:
             way_out = f": undo that of the set {shown(checkpoint.set_name)}"
             whole = checkpoint.name and checkpoint.said_of(checkpoint.top) is Keep.PINNED
             raise UsageError(f"{shown(path)}: not pinned itself{way_out if whole else ''}")
         checkpoint.say(Keep.BY_RULE)
         return f"{shown(path)}: pinned no longer: {_outcome(checkpoint)}"
+
+
+def _limit_that_is_not_met(checkpoint: _Checkpoint) -> str:
+    """What is pinned gives way to nothing: its owner should know if he is over a limit that only removing can meet."""
+
+    def figure(name: str) -> int | None:
+        value = os.getxattr(checkpoint.top, f"user.ckfs.quota.{name}", follow_symlinks=False)
+        return int(value) if value.isdigit() else None
+
+    try:
+        used, soft, hard = figure("used"), figure("soft"), figure("hard")
+    except OSError:  # nobody keeps quotas, or the ledger is away: what was asked for is done all the same
+        return ""
+    for kind, limit in (("hard", hard), ("soft", soft)):
+        if used is not None and limit is not None and used >= limit:
+            return (
+                f"; its owner uses {shown_size(used)} of his {kind} limit of {shown_size(limit)}:"
+                " what is pinned does not give way, so he has to remove something"
+            )
+    return ""
 
 
 def _outcome(checkpoint: _Checkpoint) -> str:

@@ -260,7 +260,9 @@ class Grants:
                 else:
                     if recalled and not self._answering:
                         self._answering = True
-                        nursery.start_soon(self._answer, recalled)  # aside: what is posted must not wait for it
+                        nursery.start_soon(
+                            self._answer, recalled
+                        )  # aside: what is posted must not wait for it
 
     async def _round(self) -> set[Uid]:
         """Returns for whom others ask this mount to give back what it does not need."""
