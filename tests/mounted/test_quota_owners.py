@@ -14,9 +14,8 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.images import append, content, save, write_at
 from tests.support.jobfiles import Job, binary
-from tests.support.mounting import mounted
-from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, Payer, Place, new_payer, place_in, until
-from tests.support.users import ROOT, errno_of_call, raises_errno
+from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, Payer, Place, new_payer, place_in
+from tests.support.users import ROOT, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -291,65 +290,3 @@ def test_one_user_over_his_limit_keeps_nobody_else_from_writing(payer: Payer, ot
         payer.calls(save, payer.inside("image"), b"x")
     other.calls(save, other.inside("image"), b"x" * (3 * UNIT))
     assert other.calls(content, other.inside("image")) == b"x" * (3 * UNIT)
-
-
-# The same user on two mounts
-
-
-def test_two_mounts_share_a_users_quota_to_the_last_byte(
-    place: Place, payer: Payer, module_workdir: Path
-) -> None:
-    payer.may_add(bytes=20 * UNIT)
-    with mounted(place.store, module_workdir / "second", node="second") as second:
-        here, there = payer.path, f"{second.path}/set-{payer.uid}"
-        with Agent(payer.uid) as one, Agent(payer.uid) as two:
-            fds = [
-                (one, one.do(os.open, f"{here}/one.tmp", os.O_WRONLY | os.O_CREAT, 0o600)),
-                (two, two.do(os.open, f"{there}/two.tmp", os.O_WRONLY | os.O_CREAT, 0o600)),
-            ]
-            for _ in range(10):
-                for agent, fd in fds:
-                    assert agent.do(os.write, fd, b"x" * UNIT) == UNIT
-            for agent, fd in fds:
-                with raises_errno(errno.EDQUOT):
-                    agent.do(os.write, fd, b"x")
-            one.do(os.ftruncate, fds[0][1], 0)
-            until(
-                lambda: two.do(errno_of_call, os.write, fds[1][1], b"x" * UNIT) == 0,
-                lambda: "what one mount has freed the other does not get",
-            )
-            for agent, fd in fds:
-                agent.do(os.close, fd)
-        payer.has()
-
-
-def test_what_one_mount_cuts_another_may_write(place: Place, payer: Payer, module_workdir: Path) -> None:
-    """The image is open for writing on the one, and truncated, appended to and removed on the other."""
-    before = payer.has()
-    payer.may_add(bytes=10 * UNIT)
-    with mounted(place.store, module_workdir / "second", node="second") as second:
-        elsewhere = f"{second.path}/set-{payer.uid}/image.tmp"
-        with Agent(payer.uid) as writer:
-            fd = writer.do(os.open, payer.inside("image.tmp"), os.O_WRONLY | os.O_CREAT, 0o600)
-            assert writer.do(os.write, fd, b"x" * (6 * UNIT)) == 6 * UNIT
-            payer.calls(os.truncate, elsewhere, UNIT)
-            payer.calls(append, elsewhere, b"y" * (2 * UNIT))
-            assert writer.do(os.pwrite, fd, b"z" * (3 * UNIT), 3 * UNIT) == 3 * UNIT
-            payer.calls(os.unlink, elsewhere)
-            writer.do(os.close, fd)
-        assert payer.has() == before
-
-
-def test_a_set_written_on_one_mount_is_given_away_on_another(
-    place: Place, payer: Payer, other: Payer, module_workdir: Path
-) -> None:
-    before = payer.has() + other.has()
-    with mounted(place.store, module_workdir / "second", node="second") as second:
-        with Agent(payer.uid) as writer:
-            fd = writer.do(os.open, payer.inside("image"), os.O_WRONLY | os.O_CREAT, 0o600)
-            assert writer.do(os.write, fd, b"x" * (3 * UNIT)) == 3 * UNIT
-            os.chown(f"{second.path}/set-{payer.uid}", other.uid, other.uid)
-            assert writer.do(os.write, fd, b"x" * UNIT) == UNIT
-            writer.do(os.close, fd)
-        assert payer.has() == NOTHING
-        assert other.has() == before + Charge(4 * UNIT, 1)

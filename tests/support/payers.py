@@ -21,7 +21,7 @@ from tests.support.users import as_user
 
 UNIT = 4096
 """What the file systems under the tests allocate at a time."""
-LIMIT_S = 30.0
+LIMIT_S = 20.0
 """Seconds for the ledger to hear what has happened: a fraction of one, on a machine that has nothing else to do."""
 
 T = TypeVar("T")
@@ -135,17 +135,20 @@ class Quotas:
         )
 
     def settled(self, uid: int) -> Charge:
-        """What *uid* has, as soon as the ledger says the same as the store, and that nothing is claimed."""
-        until(lambda: self._is_settled(uid), lambda: self._unsettled(uid))
+        """What *uid* has, as soon as the ledger says the same as the store."""
+        until(
+            lambda: self.standing(uid).used == charged(self.store, uid),
+            lambda: f"uid {uid} has {charged(self.store, uid)}, and the ledger says {self.standing(uid)}",
+        )
         return charged(self.store, uid)
 
-    def _is_settled(self, uid: int) -> bool:
-        standing = self.standing(uid)
-        return standing.used == charged(self.store, uid) and standing.claimed == NOTHING
+    def all_given_back(self) -> None:
+        """Mounts claim nothing any more, as soon as they have had nothing to do for a moment."""
+        until(lambda: not self._claims(), lambda: f"still claimed: {self._claims()}")
 
-    def _unsettled(self, uid: int) -> str:
-        standing = self.standing(uid)
-        return f"uid {uid} has {charged(self.store, uid)}, and the ledger says {standing.used} used, {standing.claimed} claimed"
+    def _claims(self) -> list[dict[str, Any]]:
+        rows = json.loads(self.say("--json"))["owners"]
+        return [row for row in rows if row["claimed_bytes"] or row["claimed_files"]]
 
     def check(self) -> None:
         """``ckfs quota check`` finds nothing."""
@@ -193,6 +196,14 @@ class Payer:
         self.hard_bytes = None if bytes is None else has.bytes + bytes
         self.hard_files = None if files is None else has.files + files
         self.quotas.limit(self.uid, hard=_or_none(self.hard_bytes), files=_or_none(self.hard_files))
+        until(self._is_within, lambda: f"uid {self.uid} has more than that: {self.quotas.standing(self.uid)}")
+
+    def _is_within(self) -> bool:
+        """Mounts have given back what they had been granted without these limits."""
+        total = self.quotas.standing(self.uid).total
+        return (self.hard_bytes is None or total.bytes <= self.hard_bytes) and (
+            self.hard_files is None or total.files <= self.hard_files
+        )
 
     def has(self) -> Charge:
         """What he is charged with, once it is settled; never more than his limits."""

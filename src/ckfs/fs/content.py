@@ -15,10 +15,10 @@ from typing import TypeVar
 import outcome
 import trio
 
-from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale
+from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale, errno_of
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Handle, Node, Place, place_of
+from ckfs.fs.inodes import Handle, Node, Place, Unwritten, place_of
 from ckfs.fs.left import Left
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
@@ -96,7 +96,7 @@ class Content:
             node.truncating -= truncate
         if truncate:
             self.core.charging.cut(node, 0)
-            node.failed = node.killed = False
+            node.failed, node.killed, node.unwritten = False, False, None
         number = self.opened(node, file, caller, flags, wrote=truncate)
         if truncate:
             await self.core.charging.begun(self.core.handle(number))
@@ -238,8 +238,12 @@ class Content:
                 except Denied:  # nothing was written, so nothing is amiss
                     handle.wrote = had_written
                     raise
-            handle.node.unsynced = True
-            return await self._write(handle, offset, data)
+            node = handle.node
+            node.unsynced = True
+            written = await self._write(handle, offset, data)
+            if node.unwritten is not None:
+                node.unwritten = node.unwritten.after(offset, offset + written)
+            return written
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what its owner needs least gives way."""
@@ -263,10 +267,12 @@ class Content:
         while True:
             try:
                 count = await keeping.with_room(owner, partial(write, written))
-            except (OSError, NoGrant):
-                if written:
-                    return written  # the next write of the caller meets the error
-                raise
+            except (OSError, NoGrant) as error:
+                rest = Unwritten(offset + written, offset + len(data), errno_of(error))
+                self._note_unwritten(handle.node, rest, is_said=not written)
+                if not written:
+                    raise
+                return written  # the next write of the caller meets the error
             written += count
             if written == len(data) or not count:
                 return written
@@ -278,6 +284,7 @@ class Content:
         with self._failing(handle):
             await self.core.assure_membership(handle.mount)
             await self._transfer(handle, lambda: sync(handle.fd))
+            self._check_all_written(handle)
         await self.states.synced(handle)
 
     async def flush(self, number: FileHandle) -> None:
@@ -306,7 +313,26 @@ class Content:
             return process is not None and open_for_writing(process, node.ino) > others
 
         with self._failing(handle):
-            return await self._transfer(handle, work)
+            goes_on = await self._transfer(handle, work)
+            self._check_all_written(handle)
+        return goes_on
+
+    @staticmethod
+    def _note_unwritten(node: Node, rest: Unwritten, *, is_said: bool) -> None:
+        """Of a file that may be mapped, to be written; until it *is said* to whoever wrote it."""
+        if is_said:
+            node.unwritten = node.unwritten and node.unwritten.after(rest.begin, rest.end)
+        elif any(handle.writable and not handle.direct for handle in node.handles):
+            node.unwritten = rest
+
+    @staticmethod
+    def _check_all_written(handle: Handle) -> None:
+        """Nobody else says of what was stored in a mapping that there was no room for it. It is said once."""
+        node = handle.node
+        unwritten, node.unwritten = node.unwritten, None
+        if unwritten is not None:
+            node.failed = True
+            raise OSError(unwritten.errno, os.strerror(unwritten.errno))
 
     async def _settle(self, handle: Handle) -> None:
         handle.wrote = handle.marked = handle.admitted = False

@@ -112,6 +112,22 @@ class Place:
         return shown(b"/".join((self.set_name, *self.below)))
 
 
+@dataclass(frozen=True, slots=True)
+class Unwritten:
+    """What a write left out of what it was given, and why. Who called write(2) learns of it by the number of bytes; when the kernel
+    writes back what was stored in a shared mapping, it takes all for written."""
+
+    begin: int
+    end: int
+    errno: int
+
+    def after(self, begin: int, end: int) -> Unwritten | None:
+        """What is left of it when all from *begin* to *end* was written."""
+        if not begin <= self.begin < end:
+            return self
+        return replace(self, begin=end) if end < self.end else None
+
+
 class Node:
     """An inode that the kernel knows. *entry* is a set's, for its top; None below it and for the mount's root."""
 
@@ -129,6 +145,7 @@ class Node:
         "truncating",
         "unsettled",
         "unsynced",
+        "unwritten",
         "was_charged_to",
     )
 
@@ -149,6 +166,8 @@ class Node:
         """A writer was killed since the image was last truncated."""
         self.unsynced = False
         """Something was written on this mount since the last fsync began: times alone may not tell."""
+        self.unwritten: Unwritten | None = None
+        """The end of a write, for which there was no room."""
         self.unsettled = False
         """Its last writer has ended, but the store could not be told: that is tried again."""
         self.truncating = 0

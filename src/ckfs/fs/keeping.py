@@ -259,7 +259,9 @@ class Keeping:
         store that is full. The oldest goes first. Whether anything went.
         """
         now, nothing_until = trio.current_time(), self.core.nothing_to_give_until
-        if now < nothing_until.get(owner, now):
+        until, trashed = nothing_until.get(owner, (now, 0))
+        had_trashed = self.core.figures.read().trashed
+        if now < until and trashed == had_trashed:
             return False
         trash, superseded = self.core.store.trash, Superseded(self.core, self.guard)
         ways: list[Callable[[], int]] = []
@@ -276,5 +278,6 @@ class Keeping:
                 return True
         if len(nothing_until) > _MOST_OWNERS:
             nothing_until.clear()
-        nothing_until[owner] = trio.current_time() + _EMPTY_S  # many may meet the same full store
+        # many may meet the same full store
+        nothing_until[owner] = trio.current_time() + _EMPTY_S, had_trashed
         return False

@@ -138,7 +138,7 @@ class Metadata:
             handle.mount = mount
             found = await self._cut(node, handle, work)
             if anew:
-                node.failed = node.killed = False
+                node.failed, node.killed, node.unwritten = False, False, None
             return found
         by_name = changes.size is not None
         found = await self.core.on(node, work, locked=True, by_name=by_name)
