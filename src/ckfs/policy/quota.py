@@ -15,7 +15,7 @@ GRANT_BYTES = 64 << 20
 GRANT_FILES = 64
 _SHARES = 16
 """No grant takes more than this part of what is free: others want some, too."""
-_EXACT = {"bytes": 64 << 20, "files": 256}
+_EXACT = {"bytes": 1 << 20, "files": _SHARES}
 """With less than this free, nothing is granted beyond what is needed at once."""
 DEFAULT_GRACE_S = 7 * 86_400.0
 
@@ -209,8 +209,8 @@ def _granted(kind: str, left: int | None, soft: int | None, total: int, least: i
     if left is not None and left <= least:
         return left
     bounds = [] if left is None else [left - least]
-    if soft is not None:
-        bounds.append(max(0, soft - total - least))
+    if soft is not None and total + least <= soft:  # one that is passed already is not passed for the grant
+        bounds.append(soft - total - least)
     if not bounds:
         return wanted
     rest = min(bounds)
