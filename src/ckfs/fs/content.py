@@ -243,6 +243,12 @@ class Content:
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what its owner needs least gives way."""
+        keeping, owner, door = self.sets.keeping, _stored_owner(handle), self.core.store.door
+        stored = None if owner is None else owner.uid
+
+        def put(piece: bytes, at: int) -> int:
+            with door.stored_as(stored):
+                return os.pwrite(handle.fd, piece, at)
 
         charging = self.core.charging
 
@@ -250,10 +256,9 @@ class Content:
             session, count = await charging.claim(handle, offset + begin, len(data) - begin)
             piece = data if count == len(data) else data[begin : begin + count]
             return await self._transfer(
-                handle, lambda: os.pwrite(handle.fd, piece, offset + begin), partial(charging.done, session)
+                handle, lambda: put(piece, offset + begin), partial(charging.done, session)
             )
 
-        keeping, owner = self.sets.keeping, _stored_owner(handle)
         written = 0
         while True:
             try:

@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _INTERVAL_S = 0.25
-"""What happened is posted so soon; what was freed, at once."""
+"""What happened is posted so soon."""
+_SOON_S = 0.02
+"""What was freed, so soon: who removes one file often removes many, and one posting tells of all."""
 _IDLE_S = 1.0
 """A balance that nobody took from for so long is given back."""
 _RECALL_S = 2.0
@@ -240,7 +242,7 @@ class Grants:
         return None if waiting is None else waiting[1]
 
     def hurry(self) -> None:
-        """Post what there is now rather than soon."""
+        """Post what there is in a moment, without waiting for the next round."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -249,6 +251,7 @@ class Grants:
             while True:
                 with trio.move_on_after(_INTERVAL_S):
                     await self._wake.wait()
+                    await trio.sleep(_SOON_S)
                 self._wake = trio.Event()
                 try:
                     recalled = await self._round()
