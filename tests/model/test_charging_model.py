@@ -308,7 +308,9 @@ class Charged(RuleBasedStateMachine):
                 fd = living.mount.core.handle(number).fd
                 status, ino = os.fstat(fd), living.mount.core.handle(number).node.ino
                 # What others had removed before it was written here is counted from then on only.
-                is_charged = ino in living.charging._sessions or ino in living.charging._lingering
+                is_charged = (
+                    ino in living.charging.sessions._sessions or ino in living.charging.sessions._lingering
+                )
                 if not status.st_nlink and status.st_uid == uid and is_charged:
                     nameless[status.st_ino] = charge_of(status, fd, store.door.unit)
         return sum(nameless.values(), count(store, uid, store.door.unit))

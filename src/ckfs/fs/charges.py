@@ -63,8 +63,9 @@ class Handover:
 class Charges(Protocol):
     """What calls tell, and ask, of what they add to the store and take from it."""
 
-    to_recount: set[Uid]
-    """Owners of whom only a recount tells what they use. Who has recounted one takes him out (:mod:`ckfs.fs.reclaiming`)."""
+    @property
+    def to_recount(self) -> set[Uid]:
+        """Owners of whom only a recount tells what they use. Who has recounted one takes him out (:mod:`ckfs.fs.reclaiming`)."""
 
     async def run(self) -> None:
         """For the life of the mount."""
@@ -107,8 +108,9 @@ class Charges(Protocol):
 class Uncharged:
     """Nobody counts, or the store's own engine does."""
 
-    def __init__(self) -> None:
-        self.to_recount: set[Uid] = set()
+    @property
+    def to_recount(self) -> set[Uid]:
+        return set()
 
     async def run(self) -> None:
         pass

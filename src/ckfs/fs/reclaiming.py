@@ -44,9 +44,8 @@ class Reclaiming:
         while True:
             if self.core.gate.is_up:
                 look = partial(self._look, frozenset(self.core.charging.to_recount))
-                self.core.charging.to_recount -= await trio.to_thread.run_sync(
-                    look, abandon_on_cancel=True, limiter=alone
-                )
+                done = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=alone)
+                self.core.charging.to_recount.difference_update(done)
             await trio.sleep(self._every_s)
 
     @property
