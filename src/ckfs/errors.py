@@ -146,6 +146,12 @@ class LedgerDown(FsError):
     errno = errno.EIO
 
 
+class EngineFailed(FsError):
+    """The store's own file system, or its tool, does not do what ckfs wants of its quotas; the message names the way out."""
+
+    errno = errno.EIO
+
+
 class NoGrant(FsError):
     """The ledger is away, and what was granted before is used up: EDQUOT or EIO, as the policy says.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import trio
@@ -14,7 +16,8 @@ import trio
 from ckfs.fs.metadata import Changes
 from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
-from ckfs.names import Gid, Inode, Uid
+from ckfs.ledger.ledger import Drawn, Ledger, Opened
+from ckfs.names import Gid, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
 from ckfs.store import counting
 from tests.fs.cores import ALICE, BOB, Mount, charged, new_store
@@ -226,7 +229,77 @@ async def test_attributes_of_users_are_charged(store: Path, ledger: Book) -> Non
     async with charged(store, ledger) as mount:
         await mount.alice.mkdir(SET)
         async with mount.alice.at(SET) as ino:
-            await mount.fs.extended.set(Inode(ino), b"user.note", bytes(1000), ALICE)
+            await mount.fs.extended.set(ino, b"user.note", bytes(1000), ALICE)
             assert await settled(ledger, mount) == Amount(2 * UNIT, 1)
-            await mount.fs.extended.remove(Inode(ino), b"user.note", ALICE)
+            await mount.fs.extended.remove(ino, b"user.note", ALICE)
             assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
+@pytest.mark.trio
+async def test_attributes_stop_at_the_limit_and_can_be_replaced_there(store: Path, ledger: Book) -> None:
+    limit(ledger, units=2)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        async with mount.alice.at(SET) as ino:
+            await mount.fs.extended.set(ino, b"user.note", bytes(1000), ALICE)
+            await mount.fs.extended.set(ino, b"user.note", bytes(2000), ALICE)
+            with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
+                await mount.fs.extended.set(ino, b"user.more", bytes(3000), ALICE)
+        assert await settled(ledger, mount) == Amount(2 * UNIT, 1)
+
+
+@pytest.mark.trio
+async def test_two_mounts_that_take_the_two_names_of_a_file_free_it_once(store: Path, ledger: Book) -> None:
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        for _ in range(20):
+            await one.alice.save(f"{SET}/.one", bytes(UNIT))
+            await one.alice.link(f"{SET}/.one", f"{SET}/.other")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one.alice.unlink, f"{SET}/.one")
+                nursery.start_soon(other.alice.unlink, f"{SET}/.other")
+            for item in list(one.core.store.trash.items(Uid(ALICE.uid))):
+                one.core.store.trash.purge(item)
+        assert await settled(ledger, one, other) == Amount(UNIT, 1)
+
+
+@dataclass
+class Slow:
+    """A ledger that hears of files which begin to be written only when it is let."""
+
+    book: Book
+    hears: threading.Event = field(default_factory=threading.Event)
+    listens: threading.Event = field(default_factory=threading.Event)
+
+    def draw(
+        self, mount: MountId, uid: Uid, least: Amount, wanted: Amount, opened: Sequence[Opened] = ()
+    ) -> Drawn:
+        if opened:
+            self.hears.set()
+            assert self.listens.wait(ENOUGH_S)
+        return self.book.draw(mount, uid, least, wanted, opened)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.book, name)
+
+
+@pytest.mark.trio
+async def test_a_file_is_closed_while_the_ledger_is_being_told_that_it_is_written(
+    store: Path, ledger: Book
+) -> None:
+    slow = Slow(ledger)
+    slow.listens.set()
+    async with charged(store, cast("Ledger", slow)) as mount:
+        await mount.alice.mkdir(SET)
+        await mount.alice.save(f"{SET}/first", bytes(UNIT))  # draws more than it needs
+        slow.listens.clear()
+        slow.hears.clear()
+        handle = await mount.alice.create(f"{SET}/image")
+        await mount.fs.content.write(handle, 0, bytes(3 * UNIT))
+        assert await trio.to_thread.run_sync(slow.hears.wait, ENOUGH_S)
+        await mount.alice.close(handle)
+        slow.listens.set()
+        await settled(ledger, mount)
+        assert ledger.basis(ALICE.uid).files == ()
+        assert await write(mount, f"{SET}/image", 3 * UNIT, UNIT) == UNIT
+        assert await settled(ledger, mount) == Amount(6 * UNIT, 3)

@@ -47,8 +47,8 @@ def command(*arguments: str | Path) -> list[str]:
 def environment(**more: str) -> dict[str, str]:
     """The environment in which this source tree's ckfs runs without being installed, and keeps its state out of the host's."""
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH", "")]))
-    own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "CKFS_STATE_DIR": str(state_directory())}
-    return {**os.environ, **own, **more}
+    own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    return {"CKFS_STATE_DIR": str(state_directory()), **os.environ, **own, **more}
 
 
 @functools.cache
@@ -71,10 +71,10 @@ def run_ckfs(*arguments: str | Path, timeout: float = 60.0) -> subprocess.Comple
     )
 
 
-def make_store(directory: Path) -> Path:
-    """A new store ``directory/store``, made by ``ckfs init``."""
+def make_store(directory: Path, *options: str) -> Path:
+    """A new store ``directory/store``, made by ``ckfs init`` with *options*."""
     store = directory / "store"
-    done = run_ckfs("init", store)
+    done = run_ckfs("init", *options, store)
     if done.returncode != 0:
         raise MountTrouble(f"ckfs init {store}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return store

@@ -72,6 +72,7 @@ OURS = [
     "op_timeout=5",
     "io_timeout=60",
     "log=/var/log/ckfs",
+    "state=/var/lib/ckfs",
     "ro",
     "partial",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from ckfs.cli.stores import check_is_no_mount, prepare_for_stores, service_of
 from ckfs.errors import CkfsError, FsError, UsageError
+from ckfs.fs.enforced import engine_of
 from ckfs.fs.ledgers import Host, open_ledger
 from ckfs.ledger.ledger import Ledger, Quotas
 from ckfs.ledger.state import state_directory
@@ -23,8 +24,14 @@ _LIMIT_S = 10.0
 def opened_quotas(path: str, state: str | None) -> Iterator[tuple[Store, Quotas]]:
     """The store at *path*, and who keeps its quotas; *state* as for :func:`state_directory`. Raises CkfsError, also for what the
     block meets of them."""
-    with _opened(path) as (store, policy), contextlib.closing(_ledger(store, policy, state)) as ledger:
-        yield store, ledger
+    with _opened(path) as (store, policy):
+        engine = engine_of(store, policy.quota)
+        if engine is not None:
+            with contextlib.closing(engine):
+                yield store, engine
+            return
+        with contextlib.closing(_ledger(store, policy, state)) as ledger:
+            yield store, ledger
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from ckfs.control.protocol import Values
 from ckfs.daemon import logs
 from ckfs.daemon.mounting import is_dead
 from ckfs.errors import CkfsError, NotPermitted, UsageError
-from ckfs.fs.standing import Standing, default_limits, described, keep_copy, say, standings
+from ckfs.fs.standing import Standing, default_limits, described, keep_copy, known_accounts, say, standings
 from ckfs.ledger.ledger import Quotas
 from ckfs.names import ROOT_UID, Uid
 from ckfs.owners.processes import login_uid_of
@@ -144,7 +144,7 @@ class _OnStore:
     quotas: Quotas
 
     def show(self, uids: Sequence[int]) -> tuple[list[Standing], Limits | None]:
-        accounts = [self.quotas.account(Uid(uid)) for uid in uids] if uids else self.quotas.accounts()
+        accounts = [self.quotas.account(Uid(uid)) for uid in uids] if uids else known_accounts(self.quotas)
         rows = [row for row in standings(accounts, self.store.trash) if row is not None]
         return rows, default_limits(self.quotas)
 

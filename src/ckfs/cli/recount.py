@@ -16,6 +16,7 @@ from ckfs.cli.users import uid_of, user_name
 from ckfs.errors import CkfsError, NotPermitted, StoreUnusable
 from ckfs.fs.liveness import Judge
 from ckfs.fs.recounting import Recount, Recounting
+from ckfs.fs.standing import known_accounts
 from ckfs.ledger.ledger import Ledger
 from ckfs.names import ROOT_UID, Uid, shown
 from ckfs.policy.sizes import shown_size
@@ -68,7 +69,7 @@ def _count(store: Store, ledger: Ledger, uids: Sequence[Uid], report: _Report, *
     judge, lease_s = Judge(store.mounts), store.read_policy().lease_s
 
     recounting = Recounting(store, ledger, lambda mount: judge.fate(mount, lease_s))
-    left = list(uids) or sorted(counting.payers(store) | {account.uid for account in ledger.accounts()})
+    left = list(uids) or sorted(counting.payers(store) | {account.uid for account in known_accounts(ledger)})
     report.count = len(left)
     for last in (*[False] * (_ROUNDS - 1), True):
         busy: list[Uid] = []

@@ -32,7 +32,7 @@ def _line(row: Standing) -> str:
     of_bytes = [shown_size(row.used_bytes), shown_size(row.claimed_bytes), shown_size(row.trash_bytes)]
     of_bytes += [limit_text(row.soft_bytes, shown_size), limit_text(row.hard_bytes, shown_size)]
     files = [
-        str(row.used_files + row.claimed_files),
+        str(row.used_files),
         limit_text(row.soft_files, str),
         limit_text(row.hard_files, str),
     ]

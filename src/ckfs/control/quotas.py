@@ -16,7 +16,7 @@ from ckfs.fs import room
 from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.room import Answer, GivingWay, StoreRoom
-from ckfs.fs.standing import default_limits, described, keep_copy, say, standings
+from ckfs.fs.standing import default_limits, described, keep_copy, known_accounts, say, standings
 from ckfs.fs.superseded import Superseded
 from ckfs.ledger.ledger import Quotas
 from ckfs.model import Owner
@@ -61,7 +61,7 @@ class QuotaDesk:
             self._check_own(uids, "see")
 
         def look(quotas: Quotas) -> list[Account]:
-            return [quotas.account(uid) for uid in uids] if uids else quotas.accounts()
+            return [quotas.account(uid) for uid in uids] if uids else known_accounts(quotas)
 
         accounts = await self._asking.ask(look, self.uid)
         if self.uid == ROOT_UID:

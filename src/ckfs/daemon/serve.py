@@ -23,13 +23,16 @@ from ckfs.daemon import mounting
 from ckfs.daemon.mounting import OwnMount
 from ckfs.daemon.notify import notify
 from ckfs.daemon.options import MountOptions
+from ckfs.engines.engine import Engine
 from ckfs.errors import CkfsError, FsError, LedgerDown, MountFailed, NotPermitted, StoreUnusable, UsageError
 from ckfs.fs.charging import charge
 from ckfs.fs.core import Core
+from ckfs.fs.enforced import engine_of
 from ckfs.fs.filesystem import filesystem
 from ckfs.fs.ledgers import Host, open_ledger
 from ckfs.fs.membership import Membership
 from ckfs.fs.reclaiming import Reclaiming
+from ckfs.fs.softlimits import SoftLimits
 from ckfs.ledger.ledger import Ledger
 from ckfs.ledger.state import state_directory
 from ckfs.model import Owner
@@ -91,6 +94,9 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
     store, policy = _within(options.op_timeout_s, store_path, lambda: _opened(store_path, service, options))
     with contextlib.ExitStack() as opened:
         opened.enter_context(contextlib.closing(store))
+        engine = _while_it_answers(options.op_timeout_s, store, lambda: _engine_of(store, policy, options))
+        if engine is not None:
+            opened.enter_context(contextlib.closing(engine))
         ledger = _while_it_answers(options.op_timeout_s, store, lambda: _ledger_of(store, policy, options))
         if ledger is not None:
             opened.enter_context(contextlib.closing(ledger))
@@ -113,8 +119,9 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             None if options.read_only else Membership(store.mounts, node),
             options.reads_partial,
             ledger=ledger,
+            engine=engine,
         )
-        charge(core)
+        charge(core, SoftLimits().see)
         try:
             told_early = _noted_signals()
             own = mounting.mount(store.path, path, read_only=options.read_only)
@@ -148,6 +155,11 @@ def _ledger_of(store: Store, policy: Policy, options: MountOptions) -> Ledger | 
         return None
     host = Host.here(state_directory(options.state), options.node)
     return open_ledger(store, policy, host, options.op_timeout_s)
+
+
+def _engine_of(store: Store, policy: Policy, options: MountOptions) -> Engine | None:
+    """What enforces quotas for this mount, if the store's own engine does."""
+    return None if options.read_only else engine_of(store, policy.quota)
 
 
 def _noted_signals() -> list[int]:

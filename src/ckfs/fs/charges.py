@@ -13,13 +13,24 @@ from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.ranges import Ranges
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import Amount
-from ckfs.store.spots import OpenFile
 
 
 class Session:
     """A file that this mount is writing. The ledger has noted what it counted with when that began."""
 
-    __slots__ = ("base", "ended", "heard_gone", "held", "idle", "ino", "payer", "ranges", "under_way")
+    __slots__ = (
+        "base",
+        "claims",
+        "ended",
+        "heard_gone",
+        "held",
+        "idle",
+        "ino",
+        "is_left",
+        "payer",
+        "ranges",
+        "under_way",
+    )
 
     def __init__(self, ino: Inode, payer: Uid, base: Amount) -> None:
         self.ino = ino
@@ -31,7 +42,11 @@ class Session:
         self.held = 0
         """In bytes, of the payer's purse."""
         self.under_way = 0
-        """Writes that were claimed for, and are not over."""
+        """Writes that were claimed for, and are not over in the store, whether or not anybody waits for them."""
+        self.claims = 0
+        """How many writes were claimed for."""
+        self.is_left = False
+        """Its writers have ended, while a write that was given up had yet to happen."""
         self.idle: trio.Event | None = None
         """Set when none is under way any more."""
         self.heard_gone = False
@@ -57,17 +72,23 @@ class Charges(Protocol):
     def leave(self) -> None:
         """Blocking; the last that a mount says. Raises LedgerDown."""
 
-    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
-        """Within the block *amount* is claimed for something new. OSError (EDQUOT) if there is not as much."""
+    def claimed(
+        self, payer: Uid, amount: Amount, of: Inode | None = None
+    ) -> AbstractAsyncContextManager[None]:
+        """Within the block *amount* is claimed for something new, or for what the file *of* grows by. OSError (EDQUOT) if there is
+        not as much."""
+
+    async def begun(self, handle: Handle) -> None:
+        """The file was marked as being written by this mount: from now on others leave it to this one to tell what becomes of it."""
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
-        """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, and of how
-        many bytes it may be: at least one. OSError (EDQUOT) if not even that."""
+        """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, however late
+        that is, and of how many bytes it may be: at least one. OSError (EDQUOT) if not even that."""
 
     def done(self, session: Session | None) -> None: ...
 
-    async def settle(self, node: Node, file: OpenFile) -> None:
-        """A writer of *node* has ended, or cut it short: unless others write on, count what it takes in the store now."""
+    async def settle(self, handle: Handle) -> None:
+        """Who wrote through *handle* has ended: unless others write on, count what the file takes in the store now."""
 
     async def settle_now(self, node: Node) -> None:
         """As :meth:`settle`, whoever writes on: what he writes begins anew. Before the file becomes another's, or another."""
@@ -95,8 +116,13 @@ class Uncharged:
     def leave(self) -> None:
         pass
 
-    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
+    def claimed(
+        self, payer: Uid, amount: Amount, of: Inode | None = None
+    ) -> AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
+
+    async def begun(self, handle: Handle) -> None:
+        pass
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
         return None, count
@@ -104,7 +130,7 @@ class Uncharged:
     def done(self, session: Session | None) -> None:
         pass
 
-    async def settle(self, node: Node, file: OpenFile) -> None:
+    async def settle(self, handle: Handle) -> None:
         pass
 
     async def settle_now(self, node: Node) -> None:

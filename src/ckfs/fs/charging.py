@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import logging
 import os
 from collections import OrderedDict, deque
@@ -34,7 +35,6 @@ from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 from ckfs.store import metering
 from ckfs.store.charges import charges_of_set
-from ckfs.store.spots import OpenFile
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ _MOST_RANGES = 4096
 _MOST_REMEMBERED = 4096
 _IDLE_S = 2.0
 """For so long the writes that are under way are waited for, where a file is to be counted in between."""
+_COUNTED_S = 1.0
+"""For so long the files of one owner are not counted again to find what is claimed for them in vain."""
 _TRIES = 8
 """How often a file may be settled, by others, while one write of it is claimed for."""
 
@@ -70,7 +72,7 @@ class Charging:
 
     def __init__(self, core: Core, ledger: Ledger, watch: Callable[[Account], None]) -> None:
         self._core = core
-        self.grants = Grants(core, ledger, watch, self._gather, self._lost)
+        self.grants = Grants(core, ledger, watch, self._gather, self._lost, self._free_unneeded)
         self._sessions: dict[Inode, Session] = {}
         self._beginning = trio.Lock()
         self._events: deque[Event] = deque()
@@ -116,10 +118,12 @@ class Charging:
                 token.run_sync_soon(self.grants.hurry)
 
     def _gather(self) -> None:
-        while self._events:
+        for _ in range(len(self._events)):
             event = self._events.popleft()
             purse = self.grants.purse(event.payer)
-            if event.ino is None:
+            if event.ino is None and purse.claims and not purse.balance.covers(event.change):
+                self._events.append(event)  # what was claimed for it is given back in a moment, and spent
+            elif event.ino is None:
                 purse.spend(event.change)
             elif not self._is_settled_later(event.ino, event):
                 if event.is_gone:
@@ -141,39 +145,88 @@ class Charging:
         node = self._core.inodes.known(ino)
         if node is None or not node.handles or ino in self._lingering:
             return False
-        self._lingering[ino] = event.payer
-        self.grants.note(event.payer, Opened(ino, -event.change))
+        self._linger(event.payer, ino, -event.change)
         return True
+
+    def _linger(self, payer: Uid, ino: Inode, charge: Amount) -> None:
+        self._lingering[ino] = payer
+        self.grants.note(payer, Opened(ino, charge))
 
     # Claiming
 
     @asynccontextmanager
-    async def claimed(self, payer: Uid, amount: Amount) -> AsyncIterator[None]:
-        if not await self.grants.take(payer, amount):
-            raise _over_quota()
+    async def claimed(self, payer: Uid, amount: Amount, of: Inode | None = None) -> AsyncIterator[None]:
+        await self._take(payer, amount)
+        purse = self.grants.purse(payer)
+        purse.claims += 1
         try:
             yield
+            if of is not None:
+                amount -= self._held_for(of, payer, amount)
         finally:
-            purse = self.grants.purse(payer)
+            purse.claims -= 1
             purse.give_back(amount)
             self._gather()  # what was made is spent out of what was just given back
 
+    def _held_for(self, ino: Inode, payer: Uid, amount: Amount) -> Amount:
+        """What of *amount* stays held until the file is settled, since it is being written here."""
+        session = self._sessions.get(ino)
+        if session is None or session.payer != payer:
+            return NOTHING
+        session.held += amount.bytes
+        return amount
+
+    async def begun(self, handle: Handle) -> None:
+        with contextlib.suppress(OSError, FsError):  # the first write tries again
+            await self._session(handle)
+
+    async def _take(self, payer: Uid, amount: Amount) -> None:
+        if await self.grants.take(payer, amount):
+            return
+        if not await self._free_unneeded(payer) or not await self.grants.take(payer, amount):
+            raise _over_quota()
+
+    async def _free_unneeded(self, uid: Uid) -> bool:
+        """What is claimed for files of *uid* that are being written, beyond what they take, is free again: what was written over
+        was claimed once more. Whether anything may be."""
+        purse, now_s = self.grants.purse(uid), trio.current_time()
+        if now_s < purse.counted_until_s:
+            return False
+        purse.counted_until_s = now_s + _COUNTED_S
+        sessions = [session for session in self._sessions.values() if session.payer == uid and session.held]
+        for session in sessions:
+            node = self._core.inodes.known(session.ino)
+            if node is not None and node.handles and not session.under_way:
+                with contextlib.suppress(OSError, FsError):
+                    await self._settle(session, node.handles[0])
+        return bool(sessions)
+
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session, int]:
         unit = self._core.unit
+        if appends := bool(fcntl.fcntl(handle.fd, fcntl.F_GETFL) & os.O_APPEND):
+            # Its end is not where the kernel of this mount saw it last, if other mounts write the file too.
+            offset = await self._core.gate.look(lambda: os.fstat(handle.fd).st_size, releases=(handle.pin(),))
         begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
         session = await self._whole(handle, begin, end)
         if session is None:
-            session, end = await self._part(handle, begin, end)
+            there = metering.rounded(offset, unit) if appends else end
+            session, end = await self._part(handle, begin, end, there)
         session.ranges.add(begin, end)
         session.under_way += 1
+        session.claims += 1
+        session.is_left = False
         return session, min(count, end - offset)
 
     def done(self, session: Session | None) -> None:
         assert session is not None
         session.under_way -= 1
-        if not session.under_way and session.idle is not None:
+        if session.under_way:
+            return
+        if session.idle is not None:
             session.idle.set()
             session.idle = None
+        if session.is_left:
+            self._end_unseen(session)
 
     async def _whole(self, handle: Handle, begin: int, end: int) -> Session | None:
         """The session in which all from *begin* to *end* is claimed; None if there is not as much."""
@@ -181,7 +234,9 @@ class Charging:
             session = await self._session(handle)
             cost = session.ranges.missing(begin, end)
             if cost and not await self.grants.take(session.payer, Amount(cost)):
-                return None
+                if not await self._free_unneeded(session.payer):
+                    return None
+                continue
             if self._hold(session, cost):
                 return session
         return None
@@ -194,10 +249,10 @@ class Charging:
         session.held += cost
         return True
 
-    async def _part(self, handle: Handle, begin: int, end: int) -> tuple[Session, int]:
-        """The file is counted anew, since what was written over was claimed once more; what is there already needs no room; and
-        of the rest as much is claimed as can be. Returns up to where."""
-        await self._count_anew(handle, begin, end)
+    async def _part(self, handle: Handle, begin: int, end: int, there: int) -> tuple[Session, int]:
+        """The file is counted anew, since what was written over was claimed once more; what is there already needs no room, up to
+        *there*; and of the rest as much is claimed as can be. Returns up to where."""
+        await self._count_anew(handle, begin, min(end, there))
         session = await self._whole(handle, begin, end)
         if session is not None:
             return session, end
@@ -214,7 +269,7 @@ class Charging:
         unit, door = self._core.unit, self._core.store.door
         session = await self._session(handle)
         await self._until_idle(session)
-        await self._settle(session, handle.file)
+        await self._settle(session, handle)
         session = await self._session(handle)
         there = partial(door.data_in, handle.file, begin, end)
         for since, upto in await self._core.gate.call(there, releases=(handle.pin(),)):
@@ -240,55 +295,64 @@ class Charging:
                 return await self._begin(handle)
             if session.under_way or len(session.ranges) <= _MOST_RANGES:
                 return session
-            self._end(session, await self._charge(handle.file))
+            self._end(session, *await self._charge(handle))
             return await self._begin(handle)
 
     async def _begin(self, handle: Handle) -> Session:
         self._gather()
         node = handle.node
-        base = await self._charge(handle.file)
+        base, _ = await self._charge(handle)
         session = self._sessions[node.ino] = Session(node.ino, self._core.payer_of(node), base)
         self.grants.note(session.payer, Opened(node.ino, base))
         return session
 
-    async def _charge(self, file: OpenFile) -> Amount:
-        return await self._core.gate.look(partial(self._core.store.door.charge_of, file))
+    async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
+        look = partial(self._core.store.door.charge_open, handle.file)
+        return await self._core.gate.look(look, releases=(handle.pin(),))
 
-    async def settle(self, node: Node, file: OpenFile) -> None:
+    async def settle(self, handle: Handle) -> None:
+        node = handle.node
         session = self._sessions.get(node.ino)
-        if session is None or session.under_way or any(handle.wrote for handle in node.handles):
+        if session is None or any(other.wrote for other in node.handles):
             return
-        await self._settle(session, file)
+        if session.under_way:
+            session.is_left = True
+            return
+        await self._settle(session, handle)
 
     async def settle_now(self, node: Node) -> None:
         session = self._sessions.get(node.ino)
         if session is not None:
             await self._until_idle(session)
         if session is not None and node.handles:
-            await self._settle(session, node.handles[0].file)
+            await self._settle(session, node.handles[0])
 
-    async def _settle(self, session: Session, file: OpenFile) -> None:
-        written = session.held, session.under_way
+    async def _settle(self, session: Session, handle: Handle) -> None:
+        claims = session.claims
         try:
-            final = await self._charge(file)
+            seen = await self._charge(handle)
         except (OSError, FsError):
-            self._end_unseen(session)
+            if not session.under_way:
+                self._end_unseen(session)
             raise
-        if not session.ended and (session.held, session.under_way) == written:
-            self._end(session, final)
+        if not (session.ended or session.under_way) and session.claims == claims:
+            self._end(session, *seen)
 
     def _end_unseen(self, session: Session) -> None:
         """Nobody could see what the file takes: it counts with all that was claimed for it, until a recount."""
         if not session.ended:
-            self._end(session, session.base + Amount(session.held))
+            self._end(session, session.base + Amount(session.held), is_gone=False)
             self.to_recount.add(session.payer)
 
-    def _end(self, session: Session, final: Amount) -> None:
-        """*final* is what the file counts with from now on: nothing if it has no name any more."""
+    def _end(self, session: Session, final: Amount, is_gone: bool) -> None:
+        """*final* is what the file counts with from now on; one that has no name any more, *is_gone*, for as long as it is open."""
         self._gather()
         if session.ended:
             return
         self._drop(session)
+        node = self._core.inodes.known(session.ino)
+        if is_gone and (node is None or not node.handles):
+            final = NOTHING
         purse = self.grants.purse(session.payer)
         noted = self.grants.noted_not(session.ino)
         if noted is None:
@@ -296,10 +360,12 @@ class Charging:
         else:
             purse.give_back(Amount(session.held))
             purse.spend_on(session.ino, final - noted.base)
-        if not final and not session.heard_gone:
+        if is_gone and not session.heard_gone:
             self._settled_gone[session.ino] = None
             while len(self._settled_gone) > _MOST_REMEMBERED:
                 self._settled_gone.popitem(last=False)
+        if is_gone and final:
+            self._linger(session.payer, session.ino, final)
         if purse.is_wanted_by_others(trio.current_time()):
             purse.give_up_balance()
             self.grants.hurry()
@@ -322,7 +388,7 @@ class Charging:
         if noted is None:
             purse.settle(Settled(node.ino, NOTHING), NOTHING)
         else:
-            purse.spend(-noted.base)
+            purse.spend_on(node.ino, -noted.base)
         self.grants.hurry()
 
     # Handing over
@@ -385,6 +451,8 @@ class Charging:
         for session in list(self._sessions.values()):
             if session.payer == uid:
                 self._drop(session)
+                if self.grants.noted_not(session.ino) is None:  # it may have been noted anew just now
+                    self.grants.purse(uid).settle(Settled(session.ino, session.base), NOTHING)
         self.to_recount.add(uid)
 
 

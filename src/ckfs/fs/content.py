@@ -27,6 +27,7 @@ from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
+from ckfs.store.gate import Release
 from ckfs.store.spots import Found, OpenFile, Target
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,10 @@ class Content:
         if truncate:
             self.core.charging.cut(node, 0)
             node.failed = node.killed = False
-        return self.opened(node, file, caller, flags, wrote=truncate)
+        number = self.opened(node, file, caller, flags, wrote=truncate)
+        if truncate:
+            await self.core.charging.begun(self.core.handle(number))
+        return number
 
     @contextlib.contextmanager
     def _marked(
@@ -239,18 +243,22 @@ class Content:
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what its owner needs least gives way."""
+        keeping, owner, door = self.sets.keeping, _stored_owner(handle), self.core.store.door
+        stored = None if owner is None else owner.uid
+
+        def put(piece: bytes, at: int) -> int:
+            with door.stored_as(stored):
+                return os.pwrite(handle.fd, piece, at)
 
         charging = self.core.charging
 
         async def write(begin: int) -> int:
             session, count = await charging.claim(handle, offset + begin, len(data) - begin)
             piece = data if count == len(data) else data[begin : begin + count]
-            try:
-                return await self._transfer(handle, lambda: os.pwrite(handle.fd, piece, offset + begin))
-            finally:
-                charging.done(session)
+            return await self._transfer(
+                handle, lambda: put(piece, offset + begin), partial(charging.done, session)
+            )
 
-        keeping, owner = self.sets.keeping, _stored_owner(handle)
         written = 0
         while True:
             try:
@@ -304,7 +312,7 @@ class Content:
         handle.wrote = handle.marked = handle.admitted = False
         try:
             await self.states.settle(handle.node, handle)
-            await self.core.charging.settle(handle.node, handle.file)
+            await self.core.charging.settle(handle)
         except (OSError, FsError):
             handle.wrote = True  # the release tries again
             raise
@@ -318,9 +326,9 @@ class Content:
             handle.node.failed = handle.node.failed or handle.wrote
             raise
 
-    async def _transfer(self, handle: Handle, work: Callable[[], T]) -> T:
+    async def _transfer(self, handle: Handle, work: Callable[[], T], *releases: Release) -> T:
         return await self.core.gate.transfer(
-            work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
+            work, releases=(handle.pin(), *releases), of_set=self.core.set_key(handle.node)
         )
 
 

@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from ckfs.engines.engine import Engine
 from ckfs.errors import BadHandle, ReadOnly, Stale, StoreDown
 from ckfs.fs.aside import Aside
 from ckfs.fs.charges import Charges, Uncharged
@@ -99,8 +100,8 @@ class Core:
     """Partial images may be opened for reading."""
     ledger: Ledger | None = None
     """In which this mount counts what its writers use; None if it does not count."""
-    engine: Quotas | None = None
-    """The store's own, if that keeps quotas."""
+    engine: Engine | None = None
+    """What enforces the quotas of the store's users, if its own file system does."""
     nothing_to_give_until: dict[Owner | None, float] = field(default_factory=dict)
     """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes."""
     judge: Judge = field(init=False)

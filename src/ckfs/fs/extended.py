@@ -15,7 +15,7 @@ from ckfs.errors import Invalid, NoAttribute, NotOwner, Unsupported
 from ckfs.fs import quota_attributes
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Node
+from ckfs.fs.inodes import Node, place_of
 from ckfs.fs.left import Left
 from ckfs.fs.metadata import Changes, Metadata
 from ckfs.fs.quota_attributes import QuotaAttributes
@@ -25,6 +25,7 @@ from ckfs.names import Inode, iso_time
 from ckfs.owners.jobs import job_of
 from ckfs.policy import lifecycle, ownership
 from ckfs.policy.protection import Until
+from ckfs.policy.quota import Amount
 from ckfs.store import record, rereading, writing
 from ckfs.store.digests import Digest
 from ckfs.store.spots import Target
@@ -98,9 +99,20 @@ class Extended:
         await self.sets.check_change(node, caller)
         if node.is_root:
             raise Unsupported("the mount's root keeps no attributes")
-        await self.core.on(
-            node, lambda target: self.core.store.door.set_attribute(target, ino, name, value), locked=True
-        )
+        stored = node.set_entry.stored if place_of(node) is not None else None
+        await self.sets.keeping.with_room(stored, lambda: self._put(node, name, value))
+
+    async def _put(self, node: Node, name: bytes, value: bytes) -> None:
+        door = self.core.store.door
+
+        def growth(target: Target) -> int:
+            return door.charge_of_attributes(target, name, len(value)) - door.charge_of_attributes(target)
+
+        cost = Amount(max(0, await self.core.on(node, growth)))
+        async with self.core.charging.claimed(self.core.payer_of(node), cost, node.ino):
+            await self.core.on(
+                node, lambda target: door.set_attribute(target, node.ino, name, value), locked=True
+            )
 
     async def remove(self, ino: Inode, name: bytes, caller: Caller) -> None:
         node = self.core.inodes.get(ino)

@@ -7,14 +7,16 @@ answers says how things stood at that moment. While it is away, what is granted 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 import trio
 
-from ckfs.errors import LedgerDown, NoGrant
+from ckfs.errors import CkfsError, LedgerDown, NoGrant
 from ckfs.fs.core import Core
 from ckfs.fs.purse import Purse
 from ckfs.ledger.ledger import Drawn, Ledger, Opened, Posting
@@ -52,13 +54,14 @@ class _Batch:
 @dataclass(slots=True)
 class Grants:
     """*watch* hears how an account stands whenever the ledger says so; *gather* is called before anything is posted; *lost* when the
-    ledger took a grant back."""
+    ledger took a grant back, *free_unneeded* before what is not needed is given back to others."""
 
     core: Core
     ledger: Ledger
     watch: Callable[[Account], None]
     gather: Callable[[], None]
     lost: Callable[[Uid], None]
+    free_unneeded: Callable[[Uid], Awaitable[object]]
     purses: dict[Uid, Purse] = field(default_factory=dict)
     _lane: trio.Lock = field(default_factory=trio.Lock)
     _wake: trio.Event = field(default_factory=trio.Event)
@@ -68,8 +71,13 @@ class Grants:
     _mount: MountId | None = None
     _number: int = 0
     _moves: int = 0
+    _late: set[Uid] = field(default_factory=set)
+    """For whom something may have been granted of which this mount has not heard. Threads add to it."""
+    _answering: bool = False
     _batch: _Batch | None = None
-    _to_note: list[tuple[Uid, Opened]] = field(default_factory=list)
+    _to_note: dict[Inode, tuple[Uid, Opened]] = field(default_factory=dict)
+    _noting: list[tuple[Uid, Opened]] = field(default_factory=list)
+    """What was said to the ledger, which may or may not have noted it: it is said again before anything that follows."""
 
     def purse(self, uid: Uid) -> Purse:
         purse = self.purses.get(uid)
@@ -137,18 +145,44 @@ class Grants:
 
     async def draw(self, purse: Purse, amount: Amount, opened: Sequence[Opened] = ()) -> Drawn:
         """Let the purse have *amount*, and more while there is plenty, if the ledger grants it; and note the files *opened*."""
-        async with self._lane:
+        async with self._turn():
             if amount:
                 await self._post_all()  # what was freed here is to be had, too
             lacks = (amount - purse.balance).not_below_zero()
             mount, uid = self.mount, purse.uid
-            drawn = await self._ask(
-                partial(self.ledger.draw, mount, uid, lacks, self._wanted(purse, lacks), opened)
-            )
-            if not purse.drawn(drawn):
-                self.lost(uid)
+            given_up = threading.Event()
+            call = partial(self.ledger.draw, mount, uid, lacks, self._wanted(purse, lacks), opened)
+
+            def draw() -> Drawn:
+                drawn = call()
+                if given_up.is_set():
+                    self._late.add(uid)
+                return drawn
+
+            try:
+                drawn = await self._ask(draw)
+            except BaseException:
+                given_up.set()
+                self._late.add(uid)
+                raise
+            self._take_up(purse, drawn)
         self.watch(drawn.account)
         return drawn
+
+    def _take_up(self, purse: Purse, drawn: Drawn) -> None:
+        if not purse.drawn(drawn):
+            self.lost(purse.uid)
+
+    async def _take_up_late(self) -> None:
+        """What was granted too late for whoever waited for it is known from here on, and given back if nobody needs it."""
+        while self._late:
+            uid = self._late.pop()
+            try:
+                drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING))
+            except BaseException:
+                self._late.add(uid)
+                raise
+            self._take_up(self.purse(uid), drawn)
 
     @staticmethod
     def _wanted(purse: Purse, lacks: Amount) -> Amount:
@@ -160,21 +194,30 @@ class Grants:
     async def _recall(self, uid: Uid) -> None:
         """Ask the others for what they do not need, and wait until they have answered."""
         mount = self.mount
-        async with self._lane:
+        async with self._turn():
             await self._ask(partial(self.ledger.recall, mount, uid))
         with trio.move_on_after(_RECALL_S):
             while True:
                 await trio.sleep(_RECALL_LOOK_S)
-                async with self._lane:
+                async with self._turn():
                     if not await self._ask(partial(self.ledger.waits_for, mount, uid)):
                         return
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """The lane, for a caller who waits. LedgerDown at once if those before him have found that the ledger is away: whether it
+        is back is asked by :meth:`run`, so that the waits of many do not add up."""
+        async with self._lane:
+            if self._back is not None:
+                raise LedgerDown("the ledger is away")
+            yield
 
     async def _ask(self, call: Callable[[], T]) -> T:
         """What *call*, on the ledger, returns. In the lane."""
         try:
             with trio.fail_after(self.core.op_timeout_s):
                 answer = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
-        except (LedgerDown, trio.TooSlowError) as error:
+        except (LedgerDown, CkfsError, trio.TooSlowError) as error:  # damage, too, may be mended meanwhile
             if self._back is None:
                 self._back = trio.Event()
                 log.warning(
@@ -191,14 +234,12 @@ class Grants:
 
     def note(self, uid: Uid, opened: Opened) -> None:
         """Have the ledger note, soon, a file that is being written, or is open without a name."""
-        self._to_note.append((uid, opened))
+        self._to_note.setdefault(opened.ino, (uid, opened))
 
-    def noted_not(self, ino: int) -> Opened | None:
-        """Take back a note that the ledger has not heard yet; None if it has."""
-        for at, (_, opened) in enumerate(self._to_note):
-            if opened.ino == ino:
-                return self._to_note.pop(at)[1]
-        return None
+    def noted_not(self, ino: Inode) -> Opened | None:
+        """Take back a note that the ledger has not heard yet; None if it has, or is just being told."""
+        waiting = self._to_note.pop(ino, None)
+        return None if waiting is None else waiting[1]
 
     def hurry(self) -> None:
         """Post what there is in a moment, without waiting for the next round."""
@@ -206,17 +247,23 @@ class Grants:
 
     async def run(self) -> None:
         """Post, give back, and answer other mounts; for the life of the mount."""
-        while True:
-            with trio.move_on_after(_INTERVAL_S):
-                await self._wake.wait()
-                await trio.sleep(_SOON_S)
-            self._wake = trio.Event()
-            try:
-                await self._round()
-            except LedgerDown as error:
-                log.debug("posting again later: %s", error)
+        async with trio.open_nursery() as nursery:
+            while True:
+                with trio.move_on_after(_INTERVAL_S):
+                    await self._wake.wait()
+                    await trio.sleep(_SOON_S)
+                self._wake = trio.Event()
+                try:
+                    recalled = await self._round()
+                except LedgerDown as error:
+                    log.debug("posting again later: %s", error)
+                else:
+                    if recalled and not self._answering:
+                        self._answering = True
+                        nursery.start_soon(self._answer, recalled)  # aside: what is posted must not wait for it
 
-    async def _round(self) -> None:
+    async def _round(self) -> set[Uid]:
+        """Returns for whom others ask this mount to give back what it does not need."""
         self.gather()
         now_s = trio.current_time()
         for purse in self.purses.values():
@@ -224,8 +271,9 @@ class Grants:
                 purse.give_up_balance()
         async with self._lane:
             await self._post_all()
-            if any(not purse.is_empty for purse in self.purses.values()) or self._back is not None:
-                await self._answer_recalls()
+            await self._take_up_late()
+            is_asked = any(not purse.is_empty for purse in self.purses.values()) or self._back is not None
+            return await self._ask(partial(self.ledger.recalled, self.mount)) if is_asked else set()
 
     async def post(self) -> None:
         """Post everything there is; returns when the ledger has it. Raises LedgerDown."""
@@ -234,20 +282,21 @@ class Grants:
 
     async def _post_all(self) -> None:
         """In the lane."""
+        await self._note_all()  # what was said already, and not answered: it may be settled by now
         self.gather()
         await self._post_batch()
         self._batch = self._next_batch()
         await self._post_batch()
+        self._noting, self._to_note = list(self._to_note.values()), {}
         await self._note_all()  # last: what was settled may be written again already
 
     async def _note_all(self) -> None:
-        while self._to_note:
-            uid = self._to_note[0][0]
-            opened = tuple(one for payer, one in self._to_note if payer == uid)
+        while self._noting:
+            uid = self._noting[0][0]
+            opened = tuple(one for payer, one in self._noting if payer == uid)
             drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING, opened))
-            self._to_note = [(payer, one) for payer, one in self._to_note if one not in opened]
-            if not self.purse(uid).drawn(drawn):
-                self.lost(uid)
+            self._noting = [(payer, one) for payer, one in self._noting if payer != uid]
+            self._take_up(self.purse(uid), drawn)
 
     def _next_batch(self) -> _Batch | None:
         postings = tuple((purse, purse.posting()) for purse in self.purses.values() if purse.has_news)
@@ -269,21 +318,30 @@ class Grants:
     def _post(self, batch: _Batch) -> None:
         self.ledger.post(batch.mount, batch.number, [posting for _, posting in batch.postings])
 
-    async def _answer_recalls(self) -> None:
+    async def _answer(self, recalled: set[Uid]) -> None:
+        try:
+            for uid in recalled:
+                await self.free_unneeded(uid)
+            async with self._turn():
+                await self._give_back(recalled)
+        except LedgerDown as error:
+            log.debug("what others need is given back later: %s", error)
+        finally:
+            self._answering = False
+
+    async def _give_back(self, recalled: set[Uid]) -> None:
         mount = self.mount
-        recalled = await self._ask(partial(self.ledger.recalled, mount))
         for uid in recalled:
             purse = self.purse(uid)
             purse.exact_until_s = trio.current_time() + _EXACT_S
             purse.give_up_balance()
-        if recalled:
-            await self._post_all()
-            for uid in recalled:
-                await self._ask(partial(self.ledger.answer, mount, uid))
+        await self._post_all()
+        for uid in recalled:
+            await self._ask(partial(self.ledger.answer, mount, uid))
 
     async def noted(self, uid: Uid) -> frozenset[Inode]:
         """The files of *uid* that mounts are writing, this one having posted everything. Raises LedgerDown."""
-        async with self._lane:
+        async with self._turn():
             await self._post_all()
             basis = await self._ask(partial(self.ledger.basis, uid))
         return frozenset(file.ino for file in basis.files)
@@ -307,6 +365,8 @@ class Grants:
         self.gather()
         for purse in self.purses.values():
             purse.give_up_balance()
+        for uid, opened in self._noting:
+            self.ledger.draw(self.mount, uid, NOTHING, NOTHING, (opened,))
         if self._batch is not None:
             self._post(self._batch)
         last = self._next_batch()

@@ -25,6 +25,7 @@ from ckfs.names import shown
 from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
+from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import record
 from ckfs.store.gate import Release
 from ckfs.store.record import new_inode
@@ -131,11 +132,12 @@ class Keeping:
         found = await self.core.examine(node)
         if not self._may_be_renewed(found) and found.stat.st_nlink != 2:
             return
+        keeps = self._is_worth_it(found)
         try:
-            await self._renew_there(node, caller, begun=begun)
+            await self._renew_there(node, caller, begun=begun, keeps=keeps)
         except (FileNotFoundError, Stale):  # another mount has moved it
             if await self.core.find_again(node):
-                await self._renew_there(node, caller, begun=begun)
+                await self._renew_there(node, caller, begun=begun, keeps=keeps)
 
     def _may_be_renewed(self, found: Found) -> bool:
         is_torn = found.record.is_regular and found.record.state in (State.PARTIAL, State.WRITING)
@@ -149,30 +151,42 @@ class Keeping:
         is_written = any(self.core.fate(mount) is Fate.ALIVE for mount in others)
         return not is_written and (found.record.state is State.PARTIAL or bool(others))
 
-    async def _renew_there(self, node: Node, caller: Caller, *, begun: bool) -> None:
+    async def _renew_there(self, node: Node, caller: Caller, *, begun: bool, keeps: bool) -> None:
         place = node.place
         owner, door, spot = node.set_entry.owner, self.core.store.door, node.spot
-        open_here = [handle.fd for handle in node.handles]
-        releases = [handle.pin() for handle in node.handles]
 
-        def work() -> None:
+        def work(open_here: list[int]) -> None:
             found = door.examine(spot, node.ino)
             self.guard.check(place, found, caller)
-            keeps = self._keeps_at(spot, found)
-            if not keeps and not self._is_left(spot, found):
+            is_kept = self._keeps_at(spot, found)
+            if not is_kept and not self._is_left(spot, found):
                 return
-            note = self._note(place, owner, found, caller) if keeps else None
+            note = self._note(place, owner, found, caller) if is_kept else None
             self._renew(spot, note, found, begun=begun)
             for fd in open_here:
                 door.open_instead(spot, node.ino, fd)
 
+        async def run() -> None:
+            cost = await self._cost_of_keeping(node) if keeps else NOTHING
+            async with self.core.charging.claimed(self.core.payer_of(node), cost):
+                open_here = [handle.fd for handle in node.handles]
+                releases = [handle.pin() for handle in node.handles]
+                releases.append(await self._lock(node, releases))
+                await self.core.gate.call(
+                    lambda: work(open_here), releases=releases, of_set=self.core.set_key(node)
+                )
+
         try:
-            releases.append(await self._lock(node, releases))
-            await self.core.gate.call(work, releases=releases, of_set=self.core.set_key(node))
+            await self.with_room(node.set_entry.stored, run)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             log.warning("image %s is emptied for good: the trash has no room for it", place)
+
+    async def _cost_of_keeping(self, node: Node) -> Amount:
+        """Of the file that takes the place of one that is kept: its attributes are the same."""
+        look = self.core.store.door.charge_of_attributes
+        return Amount(await self.core.on(node, look), files=1)
 
     async def _lock(self, node: Node, releases: list[Release]) -> Release:
         try:

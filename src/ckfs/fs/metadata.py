@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -80,7 +81,14 @@ class Metadata:
         if changes.mode is not None:
             for other in node.handles:
                 other.marked = False  # a write through it must take new set-id bits away
-        found = await self._apply(node, changes, handle, caller)
+        try:
+            found = await self._apply(node, changes, handle, caller)
+        except OSError as error:
+            if not has_owner or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # Whom it is taken from may have no room even for that (btrfs, at its limit): it is done where the set goes.
+            await self.sets.following.bring_files(node)
+            found = await self._apply(node, changes, handle, caller)
         if changes.size is not None:
             self.core.charging.cut(node, changes.size)
         if not has_owner or node.removed is not None:

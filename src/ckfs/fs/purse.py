@@ -23,12 +23,16 @@ class Purse:
     """The number of the ledger's grant; None before the first draw."""
     balance: Amount = NOTHING
     held: Amount = NOTHING
+    claims: int = 0
+    """Calls under way that hold something for what they make."""
     used_s: float = 0.0
     """When something was last taken, in the loop's time."""
     exact_until_s: float = 0.0
     """Until then nothing is drawn beyond what is needed: others want it."""
     fruitless_until_s: float = 0.0
     """Until then the others are not asked again to give back what they do not need: they have just been."""
+    counted_until_s: float = 0.0
+    """Until then the files that are being written are not counted to find what is claimed for them in vain."""
     _changed: Amount = NOTHING
     _given_up: Amount = NOTHING
     _settled: list[Settled] = field(default_factory=list)

@@ -51,7 +51,7 @@ def rebuild(store: Store, ledger: Ledger, *, with_limits: bool) -> None:
 
 def _count(store: Store, ledger: Ledger, uid: Uid, dead: list[MountId]) -> Amount:
     try:
-        counted = counting.count(store, uid, store.door.room().f_frsize)
+        counted = counting.count(store, uid, store.door.unit)
     except (OSError, FsError, RecursionError) as error:
         log.error(  # noqa: TRY400 - not a bug
             "what uid %d has cannot be counted: %s; 'ckfs fsck' says more, 'ckfs quota check --repair' counts again",

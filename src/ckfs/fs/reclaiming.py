@@ -14,7 +14,7 @@ from functools import partial
 
 import trio
 
-from ckfs.errors import FsError, StoreUnusable
+from ckfs.errors import CkfsError, FsError
 from ckfs.fs.core import Core
 from ckfs.fs.liveness import Fate
 from ckfs.fs.recounting import Recounting
@@ -63,7 +63,7 @@ class Reclaiming:
             store = self.core.store
             limits.write(store.path, store.service, self.ledger.all_settings())
             said = ""
-        except (OSError, FsError, RecursionError, StoreUnusable) as error:
+        except (OSError, FsError, RecursionError, CkfsError) as error:
             said = f"what dead mounts were granted is looked after later: {error}"
         if said and said != self._said:
             log.info("%s", shown(said))

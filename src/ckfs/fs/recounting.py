@@ -29,6 +29,8 @@ from ckfs.store.layout import Store
 
 POSTED_WITHIN_S = 1.0
 """Mounts post after a quarter of a second at latest."""
+_WAITS = 3
+"""So often what has just been done, and is yet to be posted, is waited for."""
 _TOGETHER = 32
 """Owners who share the waits for what has yet to be posted."""
 
@@ -79,12 +81,22 @@ class Recounting:
     def _each(self, uids: Iterable[Uid], end: Callable[[_Found, Amount], Recount]) -> Iterator[Recount]:
         rest = iter(uids)
         while some := list(itertools.islice(rest, _TOGETHER)):
-            first = {uid: self.ledger.basis(uid) for uid in some}
-            self.pause(POSTED_WITHIN_S)
-            found = [self._count(uid, basis) for uid, basis in first.items()]
+            found = [self._count(uid, basis) for uid, basis in self._quiet(some).items()]
             self.pause(POSTED_WITHIN_S)
             for one in found:
                 yield Recount(one.uid, one.basis.used) if one.amount is None else end(one, one.amount)
+
+    def _quiet(self, uids: list[Uid]) -> dict[Uid, Basis]:
+        """How things were before a time in which nothing was posted; of who is busy, whatever was last. It saves counts that would
+        be worth nothing."""
+        bases = {uid: self.ledger.basis(uid) for uid in uids}
+        for _ in range(_WAITS):
+            before = bases
+            self.pause(POSTED_WITHIN_S)
+            bases = {uid: self.ledger.basis(uid) for uid in uids}
+            if all(before[uid].version == basis.version for uid, basis in bases.items()):
+                break
+        return before
 
     def _count(self, uid: Uid, before: Basis) -> _Found:
         basis = self.ledger.basis(uid)
@@ -94,7 +106,7 @@ class Recounting:
         is_shared = any(file.ino in written for file in basis.files if file.mount in dead)
         if basis.version == before.version and not is_shared:
             with contextlib.suppress(Stale):  # something was moved under the count
-                at_rest = count(self.store, uid, self.store.door.room().f_frsize, written.keys())
+                at_rest = count(self.store, uid, self.store.door.unit, written.keys())
                 return _Found(uid, basis, dead, sum(written.values(), at_rest))
         return _Found(uid, basis, dead, None)
 

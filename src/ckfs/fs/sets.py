@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ckfs.errors import Invalid, OtherOwner, Stale
 from ckfs.fs.core import Core
+from ckfs.fs.enforced import check_room
 from ckfs.fs.following import Following
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place
@@ -133,6 +134,7 @@ class Sets:
         set is more than *owner* may have."""
 
         async def run() -> SetName:
+            await self._check_room(top, stored)
             async with self.core.charging.handed_over(top, stored.uid) as handover:
                 name, handover.is_done = await self._name_owner(top, owner, unless_owned=unless_owned)
                 return name
@@ -149,6 +151,12 @@ class Sets:
             lambda: name_owner(store, name, top.ino, owner, unless_owned=unless_owned), releases=releases
         )
         return name, changed
+
+    async def _check_room(self, top: Node, stored: Owner) -> None:
+        """Where an engine enforces: OSError (EDQUOT) unless the set fits into what it lets its new owner have."""
+        engine, spot = self.core.engine, top.spot
+        if engine is not None and spot.identity.uid != stored.uid:
+            await self.core.gate.transfer(lambda: check_room(engine, self.core.store.door, spot, stored.uid))
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
         """A set's entry and top. Whoever gave it away may have died before its files followed: then they follow now."""

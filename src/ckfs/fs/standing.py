@@ -14,11 +14,14 @@ from ckfs.errors import FsError
 from ckfs.ledger.ledger import Quotas
 from ckfs.names import Uid
 from ckfs.policy import limits, quota
-from ckfs.policy.quota import NOTHING, Account, Amount, Limits, Settings, grace_left_s, limits_of
+from ckfs.policy.quota import NOTHING, Account, Amount, Limits, Said, Settings, grace_left_s, limits_of
 from ckfs.store import limits as copied_limits
 from ckfs.store.choosing import Entry
 from ckfs.store.layout import Store
 from ckfs.store.trash import Trash
+
+_NOTHING_LIMITS = Settings(Said.NONE, Said.NONE, Said.NONE, Said.NONE)
+"""As for root, and for the account that keeps what belongs to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,12 @@ def standings(accounts: Iterable[Account], trash: Trash) -> Iterator[Standing | 
             in_trash += charge_of(trash, entry).bytes
             yield None
         yield _standing(quota.at(account, time.time_ns()), in_trash)
+
+
+def known_accounts(quotas: Quotas) -> list[Account]:
+    """Of all who have something, or limits of their own; not of those who once had, nor of those whom nothing limits."""
+    limited = {uid for uid, said in quotas.all_settings().items() if said != _NOTHING_LIMITS}
+    return [account for account in quotas.accounts() if account.total or account.uid in limited]
 
 
 def charge_of(trash: Trash, entry: Entry) -> Amount:

@@ -7,6 +7,7 @@ wait for each other where the database lets them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from ckfs.ledger import limits, sums
 from ckfs.ledger.ledger import Basis, Drawn, Opened, OpenFile, Posting
@@ -299,7 +300,12 @@ def _account(tx: Transaction, uid: Uid) -> Account:
     holding = quota.limits_of(limits.settings(tx, uid), limits.settings(tx, None))
     if row is None:
         return Account(uid, limits=holding)
-    return quota.at(account_in(uid, row, holding), now_ns)
+    return quota.at(_shown(account_in(uid, row, holding)), now_ns)
+
+
+def _shown(account: Account) -> Account:
+    """Nobody has less than nothing, whatever has yet to be posted."""
+    return replace(account, used=account.used.not_below_zero())
 
 
 def _accounts(tx: Transaction) -> list[Account]:
@@ -314,7 +320,7 @@ def _accounts(tx: Transaction) -> list[Account]:
     found = []
     for uid in sorted(said.keys() | rows.keys()):
         holding = quota.limits_of(said.get(uid, Settings()), others)
-        account = account_in(uid, rows[uid], holding) if uid in rows else Account(uid, limits=holding)
+        account = _shown(account_in(uid, rows[uid], holding)) if uid in rows else Account(uid, limits=holding)
         if uid in said or account.used or account.claimed:
             found.append(quota.at(account, now_ns))
     return found

@@ -135,7 +135,8 @@ class Ledger(Quotas, Protocol):
         """Take up *postings*. Numbers of a mount's posts grow from 1; one that was taken up already is passed over.
 
         What is given up beyond what the mount has is passed over: the ledger took it back when the mount had been taken for
-        dead. ``used`` never goes below nothing.
+        dead. What one mount has freed may be posted before another mount posts that it was made, which is claimed meanwhile:
+        ``used`` may be less than nothing then, and is shown as nothing.
         """
 
     def move(

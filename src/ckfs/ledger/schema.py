@@ -26,7 +26,7 @@ _FIRST: Step = (
         store          TEXT     NOT NULL,
         uid            BIGINT   NOT NULL,              -- the owner
         version        BIGINT   NOT NULL,              -- grows with whatever a recount would have to know
-        used_bytes     BIGINT   NOT NULL,              -- what is at rest in the store, and files that are being written as they were before
+        used_bytes     BIGINT   NOT NULL,              -- what is at rest in the store, and files that are being written as they were before; for a moment less than nothing, if one mount has posted that something went and another has yet to post that it came, which is claimed meanwhile
         used_files     BIGINT   NOT NULL,
         claimed_bytes  BIGINT   NOT NULL,              -- the sum of his grants
         claimed_files  BIGINT   NOT NULL,

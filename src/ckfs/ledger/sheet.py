@@ -109,8 +109,8 @@ class Standing:
         self.claimed += more
 
     def account(self, now_ns: int) -> Account:
-        then, used = self.before, self.used.not_below_zero()
-        account = Account(then.uid, used, self.claimed, then.limits, then.over_bytes, then.over_files)
+        then = self.before
+        account = Account(then.uid, self.used, self.claimed, then.limits, then.over_bytes, then.over_files)
         return quota.at(account, now_ns)
 
 

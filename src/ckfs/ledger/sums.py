@@ -8,7 +8,6 @@ from ckfs.ledger.transaction import Transaction
 from ckfs.names import shown
 
 _NEGATIVE = (
-    ("accounts", "used_bytes < 0 OR used_files < 0", "uid {0} has used less than nothing"),
     ("accounts", "claimed_bytes < 0 OR claimed_files < 0", "for uid {0} less than nothing is claimed"),
     ("grants", "bytes < 0 OR files < 0", "a mount has a grant of less than nothing for uid {0}"),
     ("open_files", "base_bytes < 0 OR base_files < 0", "a file of uid {0} counts with less than nothing"),

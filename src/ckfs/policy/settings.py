@@ -87,6 +87,14 @@ command = []
 command_timeout = 5.0
 """
 
+_MODE_LINE = '\nmode = "{}"\n'
+
+
+def default_text(mode: QuotaMode) -> str:
+    """The policy of a new store."""
+    return DEFAULT_TEXT.replace(_MODE_LINE.format("ledger"), _MODE_LINE.format(mode.value), 1)
+
+
 _TABLES = ("sets", "images", "protection", "trash", "gc", "quota", "liveness", "resolvers")
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0

@@ -25,8 +25,8 @@ from ckfs.store.entries import USERS, SetEntry, place_of_copy
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.layout import Store
 from ckfs.store.metering import charge_of, number_at
+from ckfs.store.realms import TRASH
 from ckfs.store.spots import Spot
-from ckfs.store.trash import TRASH
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN = 64

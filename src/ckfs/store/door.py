@@ -16,16 +16,18 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Concatenate, ParamSpec, TypeVar
 
 from ckfs.errors import ReadOnly, Stale
 from ckfs.model import Owner, Record
 from ckfs.names import Gid, Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, record, syscalls, trees, writers
-from ckfs.store.identity import acting_as
-from ckfs.store.metering import Meter, charge_of
+from ckfs.store.identity import ROOT, acting_as
+from ckfs.store.metering import Meter, attribute_bytes, charge_of, is_charged, rounded
 from ckfs.store.quick import QuickReader
-from ckfs.store.reports import Reports, Told, untold
+from ckfs.store.realms import realm_of
+from ckfs.store.reports import Reports, untold
 from ckfs.store.spots import Build, Found, OpenFile, Spot, Target, Times
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,6 +46,37 @@ _LOCAL_FILE_SYSTEMS = {
 }
 """By the kernel's magic numbers. All others may have to wait for another machine or process."""
 
+OverQuota = Callable[[Uid], bool]
+"""Whether it is this user's own limit that an ENOSPC tells of, not the end of the store. Blocking, and raises nothing."""
+
+Headroom = Callable[[Uid], AbstractContextManager[None]]
+"""In the block this user may have a little more than his limit. Blocking."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Where = TypeVar("Where", bound=Target)
+
+
+def noting(
+    method: Callable[Concatenate[Door, Where, P], T],
+) -> Callable[Concatenate[Door, Where, P], T]:
+    """For what takes no room to speak of: also where the engine refuses it to one at his limit."""
+
+    @functools.wraps(method)
+    def noted(self: Door, where: Where, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, where, *args, **kwargs)
+        except OSError as error:
+            if error.errno != errno.EDQUOT:
+                raise
+            headroom = self.headroom(where)
+            if headroom is None:
+                raise
+        with headroom:
+            return method(self, where, *args, **kwargs)
+
+    return noted
+
 
 class Door:
     """Calls on the backing file system below *root_fd*, an O_PATH descriptor of the store's root that it owns."""
@@ -51,6 +84,8 @@ class Door:
     def __init__(self, root_fd: int, *, read_only: bool = False, meter: Meter | None = None) -> None:
         self._root_fd = root_fd
         self._read_only = read_only
+        self._over_quota: OverQuota | None = None
+        self._headroom: Headroom | None = None
         self._reports: Reports | None = None
         if meter is not None:
             self.report_to(meter)
@@ -58,12 +93,40 @@ class Door:
     def close(self) -> None:
         os.close(self._root_fd)
 
+    def tell_quotas_by(self, over_quota: OverQuota) -> None:
+        """Before the first call: for a store whose engine says ENOSPC to one who is over his own limit."""
+        self._over_quota = over_quota
+
+    def note_by(self, headroom: Headroom) -> None:
+        """Before the first call: for a store whose engine refuses notes and renames to one at his limit."""
+        self._headroom = headroom
+
+    def headroom(self, where: Target) -> AbstractContextManager[None] | None:
+        """In the block whose *where* is may have a little more than his limit; None if that is not for ckfs to say."""
+        uid = realm_of(where.components) if isinstance(where, Spot) else Uid(os.fstat(where.fd).st_uid)
+        return None if self._headroom is None or uid is None else self._headroom(uid)
+
+    @contextmanager
+    def stored_as(self, uid: Uid | None) -> Iterator[None]:
+        """In the block something of *uid*'s is written (None: nobody's): ENOSPC that is due to his own limit is EDQUOT, as everywhere else."""
+        try:
+            yield
+        except OSError as error:
+            raise self._told(error, uid) from None
+
+    def _told(self, error: OSError, uid: Uid | None) -> OSError:
+        if error.errno != errno.ENOSPC or self._over_quota is None or uid is None:
+            return error
+        with acting_as(ROOT):
+            is_his = self._over_quota(uid)
+        return OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)) if is_his else error
+
     # What is charged
 
     def report_to(self, meter: Meter) -> None:
         """Tell *meter* of everything that changes what somebody is charged with. Once, before the door is used by several
         threads."""
-        self._reports = Reports(meter, self.unit)
+        self._reports = Reports(meter, self.unit, exact=self.is_local)
 
     @property
     def unmetered(self) -> Door:
@@ -81,13 +144,31 @@ class Door:
             status = os.fstat(fd)
             return charge_of(status, fd, self.unit) if status.st_nlink else NOTHING
 
+    def charge_open(self, file: OpenFile) -> tuple[Amount, bool]:
+        """What the open *file* is charged with for as long as it is open, and whether it has no name any more."""
+        with self.opened(file, os.O_RDONLY) as fd:
+            status = os.fstat(fd)
+            return charge_of(status, fd, self.unit), not status.st_nlink
+
+    def charge_of_attributes(self, target: Target, name: bytes = b"", size: int | None = None) -> int:
+        """What the users' own attributes of *target* are charged with, in bytes; *size*: if the value of *name* had as many."""
+        with self.opened(target, os.O_RDONLY) as fd:
+            charged = attribute_bytes(fd)
+            if size is not None and is_charged(name):
+                before = attributes.get_or_none(fd, name)
+                charged += len(name) + size - (0 if before is None else len(name) + len(before))
+            return rounded(charged, self.unit)
+
     def data_in(self, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
         """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
         with self.opened(target, os.O_RDONLY) as fd:
             return list(syscalls.data_in(fd, begin, end))
 
-    def _losing(self, spot: Spot, dir_fd: int, name: bytes) -> Told:
-        return untold if self._reports is None else self._reports.losing(spot, (dir_fd, name))
+    def _losing(self, spot: Spot, dir_fd: int, name: bytes) -> AbstractContextManager[None]:
+        """While something loses its name."""
+        if self._reports is None:
+            return contextlib.nullcontext()
+        return self._reports.losing(spot, (dir_fd, name))
 
     def _made(self, spot: Spot, found: Found) -> Found:
         if self._reports is not None:
@@ -122,6 +203,8 @@ class Door:
                 if spot.within is not None:
                     self.directory_record(fd, spot.within)
                 yield fd, spot.components[-1]
+            except OSError as error:
+                raise self._told(error, realm_of(spot.components)) from None
             finally:
                 if fd != self._root_fd:
                     os.close(fd)
@@ -140,7 +223,10 @@ class Door:
         inode *expected*, which of an open file is taken for granted."""
         if isinstance(target, OpenFile):
             with _as_owner_of(target.fd):
-                yield target.fd
+                try:
+                    yield target.fd
+                except OSError as error:
+                    raise self._told(error, Uid(os.fstat(target.fd).st_uid)) from None
             return
         with self._parent(target) as (dir_fd, name):
             fd = _open(dir_fd, name, flags)
@@ -263,7 +349,8 @@ class Door:
         """A closed file with *content* under a name that nobody looks at yet."""
         fd, _ = self.make_file(staging, lambda _: new, os.O_WRONLY)
         try:
-            _write_all(fd, content)
+            with self.stored_as(realm_of(staging.components)):
+                _write_all(fd, content)
         except OSError:
             self.unlink(staging)
             raise
@@ -343,6 +430,7 @@ class Door:
 
     # Changing
 
+    @noting
     def update(
         self,
         target: Target,
@@ -385,6 +473,7 @@ class Door:
             attributes.put(fd, record.ATTRIBUTE, record.encode(before))
             raise
 
+    @noting
     def amend(self, target: Target, expected: Inode, change: Callable[[Found], Record]) -> Found:
         """Rewrite the record if *change* changes it, and touch nothing otherwise."""
         self._check_writable()
@@ -398,42 +487,37 @@ class Door:
             return Found(os.fstat(fd), after)
 
     def unlink(self, spot: Spot) -> None:
-        with self._changed_parent(spot) as (dir_fd, name):
-            gone = self._losing(spot, dir_fd, name)
+        with self._changed_parent(spot) as (dir_fd, name), self._losing(spot, dir_fd, name):
             os.unlink(name, dir_fd=dir_fd)
-            gone()
 
     def rmdir(self, spot: Spot) -> None:
-        with self._changed_parent(spot) as (dir_fd, name):
-            gone = self._losing(spot, dir_fd, name)
+        with self._changed_parent(spot) as (dir_fd, name), self._losing(spot, dir_fd, name):
             os.rmdir(name, dir_fd=dir_fd)
-            gone()
 
     def remove(self, spot: Spot) -> None:
         """Unlink or rmdir, whichever fits."""
-        with self._changed_parent(spot) as (dir_fd, name):
-            gone = self._losing(spot, dir_fd, name)
+        with self._changed_parent(spot) as (dir_fd, name), self._losing(spot, dir_fd, name):
             try:
                 os.unlink(name, dir_fd=dir_fd)
             except (IsADirectoryError, PermissionError):
                 os.rmdir(name, dir_fd=dir_fd)
-            gone()
 
     def remove_tree(self, spot: Spot) -> None:
         """Remove *spot* and all below it, as its identity. FileNotFoundError if there is nothing."""
         with self._changed_parent(spot) as (dir_fd, name):
             trees.remove(dir_fd, name, self._losing_below(spot))
 
+    @noting
     def rename(self, old: Spot, new: Spot, flags: int = 0) -> None:
         """Rename within one identity. EINVAL where the store does not know a flag."""
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
-            # Inside both blocks, as the owner.
-            told = untold
+            moving: AbstractContextManager[None] = contextlib.nullcontext()
             if self._reports is not None:
-                told = self._reports.moving(old, new, (old_fd, old_name), (new_fd, new_name), flags)
-            syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
-            told()
+                moving = self._reports.moving(old, new, (old_fd, old_name), (new_fd, new_name), flags)
+            with moving:  # and inside both blocks, as the owner
+                syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
 
+    @noting
     def rename_noted(self, old: Spot, new: Spot, expected: Inode, name: bytes, value: bytes | None) -> Found:
         """Set an attribute of *old*, if there is a *value*, and rename it within one identity. Returns what is at *new* then: another file, if
         another mount gave it the name *old* in just that moment."""
@@ -467,7 +551,7 @@ class Door:
     def _losing_below(self, spot: Spot) -> trees.Losing:
         reports = self._reports
         if reports is None:
-            return lambda dir_fd, name, status: untold
+            return lambda dir_fd, name, status: contextlib.nullcontext()
         return lambda dir_fd, name, status: reports.losing(spot, (dir_fd, name), status)
 
     # Users' own attributes
@@ -523,11 +607,24 @@ class Door:
     def quick_reader(self) -> QuickReader:
         return QuickReader(in_memory=syscalls.file_system_magic(self._root_fd) == _TMPFS)
 
+    def open_directory(self, name: bytes) -> int:
+        """A descriptor of the directory *name* right in the store, as root, which is the caller's to close."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=self._root_fd)
+
     def probe(self) -> None:
         """Ask the store for something that it cannot answer from a cache of ckfs."""
         os.close(os.open(b".", _DIRECTORY, dir_fd=self._root_fd))
         os.fstatvfs(self._root_fd)
 
+    def is_there(self, spot: Spot) -> bool:
+        """Whether there is anything, with or without a record."""
+        with contextlib.suppress(FileNotFoundError, Stale):
+            self.status(spot)
+            return True
+        return False
+
+    @noting
     def ensure_directory(self, spot: Spot) -> None:
         """Make the one directory *spot* as its identity, unless it is there."""
         with self._parent(spot) as (dir_fd, name):

@@ -19,6 +19,9 @@ from ckfs.store.identity import ROOT
 from ckfs.store.spots import Spot
 
 USERS = b"users"
+RESERVED = b".ckfs-"
+"""So begin names in a user's directory that are ckfs's own; no new set gets such a place."""
+_ESCAPE = b"_"
 _VERSION = b"1"
 
 
@@ -77,15 +80,26 @@ def _decode_owner(raw: bytes) -> Owner:
 def on_the_way(name: SetName, entry: SetEntry) -> Iterator[SetEntry]:
     """Where a set's files may be whose *entry* is out of date: under its own name, or with its new owner already."""
     beside = (place_beside(place, entry.ino) for place in (name, entry.place))
-    places = dict.fromkeys((entry.place, name, *beside))
+    places = dict.fromkeys((entry.place, place_of(name, entry.ino), *beside))
     for stored in dict.fromkeys((entry.stored, entry.owner or entry.stored)):
         for place in places:
             yield SetEntry(entry.ino, entry.owner, stored, place)
 
 
+def place_of(name: bytes, ino: Inode) -> bytes:
+    """The name below ``users/<uid>/`` under which the set *name* lies if nothing else has it: its own, mostly."""
+    return place_beside(name, ino) if name.startswith(RESERVED) else name
+
+
 def place_beside(name: bytes, ino: Inode) -> bytes:
     """Another name below ``users/<uid>/`` for the set *name*: nothing else has it, and it still says whose it is."""
-    return b"%s~%x" % (name[:230], ino)
+    escape = _ESCAPE if name.startswith(RESERVED) else b""
+    return b"%s%s~%x" % (escape, name[:230], ino)
+
+
+def name_beside(escaped: bytes) -> bytes:
+    """The set's name in the first part of what :func:`place_beside` made."""
+    return escaped.removeprefix(_ESCAPE) if escaped.startswith(_ESCAPE + RESERVED) else escaped
 
 
 def place_of_copy(name: bytes, ino: Inode) -> bytes:

@@ -2,7 +2,8 @@
 
 The set's entry names the new owner first, in one step; from then on the set is his. Its files follow, and until they
 have the entry says two different things: *owner*, and *stored as*. Where root may, each file is chowned in place, by
-descriptor, and the place moves to the new owner's directory. Where root is squashed the files are copied, under new
+descriptor, and the place moves to the new owner's directory. Where root is squashed, or nothing can be renamed from one user's
+directory to another's (realms), the files are copied, under new
 names and as the new owner, while the old ones stay readable; then the entry switches to the copy and the old ones go.
 
 Every step can be repeated: a hand-over that died in the middle is finished by doing it again.
@@ -26,6 +27,7 @@ from ckfs.store.copying import Contents, contents, copy_tree, everything, writer
 from ckfs.store.entries import SetEntry, decode, encode, place_beside, place_of_copy
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
+from ckfs.store.realms import Arrangement
 from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
@@ -113,7 +115,7 @@ def _found(store: Store, entry: SetEntry) -> Found:
 def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> SetEntry | None:
     """Let the files of the set *name* belong to *stored*. Returns the entry that says so.
 
-    None where root may not chown: then they have to be copied.
+    None where root may not chown, or the place cannot move: then they have to be copied.
     """
     if stored == entry.stored:
         return entry
@@ -122,11 +124,15 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
         links = _links(store, name, entry.ino, _found(store, entry))
     except (FileNotFoundError, Stale):
         return _finish_move(store, name, entry, stored)
+    crosses = store.arrangement is Arrangement.REALMS and entry.stored.uid != stored.uid
     try:
-        store.door.change_owner(entry.spot.by(ROOT), stored)
+        if not crosses:
+            store.door.change_owner(entry.spot.by(ROOT), stored)
     except PermissionError:
+        crosses = True
+    if crosses:
         if links:
-            raise OSError(errno.EMLINK, "it has links that are other sets, and root is squashed") from None
+            raise OSError(errno.EMLINK, "it has links that are other sets, and has to be copied")
         return None
     for other in links:
         _move_place(store, other, store.names.read(other), stored)
@@ -167,6 +173,7 @@ class Copying:
         self._name = name
         self._entry = entry
         self._copied = dataclasses.replace(entry, stored=stored, place=place_of_copy(name, entry.ino))
+        self._old = entry.spot
         self._before: Contents = {}
         self._lock: int | None = None
         self._unfinished = False
@@ -227,17 +234,25 @@ class Copying:
             os.fsync(self._lock)
 
     def put_old_aside(self) -> None:
-        """After :meth:`finish`: take the old files away in one step, so that nobody finds a part of them."""
+        """After :meth:`finish`: take the old files away in one step, so that nobody finds a part of them.
+
+        Their owner may have no room even for that (btrfs, at its limit): then they go from where they are.
+        """
         with self._busy:
             aside = _aside(self._name, self._entry)
             with contextlib.suppress(FileNotFoundError):
                 self._door.remove_tree(aside)
-            self._door.rename(self._entry.spot, aside)
+            try:
+                self._door.rename(self._entry.spot, aside)
+                self._old = aside
+            except OSError as error:
+                if error.errno not in (errno.EDQUOT, errno.ENOSPC):
+                    raise
 
     def remove_old(self) -> None:
         """After :meth:`put_old_aside`."""
         with self._busy:
-            _remove_old(self._store, self._name, _aside(self._name, self._entry), self._before)
+            _remove_old(self._store, self._name, self._old, self._before)
 
     def close(self) -> None:
         """Take back a copy that did not come to its end, and let others try."""

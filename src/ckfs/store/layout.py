@@ -11,6 +11,9 @@
       staging/      what is being made, and is linked into place when complete
       trash/<uid>/  what was removed (see trash); made on first use in stores that have none
       mounts/       which mounts there are (see mounts); made on first use too
+
+A store whose engine enforces quotas has the layout of realms (see realms), which is format 2 and says so: a ckfs that does not
+know it must not mount it. All others stay format 1.
 """
 
 from __future__ import annotations
@@ -38,10 +41,12 @@ from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.limits import LIMITS_FILE
 from ckfs.store.metering import Meter
 from ckfs.store.mounts import MOUNTS, Mounts
-from ckfs.store.setnames import NAMES, STAGING, SetNames
-from ckfs.store.trash import TRASH, Trash
+from ckfs.store.realms import STAGING, TRASH, Arrangement
+from ckfs.store.setnames import NAMES, SetNames
+from ckfs.store.trash import Trash
 
-FORMAT = 1
+FORMAT = 2
+_FORMATS = {Arrangement.SHARED: 1, Arrangement.REALMS: 2}
 _FORMAT_FILE = b"ckfs.toml"
 _POLICY_FILE = b"policy.toml"
 _DIRECTORIES = {NAMES: 0o755, USERS: 0o1777, STAGING: 0o1777, TRASH: 0o1777, MOUNTS: 0o755}
@@ -65,10 +70,15 @@ class Store:
     mounts: Mounts
     service: Owner
     read_only: bool
+    arrangement: Arrangement = Arrangement.SHARED
 
     def close(self) -> None:
         self.names.close()
         self.door.close()
+
+    def open_users(self) -> int:
+        """A descriptor of ``users/`` to list it by, which is the caller's to close."""
+        return self.door.open_directory(USERS)
 
     def read_policy(self) -> Policy:
         """The policy as it is now; StoreUnusable if it is missing or wrong."""
@@ -123,13 +133,18 @@ def check_format(path: str) -> None:
             os.close(root_fd)
 
 
-def initialise(path: str, service: Owner = ROOT) -> bool:
+def initialise(
+    path: str,
+    service: Owner = ROOT,
+    arrangement: Arrangement = Arrangement.SHARED,
+    policy: str = settings.DEFAULT_TEXT,
+) -> bool:
     """Make a store at *path*; False if there is one already (which stays untouched). Raises StoreUnusable."""
     _make_top(path, service)
     with texts.unusable(path):
         root_fd = texts.open_root(path)
         try:
-            return _initialise_at(root_fd, path, service)
+            return _initialise_at(root_fd, path, service, arrangement, policy)
         finally:
             os.close(root_fd)
 
@@ -157,7 +172,7 @@ def _squashed_top(path: str) -> NotPermitted:
     )
 
 
-def _initialise_at(root_fd: int, path: str, service: Owner) -> bool:
+def _initialise_at(root_fd: int, path: str, service: Owner, arrangement: Arrangement, policy: str) -> bool:
     present = {os.fsencode(name) for name in os.listdir(root_fd)}
     if _FORMAT_FILE in present:
         _read_format(root_fd, path)
@@ -170,14 +185,22 @@ def _initialise_at(root_fd: int, path: str, service: Owner) -> bool:
     with acting_as(service):
         _check_keeper(root_fd, path, service)
         for name, mode in _DIRECTORIES.items():
-            _make_directory(root_fd, name, mode)
+            if name != TRASH or arrangement is Arrangement.SHARED:
+                _make_directory(root_fd, name, mode)
         _check_attributes(root_fd, path)
         attributes.put(attributes.path_of(root_fd, NAMES), record.ATTRIBUTE, record.encode(_MOUNT_ROOT))
         if _POLICY_FILE not in present:
-            texts.write_text(root_fd, _POLICY_FILE, settings.DEFAULT_TEXT)
-        text = f'# A ckfs store. What lies here is described in docs/store.md.\nformat = {FORMAT}\nid = "{uuid.uuid4()}"\n'
-        texts.write_text(root_fd, _FORMAT_FILE, text + f'made_by = "ckfs {__version__}"\n')
+            texts.write_text(root_fd, _POLICY_FILE, policy)
+        texts.write_text(root_fd, _FORMAT_FILE, _format_text(arrangement))
     return True
+
+
+def _format_text(arrangement: Arrangement) -> str:
+    text = "# A ckfs store. What lies here is described in docs/store.md.\n"
+    text += f'format = {_FORMATS[arrangement]}\nid = "{uuid.uuid4()}"\n'
+    if arrangement is not Arrangement.SHARED:
+        text += f'layout = "{arrangement.value}"\n'
+    return text + f'made_by = "ckfs {__version__}"\n'
 
 
 def _check_keeper(root_fd: int, path: str, service: Owner) -> None:
@@ -234,17 +257,17 @@ def open_store(
     with texts.unusable(path):
         root_fd = texts.open_root(path)
         try:
-            identifier = _read_format(root_fd, path)
+            identifier, arrangement = _read_format(root_fd, path)
             if not read_only:
                 _check_keeper_again(root_fd, path, service)
             door = Door(root_fd, read_only=read_only, meter=meter)
-            names = SetNames(door, root_fd, service, read_only=read_only)
-            trash = Trash(door, names, service)
+            names = SetNames(door, root_fd, service, arrangement, read_only=read_only)
+            trash = Trash(door, names, service, arrangement)
             mounts = Mounts(root_fd, service, read_only=read_only)
         except BaseException:
             os.close(root_fd)
             raise
-    return Store(path, identifier, door, names, trash, mounts, service, read_only)
+    return Store(path, identifier, door, names, trash, mounts, service, read_only, arrangement)
 
 
 def _check_keeper_again(root_fd: int, path: str, service: Owner) -> None:
@@ -259,7 +282,8 @@ def _check_keeper_again(root_fd: int, path: str, service: Owner) -> None:
     )
 
 
-def _read_format(root_fd: int, path: str) -> str:
+def _read_format(root_fd: int, path: str) -> tuple[str, Arrangement]:
+    """The store's id, and where in it lies what."""
     try:
         text = texts.read_text(root_fd, _FORMAT_FILE, path)
     except FileNotFoundError:
@@ -279,7 +303,14 @@ def _read_format(root_fd: int, path: str) -> str:
         raise StoreUnusable(
             f"{shown(path)}: a store of format {version}, and ckfs {__version__} knows up to {FORMAT}: update ckfs"
         )
-    return identifier
+    layout = table.get("layout", Arrangement.SHARED.value)
+    arrangement = next((known for known in Arrangement if known.value == layout), None)
+    if arrangement is None or _FORMATS[arrangement] != version:
+        raise StoreUnusable(
+            f"{shown(path)}: its ckfs.toml says format {version} and layout {shown(str(layout))}, which ckfs {__version__}"
+            " does not know together: update ckfs, or restore that file from a backup"
+        )
+    return identifier, arrangement
 
 
 def reachable_by_users(path: str) -> bool:

@@ -25,9 +25,9 @@ from ckfs.policy.settings import Policy
 from ckfs.store import walks
 from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.layout import Store
+from ckfs.store.realms import Arrangement
 from ckfs.store.record import new_inode
 from ckfs.store.removed import ATTRIBUTE, Item, Note, decode
-from ckfs.store.setnames import STAGING
 from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
@@ -208,15 +208,21 @@ class Leftovers:
             inodes.add(entry.ino)
         return spots, inodes
 
-    def _all_places(self) -> Iterator[Spot]:
+    def _users(self) -> Iterator[Owner]:
         door, service = self._store.door, self._store.service
         for user in door.names_at(Spot(service, (USERS,))):
             with contextlib.suppress(FileNotFoundError, Stale):
                 status = door.status(Spot(service, (USERS, user)))
                 if b"%d" % status.st_uid == user and stat.S_ISDIR(status.st_mode):
-                    owner = Owner(Uid(status.st_uid), Gid(status.st_gid))
-                    for name in door.names_at(Spot(owner, (USERS, user))):
-                        yield Spot(owner, (USERS, user, name))
+                    yield Owner(Uid(status.st_uid), Gid(status.st_gid))
+
+    def _all_places(self) -> Iterator[Spot]:
+        arrangement = self._store.arrangement
+        for owner in self._users():
+            with contextlib.suppress(FileNotFoundError, Stale):
+                for name in self._store.door.names_at(Spot(owner, arrangement.user(owner.uid))):
+                    if arrangement.is_place(name):
+                        yield Spot(owner, (*arrangement.user(owner.uid), name))
 
     def _left_place(self, place: Spot, inodes: set[Inode]) -> Leftover | None:
         name = place.components[-1]
@@ -256,7 +262,7 @@ class Leftovers:
         return found.stat.st_size == 0
 
     def unfinished(self) -> list[Leftover]:
-        """Files that were being made in ``staging/``, and were not linked into place."""
+        """Files that were being made in a staging directory, and were not linked into place."""
         return [
             left
             for spot in self._staged()
@@ -264,14 +270,24 @@ class Leftovers:
         ]
 
     def _staged(self) -> Iterator[Spot]:
-        door, service = self._store.door, self._store.service
-        for name in door.names_at(Spot(service, (STAGING,))):
+        if self._store.arrangement is Arrangement.REALMS:
+            for owner in self._users():
+                yield from self._staged_as(owner)
+        else:
+            yield from self._staged_as(self._store.service)
+
+    def _staged_as(self, owner: Owner) -> Iterator[Spot]:
+        door, staging = self._store.door, self._store.arrangement.staging(owner.uid)
+        names = []
+        with contextlib.suppress(FileNotFoundError, Stale):
+            names = door.names_at(Spot(owner, staging))
+        for name in names:
             if not name.startswith(_UNFINISHED):
                 continue
             with contextlib.suppress(FileNotFoundError, Stale):
-                status = door.status(Spot(service, (STAGING, name)))
+                status = door.status(Spot(owner, (*staging, name)))
                 if stat.S_ISREG(status.st_mode):
-                    yield Spot(Owner(Uid(status.st_uid), Gid(status.st_gid)), (STAGING, name))
+                    yield Spot(Owner(Uid(status.st_uid), Gid(status.st_gid)), (*staging, name))
 
     # To the trash
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from ckfs.errors import Exists, OtherOwner, Stale
 from ckfs.names import Inode, SetName, shown
 from ckfs.store.door import Door
-from ckfs.store.entries import USERS, SetEntry, place_beside
+from ckfs.store.entries import SetEntry, place_beside, place_of
 from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -261,8 +261,9 @@ def _said_to_lie(names: SetNames, name: SetName, entry: SetEntry, moved: SetEntr
 
 
 def _free_place(door: Door, like: SetEntry, name: SetName, ino: Inode) -> bytes:
+    place = place_of(name, ino)
     try:
-        door.examine(Spot(like.stored, (USERS, b"%d" % like.stored.uid, name)))
+        door.examine(dataclasses.replace(like, place=place).spot)
     except FileNotFoundError:
-        return name
+        return place
     return place_beside(name, ino)

@@ -13,21 +13,27 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from contextlib import AbstractContextManager
 
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, syscalls, writers
-from ckfs.store.metering import Meter, bytes_of, charge_of, is_charged, number_at
+from ckfs.store.metering import Meter, attribute_bytes, bytes_of, charge_of, is_charged, number_at, rounded
 from ckfs.store.removed import ATTRIBUTE as NOTE
 from ckfs.store.spots import OpenFile, Spot, Target
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 _MOST_NAMES_BYTES = 60_000
 """The kernel lists 64 KiB of names, and nobody could count what it does not list. The rest is for ckfs's own attributes."""
+
+_GONE = b"user.ckfs.gone"
+_LOCK_TRIES = 200
+_LOCK_PAUSE_S = 0.002
 
 At = tuple[int, bytes]
 """An open directory, and a name in it."""
@@ -37,11 +43,6 @@ Told = Callable[[], None]
 
 def untold() -> None:
     """There is nothing to tell, or nobody."""
-
-
-def _all_told(*parts: Told) -> None:
-    for told in parts:
-        told()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,10 +55,12 @@ class _Counted:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reports:
-    """*unit* in bytes: what the store's file system gives out space in."""
+    """*unit* in bytes: what the store's file system gives out space in. *exact*: it says at once of an open file whether that has lost
+    its last name."""
 
     meter: Meter
     unit: int
+    exact: bool
 
     # What comes and goes
 
@@ -66,41 +69,46 @@ class Reports:
         if (payer := spot.charged_to) is not None:
             self.meter.made(payer, Amount(self.unit if stat.S_ISDIR(status.st_mode) else 0, 1))
 
-    def losing(self, spot: Spot, at: At, status: os.stat_result | None = None) -> Told:
-        """Before *at* loses its name, which is *spot* or lies below it."""
-        payer = spot.charged_to
-        if payer is None:
-            return untold
-        try:
+    @contextlib.contextmanager
+    def losing(self, spot: Spot, at: At, status: os.stat_result | None = None) -> Iterator[None]:
+        """While *at* loses its name, which is *spot* or lies below it."""
+        payer, gone = spot.charged_to, None
+        with contextlib.suppress(FileNotFoundError):
             status = status or os.stat(at[1], dir_fd=at[0], follow_symlinks=False)
-        except FileNotFoundError:
-            return untold
-        names = _names(attributes.path_of(*at))
-        if _has_other_name(spot, status, names) or self._settles_elsewhere(names):
-            return untold
-        gone = self._counted(at, status, names)
-        return lambda: self.meter.gone(payer, gone.ino, gone.charge)
+        if payer is None or status is None:
+            yield
+            return
+        with _held(at, status, exactly=self.exact and spot.payer is None) as held:
+            names = _names(attributes.path_of(*at))
+            has_other = held is None and _has_other_name(spot, status, names)
+            if not has_other and not self._settles_elsewhere(names):
+                gone = self._counted(at, status, names)
+            yield
+            if gone is not None and (held is None or _has_gone(held)):
+                self.meter.gone(payer, gone.ino, gone.charge)
 
     # What moves
 
-    def moving(self, old: Spot, new: Spot, old_at: At, new_at: At, flags: int) -> Told:
-        """Before a rename."""
+    @contextlib.contextmanager
+    def moving(self, old: Spot, new: Spot, old_at: At, new_at: At, flags: int) -> Iterator[None]:
+        """While something is renamed."""
+        passing = [self.passing(old, new, old_at)]
         if flags & RENAME_EXCHANGE:
-            there, back = self.passing(old, new, old_at), self.passing(new, old, new_at)
-            return partial(_all_told, there, back)
-        passing = self.passing(old, new, old_at)
-        if flags:  # nothing is there
-            return passing
-        replaced = self._replacing(new, old_at, new_at)
-        return partial(_all_told, passing, replaced)
+            passing.append(self.passing(new, old, new_at))
+        with contextlib.nullcontext() if flags else self._replacing(new, old_at, new_at):
+            yield
+        for told in passing:
+            told()
 
-    def _replacing(self, new: Spot, old_at: At, new_at: At) -> Told:
+    def _replacing(self, new: Spot, old_at: At, new_at: At) -> AbstractContextManager[None]:
         try:
             status = os.stat(new_at[1], dir_fd=new_at[0], follow_symlinks=False)
             moved = os.stat(old_at[1], dir_fd=old_at[0], follow_symlinks=False)
         except FileNotFoundError:
-            return untold
-        return untold if os.path.samestat(status, moved) else self.losing(new, new_at, status)
+            return contextlib.nullcontext()
+        return (
+            contextlib.nullcontext() if os.path.samestat(status, moved) else self.losing(new, new_at, status)
+        )
 
     def passing(self, old: Spot, new: Spot, at: At) -> Told:
         """Before *at* comes under *new*: whoever pays there takes over all of it."""
@@ -131,10 +139,11 @@ class Reports:
     @contextlib.contextmanager
     def cutting(self, target: Target, fd: int, ino: Inode) -> Iterator[None]:
         """While the block gives the open file *fd*, which is *target*, another size."""
-        before = bytes_of(os.fstat(fd), fd, self.unit)
-        yield
-        status = os.fstat(fd)
-        self._tell_change(target, fd, ino, status, bytes_of(status, fd, self.unit) - before)
+        with _alone_with(fd):
+            before = bytes_of(os.fstat(fd), fd, self.unit)
+            yield
+            status = os.fstat(fd)
+            self._tell_change(target, fd, ino, status, bytes_of(status, fd, self.unit) - before)
 
     @contextlib.contextmanager
     def changing(self, target: Target, fd: int, ino: Inode, name: bytes) -> Iterator[None]:
@@ -146,11 +155,14 @@ class Reports:
             and sum(len(known) + 1 for known in (*names, name)) > _MOST_NAMES_BYTES
         ):
             raise OSError(errno.ENOSPC, "the names of its attributes could not be listed any more")
-        before = charge_of(os.fstat(fd), fd, self.unit, names)
-        yield
-        status, names = os.fstat(fd), attributes.names(fd) if is_charged(name) else []
-        by_bytes = charge_of(status, fd, self.unit, names).bytes - before.bytes
-        self._tell_change(target, fd, ino, status, by_bytes)
+        if not is_charged(name):
+            yield
+            return
+        with _alone_with(fd):
+            before = rounded(attribute_bytes(fd), self.unit)
+            yield
+            by_bytes = rounded(attribute_bytes(fd), self.unit) - before
+            self._tell_change(target, fd, ino, os.fstat(fd), by_bytes)
 
     def _tell_change(
         self, target: Target, where: attributes.Where, ino: Inode, status: os.stat_result, by_bytes: int
@@ -192,6 +204,60 @@ def _has_other_name(spot: Spot, status: os.stat_result, names: list[bytes]) -> b
     if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
         return False
     return spot.payer is None or status.st_nlink > 2 or NOTE not in names
+
+
+@contextlib.contextmanager
+def _held(at: At, status: os.stat_result, *, exactly: bool) -> Iterator[int | None]:
+    """A descriptor of the file *at*, by which it can be looked at when its name has gone. None of a directory, which has one name."""
+    fd = None
+    if exactly and stat.S_ISREG(status.st_mode):
+        with contextlib.suppress(OSError):
+            fd = os.open(at[1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at[0])
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _has_gone(fd: int) -> bool:
+    """Whether the open file has lost its last name, and nobody else has said so: of two mounts that take two names of it, or the
+    same one, in one moment, both may see that. The mark goes with the file."""
+    if os.fstat(fd).st_nlink:
+        return False
+    try:
+        attributes.create(fd, _GONE, b"1")
+    except FileExistsError:
+        return False
+    except OSError:  # no room for a mark
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _alone_with(fd: int) -> Iterator[None]:
+    """Other mounts change neither size nor attributes of the open file within the block: what each saw before and after tells
+    what it has changed."""
+    is_locked = _lock(fd)
+    try:
+        yield
+    finally:
+        if is_locked:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _lock(fd: int) -> bool:
+    """False if the store knows no locks, or somebody keeps it: a mount that was stopped is not waited for."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+        except OSError:
+            return False
+        else:
+            return True
+    return False
 
 
 def _names(where: attributes.Where) -> list[bytes]:

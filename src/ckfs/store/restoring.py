@@ -16,7 +16,7 @@ from ckfs.errors import Exists, FsError, Invalid, NotFound, OtherOwner
 from ckfs.model import Owner, Record
 from ckfs.names import Gid, SetName, Uid, shown
 from ckfs.store.door import Door
-from ckfs.store.entries import SetEntry, place_beside
+from ckfs.store.entries import SetEntry, place_beside, place_of
 from ckfs.store.record import new_inode
 from ckfs.store.removed import ATTRIBUTE, Item, encode
 from ckfs.store.setnames import SetNames
@@ -83,7 +83,8 @@ def _set_back(door: Door, names: SetNames, item: Item, name: SetName) -> None:
     _check_free(names, name)
     stored = item.spot.identity
     names.prepare_user(stored)
-    entry = _to_place(door, item, SetEntry(item.found.record.ino, item.note.owner, stored, name))
+    ino = item.found.record.ino
+    entry = _to_place(door, item, SetEntry(ino, item.note.owner, stored, place_of(name, ino)))
     try:
         names.enter(name, entry)
     except BaseException as error:

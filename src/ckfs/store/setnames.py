@@ -18,38 +18,60 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
-from ckfs.errors import Exists, ReadOnly, Stale
+from ckfs.errors import Exists, ReadOnly, Stale, Unsupported
 from ckfs.model import Owner
-from ckfs.names import Inode, SetName, shown
+from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.store import syscalls
 from ckfs.store.door import Door
-from ckfs.store.entries import USERS, SetEntry, decode, encode, on_the_way, place_beside
+from ckfs.store.entries import USERS, SetEntry, decode, encode, on_the_way, place_beside, place_of
 from ckfs.store.identity import ROOT, acting_as
+from ckfs.store.realms import STAGING, Arrangement
+from ckfs.store.spare import Spare
 from ckfs.store.spots import Found, Spot
 
 log = logging.getLogger(__name__)
 
 NAMES = b"names"
-STAGING = b"staging"
 
 _LOCK = b"copying-"
+
+MakeRealm = Callable[[Uid, Gid], None]
+"""Have the directory of a user's sets, as the engine under the store wants it. Blocking; quick if it is there."""
 
 
 class SetNames:
     """The ``names/`` directory, and the places under ``users/``. *service* is the account that keeps the former."""
 
-    def __init__(self, door: Door, root_fd: int, service: Owner, *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        door: Door,
+        root_fd: int,
+        service: Owner,
+        arrangement: Arrangement = Arrangement.SHARED,
+        *,
+        read_only: bool = False,
+    ) -> None:
         self._door = door
         self._read_only = read_only
         self._service = service
+        self._arrangement = arrangement
+        self._make_realm: MakeRealm | None = None
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._names_fd = os.open(NAMES, flags, dir_fd=root_fd)
         self._staging_fd = os.open(STAGING, flags, dir_fd=root_fd)
+        self._spare = Spare(root_fd, service)
+        if not read_only:
+            self._spare.keep()
 
     def close(self) -> None:
         os.close(self._names_fd)
         os.close(self._staging_fd)
+
+    def make_realms_by(self, make_realm: MakeRealm) -> None:
+        """Before the first call: whatever users' directories need so that the engine under the store enforces their quotas."""
+        self._make_realm = make_realm
 
     @property
     def top(self) -> Spot:
@@ -132,12 +154,22 @@ class SetNames:
         return entry, found
 
     def prepare_user(self, stored: Owner) -> None:
-        self._door.ensure_directory(Spot(stored, (USERS, b"%d" % stored.uid)))
+        """Have the directory in which the sets of *stored* lie. EngineFailed if the engine does not take it for a realm."""
+        directory = Spot(stored, self._arrangement.user(stored.uid))
+        if self._arrangement is Arrangement.SHARED:
+            self._door.ensure_directory(directory)
+            return
+        if self._make_realm is not None and not self._read_only:
+            self._make_realm(stored.uid, stored.gid)
+        elif self._make_realm is None and not self._door.is_there(directory):
+            raise Unsupported(f"there is no users/{stored.uid} yet, and only a mount can make it")
+        self._door.ensure_directory(directory)
+        self._door.ensure_directory(Spot(stored, self._arrangement.staging(stored.uid)))
 
     def _make_place(
         self, name: SetName, owner: Owner | None, stored: Owner, ino: Inode, make: Callable[[Spot], Found]
     ) -> tuple[SetEntry, Found]:
-        entry = SetEntry(ino, owner, stored, name)
+        entry = SetEntry(ino, owner, stored, place_of(name, ino))
         try:
             return entry, make(entry.spot)
         except FileExistsError:
@@ -176,12 +208,31 @@ class SetNames:
         """
         self._check_says(name, seen)
         token = _unused_name(b"staging")
-        with self._changing():
-            os.symlink(encode(entry), token, dir_fd=self._staging_fd)
+        with self._changing(), self._with_spare(partial(self._stage, token, entry)):
             try:
                 self._swap(token, name, seen, entry)
             finally:
                 self._drop(token, seen, entry)
+
+    def _stage(self, token: bytes, entry: SetEntry) -> None:
+        os.symlink(encode(entry), token, dir_fd=self._staging_fd)
+
+    @contextmanager
+    def _with_spare(self, make: Callable[[], None]) -> Iterator[None]:
+        """*make* something for the block, though the file system has no file left."""
+        try:
+            make()
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not self._spare.give():
+                raise
+        else:
+            yield
+            return
+        try:
+            make()
+            yield
+        finally:
+            self._spare.keep()
 
     def _drop(self, token: bytes, *known: SetEntry) -> None:
         """Unlink what is left in staging, unless it may be the last that says where another set lies."""
@@ -351,8 +402,8 @@ class SetNames:
                 return
 
     def staging_spot(self, stored: Owner) -> Spot:
-        """A unique name in the staging directory, to be made as *stored*."""
-        return Spot(stored, (STAGING, _unused_name(b"file")))
+        """A unique name in a staging directory, to be made as *stored*."""
+        return Spot(stored, (*self._arrangement.staging(stored.uid), _unused_name(b"file")))
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -1,4 +1,5 @@
-"""The trash: what was removed lies in ``trash/<stored uid>/<token>``, the file or directory itself, until its time is over.
+"""The trash: what was removed lies in ``trash/<stored uid>/<token>`` (in a store with realms:
+``users/<stored uid>/.ckfs-trash/<token>``), the file or directory itself, until its time is over.
 
 Putting something there is a rename, so that it costs nothing and needs no room; what is known of the removal is on it
 before (:mod:`ckfs.store.removed`). One that dies in between leaves a note on a file that is where it was, which nobody
@@ -25,6 +26,7 @@ from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import restoring, walks
 from ckfs.store.door import Door
 from ckfs.store.entries import SetEntry
+from ckfs.store.realms import Arrangement
 from ckfs.store.removed import ATTRIBUTE, Damaged, Item, Note, decode, encode, fitted
 from ckfs.store.restoring import Failure
 from ckfs.store.setnames import SetNames
@@ -33,7 +35,6 @@ from ckfs.store.syscalls import RENAME_NOREPLACE
 
 log = logging.getLogger(__name__)
 
-TRASH = b"trash"
 _PURGED = b".purged"
 """Follows the token of a directory that is being removed for good: it is not whole any more."""
 _NOTE_BYTES = 1 << 20
@@ -43,7 +44,10 @@ _NOTE_BYTES = 1 << 20
 class Trash:
     """*service* is the account that keeps ``trash/`` itself; what is in it belongs to whose set it was in."""
 
-    def __init__(self, door: Door, names: SetNames, service: Owner) -> None:
+    def __init__(
+        self, door: Door, names: SetNames, service: Owner, arrangement: Arrangement = Arrangement.SHARED
+    ) -> None:
+        self._arrangement = arrangement
         self._door = door
         self._names = names
         self._service = service
@@ -143,17 +147,19 @@ class Trash:
             return work()
 
     def _ensure(self, stored: Owner) -> None:
-        self._door.ensure_shared_directory(Spot(self._service, (TRASH,)))
-        self._door.ensure_directory(Spot(stored, (TRASH, b"%d" % stored.uid)))
+        if self._arrangement is Arrangement.REALMS:
+            self._names.prepare_user(stored)
+        else:
+            self._door.ensure_shared_directory(Spot(self._service, self._arrangement.of_trash()))
+        self._door.ensure_directory(Spot(stored, self._arrangement.trash(stored.uid)))
 
     def _new_spot(self, stored: Owner) -> Spot:
         """A name of its own in the trash of *stored*, which is there afterwards."""
         self._ensure(stored)
         return self._name_for(stored)
 
-    @staticmethod
-    def _name_for(stored: Owner) -> Spot:
-        return Spot(stored, (TRASH, b"%d" % stored.uid, secrets.token_hex(8).encode()))
+    def _name_for(self, stored: Owner) -> Spot:
+        return Spot(stored, (*self._arrangement.trash(stored.uid), secrets.token_hex(8).encode()))
 
     def _with_room(self, stored: Owner, work: Callable[[], Item]) -> Item:
         """Where a note does not fit any more, what is in the trash already gives way to it."""
@@ -185,16 +191,19 @@ class Trash:
                     yield entry
 
     def _directories(self, uid: Uid | None) -> Iterator[Spot]:
-        users = self._names_at(Spot(self._service, (TRASH,))) if uid is None else [b"%d" % uid]
+        above = self._arrangement.of_trash()
+        users = self._names_at(Spot(self._service, above)) if uid is None else [b"%d" % uid]
         for user in users:
             try:
-                status = self._door.status(Spot(self._service, (TRASH, user)))
+                status = self._door.status(Spot(self._service, (*above, user)))
             except (FileNotFoundError, Stale):
                 continue
             if b"%d" % status.st_uid == user and stat.S_ISDIR(status.st_mode):
-                yield Spot(Owner(Uid(status.st_uid), Gid(status.st_gid)), (TRASH, user))
+                owner = Owner(Uid(status.st_uid), Gid(status.st_gid))
+                yield Spot(owner, self._arrangement.trash(owner.uid))
             else:
-                log.warning("passed over %s/%s: nothing that ckfs made", shown(TRASH), shown(user))
+                path = b"/".join((*above, user))
+                log.warning("passed over %s: nothing that ckfs made", shown(path))
 
     def _names_at(self, spot: Spot) -> list[bytes]:
         with contextlib.suppress(FileNotFoundError, Stale):

@@ -6,11 +6,12 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from ckfs.model import Owner
 from ckfs.store import syscalls
 
-Losing = Callable[[int, bytes, os.stat_result], Callable[[], None]]
+Losing = Callable[[int, bytes, os.stat_result], AbstractContextManager[None]]
 
 
 def change_owner(dir_fd: int, name: bytes, owner: Owner) -> None:
@@ -35,12 +36,11 @@ def _change_owner_below(fd: int, owner: Owner) -> None:
 
 
 def remove(dir_fd: int, name: bytes, losing: Losing) -> None:
-    """Remove *name* and all below it. *losing* is asked of each before it goes, and what it returned is called after that."""
+    """Remove *name* and all below it. *losing* is the context in which each goes."""
     status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
     if not stat.S_ISDIR(status.st_mode):
-        gone = losing(dir_fd, name, status)
-        os.unlink(name, dir_fd=dir_fd)
-        gone()
+        with losing(dir_fd, name, status):
+            os.unlink(name, dir_fd=dir_fd)
         return
     fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     try:
@@ -48,6 +48,5 @@ def remove(dir_fd: int, name: bytes, losing: Losing) -> None:
             remove(fd, inner, losing)
     finally:
         os.close(fd)
-    gone = losing(dir_fd, name, status)
-    os.rmdir(name, dir_fd=dir_fd)
-    gone()
+    with losing(dir_fd, name, status):
+        os.rmdir(name, dir_fd=dir_fd)

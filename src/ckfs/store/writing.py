@@ -19,12 +19,13 @@ from ckfs.names import Inode, MountId
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
 from ckfs.store import attributes, record, writers
-from ckfs.store.door import Door
+from ckfs.store.door import Door, noting
 from ckfs.store.spots import Found, Target
 
 Change = Callable[[Found], Record]
 
 
+@noting
 def begin(
     door: Door, target: Target, ino: Inode, mount: MountId, change: Change, is_gone: Callable[[MountId], bool]
 ) -> Found:
@@ -41,6 +42,7 @@ def begin(
         return _changed(fd, before, change(before))
 
 
+@noting
 def finish(door: Door, target: Target, ino: Inode, mount: MountId, change: Change | None) -> Found:
     """*mount* writes *target* no more; *change* settles the record if no other mount does. None: it has no final name yet."""
     with door.opened(target, os.O_RDONLY) as fd:
@@ -57,6 +59,7 @@ def finish(door: Door, target: Target, ino: Inode, mount: MountId, change: Chang
         return found
 
 
+@noting
 def say(door: Door, target: Target, ino: Inode, change: Change) -> Found:
     """As :meth:`Door.amend`, for who says something of an image that others may begin to write in that very moment: then it is
     being written, whatever *change* said. Marks that were there before may be of the dead, and say nothing."""
@@ -70,6 +73,7 @@ def say(door: Door, target: Target, ino: Inode, change: Change) -> Found:
         return _changed(fd, found, written.with_(keep=found.record.keep))
 
 
+@noting
 def settle_left(door: Door, target: Target, ino: Inode, left: frozenset[MountId], change: Change) -> Found:
     """Settle what the mounts *left*, all gone, were writing: nothing happens if there are other marks on it by now."""
     with door.opened(target, os.O_RDONLY) as fd:

@@ -54,7 +54,7 @@ def troubles(seen: Seen, tree: Tree, across: set[int]) -> Iterator[Suspect]:
         return
     if (owner := _other_owner(seen, tree)) is not None:
         detail = f"but to {seen.status.st_uid}:{seen.status.st_gid}"
-        if seen.status.st_ino in across:
+        if seen.number in across:
             yield Suspect(Finding(Kind.LINKED_ACROSS, seen.path, detail))
         else:
             yield Suspect(Finding(Kind.OWNER, seen.path, detail), _giving(seen, owner))

@@ -190,7 +190,7 @@ class _Run:
                 continue
             self._remember(seen, tree)
             for suspect in self._troubles(seen, tree):
-                self.seen_wrong.put(_key(seen.status.st_ino, suspect.finding.kind))
+                self.seen_wrong.put(_key(seen.number, suspect.finding.kind))
                 seems_wrong = True
         return seems_wrong
 
@@ -202,7 +202,7 @@ class _Run:
         return registry.is_gone(self.store, self.has_died, mount)
 
     def _remember(self, seen: Seen, tree: Tree) -> None:
-        there = seen.status.st_ino
+        there = seen.number
         self._remember_number(number_of(seen), there)
         if seen.status.st_nlink == 1 or seen.is_directory or tree.stored is None:
             return
@@ -220,10 +220,10 @@ class _Run:
                     yield Finding(Kind.UNREADABLE, seen.path, seen.error.strerror or str(seen.error))
                 continue
             for suspect in self._troubles(seen, tree):
-                if _key(seen.status.st_ino, suspect.finding.kind) in self.seen_wrong:
+                if _key(seen.number, suspect.finding.kind) in self.seen_wrong:
                     yield from _each([suspect], repair=self.repair)
                     if tree.is_top(seen):  # a new record has the number that the set's name says
-                        self._remember_number(tree.ino, seen.status.st_ino)
+                        self._remember_number(tree.ino, seen.number)
 
 
 def _key(number: int, kind: Kind) -> int:

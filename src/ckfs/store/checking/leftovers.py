@@ -1,4 +1,4 @@
-"""The trash and ``staging/``: what lies there is told, and never removed by fsck."""
+"""The trash and what is staged: what lies there is told, and never removed by fsck."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from ckfs.store.checking.survey import is_users_name
 from ckfs.store.checking.walking import Directory, Seen, look, reach
 from ckfs.store.entries import decode
 from ckfs.store.layout import Store
-from ckfs.store.setnames import STAGING
-from ckfs.store.trash import TRASH
+from ckfs.store.realms import STAGING, Arrangement, Components
 
 _PURGED = b".purged"
 _HOUR_S = 3600
@@ -27,50 +26,67 @@ _HOUR_S = 3600
 
 def trash(store: Store) -> Iterator[Suspect]:
     for user, seen in _users(store):
-        path = TRASH + b"/" + user
         if not seen.is_directory or not is_users_name(user):
-            yield Suspect(Finding(Kind.TRASH_STRANGER, path))
+            if (
+                store.arrangement is Arrangement.SHARED
+            ):  # else it is a stranger among users, which is said of it
+                yield Suspect(Finding(Kind.TRASH_STRANGER, seen.path))
             continue
-        if seen.status.st_uid != int(user):
-            detail = f"but to uid {seen.status.st_uid}"
-            yield Suspect(
-                Finding(Kind.USER_OWNER, path, detail), partial(give_user_directory, store, TRASH, user)
-            )
-        if seen.status.st_mode & 0o777 != 0o700:
-            finding = Finding(Kind.USER_MODE, path, f"{seen.status.st_mode & 0o7777:04o}")
-            yield Suspect(finding, partial(close_user_directory, store, TRASH, user))
-        yield from _items(seen, user)
+        uid = Uid(int(user))
+        yield from _own_directory(store, store.arrangement.trash(uid), uid)
+        yield from _items(store, store.arrangement.trash(uid))
+        if store.arrangement is Arrangement.REALMS:
+            yield from _own_directory(store, store.arrangement.staging(uid), uid)
 
 
 def _users(store: Store) -> Iterator[tuple[bytes, Seen]]:
+    """What is in the directory that has a name for each user's trash."""
+    above = store.arrangement.of_trash()
     with Directory.at(store.path) as root:
         try:
-            directory = root.inside(TRASH)
+            directory = root.inside(*above)
         except FileNotFoundError:  # made at the first removal
             return
         with directory:
             for user in directory.names():
                 try:
-                    yield user, look(directory, user, [TRASH])
+                    yield user, look(directory, user, list(above))
                 except FileNotFoundError:
                     continue
 
 
-def _items(user: Seen, name: bytes) -> Iterator[Suspect]:
+def _own_directory(store: Store, where: Components, uid: Uid) -> Iterator[Suspect]:
+    *above, name = where
+    path = b"/".join(where)
     try:
-        directory = user.directory.inside(name)
+        with Directory.at(store.path) as root, root.inside(*above) as directory:
+            status = look(directory, name, list(above)).status
     except (FileNotFoundError, NotADirectoryError):
         return
-    with directory:
-        try:
+    except OSError as error:
+        yield Suspect(Finding(Kind.UNREADABLE, path, error.strerror or str(error)))
+        return
+    if status.st_uid != uid:
+        finding = Finding(Kind.USER_OWNER, path, f"but to uid {status.st_uid}")
+        yield Suspect(finding, partial(give_user_directory, store, where))
+    if status.st_mode & 0o777 != 0o700:
+        finding = Finding(Kind.USER_MODE, path, f"{status.st_mode & 0o7777:04o}")
+        yield Suspect(finding, partial(close_user_directory, store, where))
+
+
+def _items(store: Store, where: Components) -> Iterator[Suspect]:
+    try:
+        with Directory.at(store.path) as root, root.inside(*where) as directory:
             for token in directory.names():
-                yield from _item(directory, name, token)
-        except OSError as error:
-            yield Suspect(Finding(Kind.UNREADABLE, TRASH + b"/" + name, error.strerror or str(error)))
+                yield from _item(directory, where, token)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        yield Suspect(Finding(Kind.UNREADABLE, b"/".join(where), error.strerror or str(error)))
 
 
-def _item(directory: Directory, user: bytes, token: bytes) -> Iterator[Suspect]:
-    path = b"/".join((TRASH, user, token))
+def _item(directory: Directory, where: Components, token: bytes) -> Iterator[Suspect]:
+    path = b"/".join((*where, token))
     if token.endswith(_PURGED):
         yield Suspect(Finding(Kind.TRASH_PURGED, path))
         return
@@ -91,26 +107,37 @@ def trees_in_trash(store: Store) -> Iterator[Tree]:
         if not seen.is_directory or not is_users_name(user):
             continue
         stored = Owner(Uid(int(user)), Gid(seen.status.st_gid))
+        where = store.arrangement.trash(stored.uid)
         try:
-            with seen.directory.inside(user) as directory:
+            with Directory.at(store.path) as root, root.inside(*where) as directory:
                 tokens = [token for token in directory.names() if not token.endswith(_PURGED)]
         except OSError:  # said of the items
             continue
         for token in tokens:
-            yield Tree((TRASH, user, token), stored, any_group=True)
+            yield Tree((*where, token), stored, any_group=True)
 
 
 def staging(store: Store) -> Iterator[Suspect]:
-    with Directory.at(store.path) as root, root.inside(STAGING) as directory:
-        for name in directory.names():
-            try:
-                status = directory.status_of(name)
-            except FileNotFoundError:
-                continue
-            age = f"for {max(0.0, time.time() - status.st_ctime) / _HOUR_S:.1f} hours"
-            yield Suspect(
-                Finding(Kind.STAGING_LEFT, STAGING + b"/" + name, f"{_what(directory, name, status)}, {age}")
-            )
+    yield from _staged(store, (STAGING,))
+    if store.arrangement is Arrangement.REALMS:
+        for user, seen in _users(store):
+            if seen.is_directory and is_users_name(user):
+                yield from _staged(store, store.arrangement.staging(Uid(int(user))))
+
+
+def _staged(store: Store, where: Components) -> Iterator[Suspect]:
+    try:
+        with Directory.at(store.path) as root, root.inside(*where) as directory:
+            for name in directory.names():
+                try:
+                    status = directory.status_of(name)
+                except FileNotFoundError:
+                    continue
+                age = f"for {max(0.0, time.time() - status.st_ctime) / _HOUR_S:.1f} hours"
+                what = f"{_what(directory, name, status)}, {age}"
+                yield Suspect(Finding(Kind.STAGING_LEFT, b"/".join((*where, name)), what))
+    except (FileNotFoundError, NotADirectoryError):
+        return
 
 
 def _what(directory: Directory, name: bytes, status: os.stat_result) -> str:

@@ -26,7 +26,8 @@ from ckfs.store.entries import USERS, SetEntry, place_beside
 from ckfs.store.handover import bring_files
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.layout import Store
-from ckfs.store.setnames import NAMES, STAGING
+from ckfs.store.realms import STAGING, Components
+from ckfs.store.setnames import NAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,10 @@ class Naming:
                 continue
             if seen.status.st_uid != int(user):
                 finding = Finding(Kind.USER_OWNER, path, f"but to uid {seen.status.st_uid}")
-                yield Suspect(finding, partial(give_user_directory, self.store, USERS, user))
+                yield Suspect(finding, partial(give_user_directory, self.store, (USERS, user)))
             if seen.status.st_mode & 0o777 != 0o700:
                 finding = Finding(Kind.USER_MODE, path, f"{seen.status.st_mode & 0o7777:04o}")
-                yield Suspect(finding, partial(close_user_directory, self.store, USERS, user))
+                yield Suspect(finding, partial(close_user_directory, self.store, (USERS, user)))
 
     # Names
 
@@ -240,15 +241,18 @@ def _name_of(orphan: Orphan) -> SetName:
     return SetName(name if len(name) <= NAME_MAX else orphan.place)
 
 
-def give_user_directory(store: Store, kind: bytes, user: bytes) -> str:
-    """*kind*: ``users`` or ``trash``."""
-    with Directory.at(store.path) as root, root.inside(kind) as users:
-        seen = look(users, user, [])
-        mending.give(seen, dataclasses.replace(owner_of(seen.status), uid=Uid(int(user))))
-    return f"given to uid {int(user)}"
+def give_user_directory(store: Store, where: Components) -> str:
+    """*where* is a user's directory, or his part of the trash."""
+    *above, name = where
+    uid = Uid(int(next(part for part in reversed(where) if part.isdigit())))
+    with Directory.at(store.path) as root, root.inside(*above) as directory:
+        seen = look(directory, name, [])
+        mending.give(seen, dataclasses.replace(owner_of(seen.status), uid=uid))
+    return f"given to uid {uid}"
 
 
-def close_user_directory(store: Store, kind: bytes, user: bytes) -> str:
-    with Directory.at(store.path) as root, root.inside(kind) as users:
-        mending.change_mode(look(users, user, []), 0o700)
+def close_user_directory(store: Store, where: Components) -> str:
+    *above, name = where
+    with Directory.at(store.path) as root, root.inside(*above) as directory:
+        mending.change_mode(look(directory, name, []), 0o700)
     return Kind.USER_MODE.mending

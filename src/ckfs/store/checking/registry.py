@@ -26,7 +26,8 @@ from ckfs.store.checkpoints import checkpoints
 from ckfs.store.identity import acting_as
 from ckfs.store.layout import Store
 from ckfs.store.mounts import MOUNTS, Registration, is_id
-from ckfs.store.setnames import STAGING
+from ckfs.store.realms import STAGING
+from ckfs.store.spare import NAME as SPARE
 from ckfs.store.spots import Found, Spot
 
 HasDied = Callable[[Registration], bool]
@@ -58,6 +59,8 @@ def _entry(
     store: Store, directory: Directory, name: bytes, status: os.stat_result, has_died: HasDied
 ) -> Iterator[Suspect]:
     path = MOUNTS + b"/" + name
+    if name == SPARE and stat.S_ISREG(status.st_mode):
+        return
     if name.startswith(_TERM):
         if trouble := _trouble_with_term(directory, name, status):
             yield Suspect(Finding(Kind.MOUNT_DAMAGED, path, trouble), partial(_aside, store, name, status))

@@ -16,7 +16,6 @@ from ckfs.store.checking import mending, records
 from ckfs.store.checking.below import Tree, number_of, walk_tree
 from ckfs.store.checking.findings import Finding, Kind, Suspect, settled
 from ckfs.store.checking.walking import Seen, Unread, reach
-from ckfs.store.entries import USERS
 from ckfs.store.layout import Store
 from ckfs.store.record import new_inode
 
@@ -33,13 +32,13 @@ def findings(
     for tree in trees():
         known = len(concerned)
         for seen, ino in _numbered(store, tree, suspected):
-            claims.setdefault(ino, {})[seen.status.st_ino] = _claim(seen, tree, ino)
+            claims.setdefault(ino, {})[seen.number] = _claim(store, seen, tree, ino)
             if len(concerned) == known:
                 concerned.append(tree)
     keeps = {ino: min(rivals.values())[2] for ino, rivals in claims.items() if len(rivals) > 1}
     for tree in concerned:
         for seen, ino in _numbered(store, tree, set(keeps)):
-            if seen.status.st_ino == keeps[ino]:
+            if seen.number == keeps[ino]:
                 continue
             suspect = Suspect(
                 Finding(Kind.NUMBER_SHARED, seen.path, f"{ino:x}"), _renumbering(store, seen, tree)
@@ -58,12 +57,12 @@ def _numbered(store: Store, tree: Tree, wanted: set[Inode]) -> Iterator[tuple[Se
             yield seen, ino
 
 
-def _claim(seen: Seen, tree: Tree, ino: Inode) -> Claim:
+def _claim(store: Store, seen: Seen, tree: Tree, ino: Inode) -> Claim:
     is_named = tree.is_top(seen) and tree.ino == ino
-    rank = 0 if is_named else 1 if tree.components[0] == USERS else 2
+    rank = 0 if is_named else 2 if store.arrangement.is_trash(tree.components) else 1
     directory = seen.directory
     born = reach(directory.owner, lambda: syscalls.birth_time_ns(directory.fd, seen.name))
-    return rank, born or seen.status.st_ctime_ns, seen.status.st_ino
+    return rank, born or seen.status.st_ctime_ns, seen.number
 
 
 def _renumbering(store: Store, seen: Seen, tree: Tree) -> Callable[[], str]:

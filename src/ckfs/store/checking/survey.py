@@ -16,11 +16,12 @@ from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.store import removed
 from ckfs.store.checking import records
 from ckfs.store.checking.records import Trouble
-from ckfs.store.checking.walking import Directory, Seen, look, reach
-from ckfs.store.entries import USERS, SetEntry, decode
+from ckfs.store.checking.walking import Directory, Seen, look, number_there, reach
+from ckfs.store.entries import USERS, SetEntry, decode, name_beside
 from ckfs.store.layout import Store
+from ckfs.store.realms import STAGING, Arrangement
 from ckfs.store.removed import Note
-from ckfs.store.setnames import NAMES, STAGING
+from ckfs.store.setnames import NAMES
 
 Key = tuple[int, bytes]
 """A place: uid of the directory below ``users/``, and the name in it."""
@@ -79,7 +80,7 @@ class Orphan:
             return None
         ino = Inode(int(match["ino"], 16))
         is_its = self.record.ino == ino if self.record else len(match["ino"]) >= _SURELY_A_NUMBER
-        return (match["name"], ino, match["copy"] or b"") if is_its else None
+        return (name_beside(match["name"]), ino, match["copy"] or b"") if is_its else None
 
 
 @dataclass(slots=True)
@@ -114,7 +115,7 @@ def survey(store: Store) -> Survey:
     found = Survey()
     with Directory.at(store.path) as root:
         _read_names(store, root, found)
-        _read_places(root, found)
+        _read_places(root, found, store.arrangement)
         _read_staging(root, found)
     return found
 
@@ -169,7 +170,7 @@ def _place(root: Directory, named: Named, found: Survey) -> None:
         return
     found.held[named.key] = named.name
     if top.is_regular and top.status.st_nlink > 1:
-        found.links[top.status.st_ino] = named.entry.stored
+        found.links[top.number] = named.entry.stored
     if named.entry.is_followed:
         found.following.append((named, isinstance(known, Record)))
 
@@ -186,11 +187,11 @@ def _top(root: Directory, key: Key) -> Seen | None:
 # Places
 
 
-def _read_places(root: Directory, found: Survey) -> None:
+def _read_places(root: Directory, found: Survey, arrangement: Arrangement) -> None:
     with root.inside(USERS) as users:
         for user in users.names():
             try:
-                _read_user(users, user, found)
+                _read_user(users, user, found, arrangement)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
@@ -202,7 +203,7 @@ def is_users_name(name: bytes) -> bool:
     return name.isdigit() and name == b"%d" % int(name) and int(name) < 1 << 32
 
 
-def _read_user(users: Directory, user: bytes, found: Survey) -> None:
+def _read_user(users: Directory, user: bytes, found: Survey, arrangement: Arrangement) -> None:
     seen = look(users, user, [USERS])
     if not seen.is_directory or not is_users_name(user):
         found.users.append((user, None))
@@ -211,7 +212,7 @@ def _read_user(users: Directory, user: bytes, found: Survey) -> None:
         found.users.append((user, seen))
     with users.inside(user) as directory:
         for place in directory.names():
-            if (int(user), place) not in found.held:
+            if arrangement.is_place(place) and (int(user), place) not in found.held:
                 _read_orphan(directory, seen.status, Uid(int(user)), place, found)
 
 
@@ -262,7 +263,7 @@ def _entries(staging: Directory, name: bytes) -> Iterator[SetEntry]:
 def _stored_as(uid: Uid, status: os.stat_result, user: os.stat_result, found: Survey) -> Owner:
     """Whose the files of a place in the directory *user* are. The group is only believed of a file that is the user's own:
     a backup that was restored as root is root's."""
-    known = found.links.get(status.st_ino) if status.st_nlink > 1 else None
+    known = found.links.get(number_there(status)) if status.st_nlink > 1 else None
     if known is not None and known.uid == uid:
         return known
     says = status if status.st_uid == uid or user.st_uid != uid else user

@@ -24,6 +24,9 @@ T = TypeVar("T")
 _PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LISTING = os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME | os.O_CLOEXEC
 _GONE = (FileNotFoundError, NotADirectoryError)
+_MASK = (1 << 64) - 1
+_SPREAD = 0x9E3779B97F4A7C15
+"""2**64 divided by the golden ratio."""
 
 
 def reach(owner: Owner, work: Callable[[], T]) -> T:
@@ -37,6 +40,12 @@ def reach(owner: Owner, work: Callable[[], T]) -> T:
 
 def owner_of(status: os.stat_result) -> Owner:
     return Owner(Uid(status.st_uid), Gid(status.st_gid))
+
+
+def number_there(status: os.stat_result) -> int:
+    """What tells one file of the store from all others, below 2**64 and never 0. Subvolumes of btrfs number their files each from
+    the same on, and have a device number each."""
+    return (status.st_ino + status.st_dev * _SPREAD) & _MASK or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +165,11 @@ class Seen:
         return stat.S_ISREG(self.status.st_mode)
 
     @property
+    def number(self) -> int:
+        """By which the store knows it."""
+        return number_there(self.status)
+
+    @property
     def path(self) -> bytes:
         return b"/".join((*self.trail, self.name))
 
@@ -166,7 +180,7 @@ class Unread:
 
     path: bytes
     number: int
-    """The store's inode number of it, or of its directory."""
+    """:func:`number_there` of it, or of its directory."""
     error: OSError
 
 
@@ -236,7 +250,7 @@ def _right_in(here: Directory, trail: list[bytes], directories: list[bytes]) -> 
             if isinstance(seen, Seen) and seen.is_directory:
                 directories.append(name)
     except OSError as error:
-        yield Unread(b"/".join(trail), here.status.st_ino, error)
+        yield Unread(b"/".join(trail), number_there(here.status), error)
 
 
 def _look(directory: Directory, name: bytes, trail: list[bytes]) -> Seen | Unread | None:
@@ -245,7 +259,7 @@ def _look(directory: Directory, name: bytes, trail: list[bytes]) -> Seen | Unrea
     except _GONE:
         return None
     except OSError as error:
-        return Unread(b"/".join((*trail, name)), directory.status.st_ino, error)
+        return Unread(b"/".join((*trail, name)), number_there(directory.status), error)
 
 
 def _enter(directory: Directory, name: bytes, trail: list[bytes]) -> Directory | Unread | None:
@@ -254,4 +268,4 @@ def _enter(directory: Directory, name: bytes, trail: list[bytes]) -> Directory |
     except _GONE:
         return None
     except OSError as error:
-        return Unread(b"/".join((*trail, name)), directory.status.st_ino, error)
+        return Unread(b"/".join((*trail, name)), number_there(directory.status), error)

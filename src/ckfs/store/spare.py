@@ -1,0 +1,51 @@
+"""One file that nobody needs, in ``mounts/``: where the file system has no file left to give, it gives way for the moment in which
+the name of a set says two things. Else nothing could change hands in such a store.
+
+Synchronous, for worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ckfs.model import Owner
+from ckfs.store.identity import acting_as
+from ckfs.store.mounts import MOUNTS
+
+NAME = b"spare"
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Spare:
+    """Of the store whose root is *root_fd*, kept by *service*."""
+
+    def __init__(self, root_fd: int, service: Owner) -> None:
+        self._root_fd = root_fd
+        self._service = service
+
+    def keep(self) -> None:
+        """Have one, if that is possible."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with contextlib.suppress(OSError), self._directory() as directory:
+            os.close(os.open(NAME, flags, 0o600, dir_fd=directory))
+
+    def give(self) -> bool:
+        """Whether there was one, which is gone now."""
+        try:
+            with self._directory() as directory:
+                os.unlink(NAME, dir_fd=directory)
+        except OSError:
+            return False
+        return True
+
+    @contextmanager
+    def _directory(self) -> Iterator[int]:
+        with acting_as(self._service):
+            fd = os.open(MOUNTS, _DIRECTORY, dir_fd=self._root_fd)
+            try:
+                yield fd
+            finally:
+                os.close(fd)

@@ -1,0 +1,325 @@
+"""What hostile users, slow ledgers and unlucky moments make of quotas, in process: charged is never more than may be, and in the end
+what is there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from ckfs.errors import LedgerUnusable
+from ckfs.fs import grants
+from ckfs.fs.metadata import Changes
+from ckfs.ledger import sqlite
+from ckfs.ledger.book import Book
+from ckfs.names import Uid
+from ckfs.policy.quota import Amount
+from tests.fs.cores import ALICE, Mount, charged, new_store
+from tests.fs.test_charging import ENOUGH_S, SET, STORE_ID, UNIT, limit, settled, write
+
+OVER = os.strerror(errno.EDQUOT)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return new_store(tmp_path)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Book]:
+    book = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    yield book
+    book.close()
+
+
+class Interrupted:
+    """A ledger of which one call does something else first, in the thread in which it is asked."""
+
+    def __init__(self, ledger: Book) -> None:
+        self._ledger = ledger
+        self.before: dict[str, Callable[..., None]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        call, first = getattr(self._ledger, name), self.before.get(name)
+
+        def interrupted(*args: Any) -> Any:
+            assert first is not None
+            first(*args)
+            return call(*args)
+
+        return call if first is None else interrupted
+
+
+def uid() -> Uid:
+    return Uid(ALICE.uid)
+
+
+def purge_trash(mount: Mount) -> None:
+    for item in list(mount.core.store.trash.items(uid())):
+        mount.core.store.trash.purge(item)
+
+
+# Files without a name
+
+
+@pytest.mark.trio
+async def test_a_file_without_a_name_does_not_outgrow_the_limit(store: Path, ledger: Book) -> None:
+    limit(ledger, units=6)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.gone")
+        await mount.alice.unlink(f"{SET}/.gone")
+        assert await mount.fs.content.write(handle, 0, bytes(10 * UNIT)) == 5 * UNIT
+        with pytest.raises(OSError, match=OVER):
+            await mount.fs.content.write(handle, 5 * UNIT, bytes(10 * UNIT))
+        assert await mount.fs.content.write(handle, 0, bytes(5 * UNIT)) == 5 * UNIT
+        await mount.alice.close(handle)
+        assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
+@pytest.mark.trio
+async def test_a_file_without_a_name_counts_until_its_last_descriptor_is_closed(
+    store: Path, ledger: Book
+) -> None:
+    limit(ledger, units=6)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        first = await mount.alice.create(f"{SET}/.gone")
+        second = await mount.alice.open(f"{SET}/.gone", os.O_RDWR)
+        await mount.alice.unlink(f"{SET}/.gone")
+        assert await mount.fs.content.write(first, 0, bytes(4 * UNIT)) == 4 * UNIT
+        await mount.alice.close(first)
+        await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+        assert ledger.account(uid()).total.bytes == 5 * UNIT
+        assert await mount.fs.content.write(second, 4 * UNIT, bytes(4 * UNIT)) == UNIT
+        await mount.alice.close(second)
+        assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
+# What is noted late
+
+
+@pytest.mark.trio
+async def test_a_file_that_is_closed_while_the_ledger_notes_it(store: Path, ledger: Book) -> None:
+    slow = Interrupted(ledger)
+    asked, answer = threading.Event(), threading.Event()
+
+    def noting(*args: Any) -> None:
+        if len(args) > 4 and args[4]:
+            asked.set()
+            answer.wait(ENOUGH_S)
+
+    async with charged(store, slow) as mount:  # type: ignore[arg-type]
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.image")
+        await mount.fs.content.write(handle, 0, bytes(UNIT))
+        slow.before["draw"] = noting
+        assert await trio.to_thread.run_sync(asked.wait, ENOUGH_S)
+        await mount.alice.close(handle)
+        answer.set()
+        assert await settled(ledger, mount) == Amount(2 * UNIT, 2)
+        assert ledger.basis(uid()).files == ()
+        assert await write(mount, f"{SET}/.image", UNIT, UNIT) == UNIT
+        assert await settled(ledger, mount) == Amount(3 * UNIT, 2)
+
+
+# What is made beside files' content
+
+
+@pytest.mark.trio
+async def test_an_image_that_is_emptied_needs_room_for_what_it_was(store: Path, ledger: Book) -> None:
+    limit(ledger, units=100, files=3)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        await mount.alice.save(f"{SET}/image", bytes(UNIT))
+        for _ in range(3):
+            handle = await mount.alice.open(f"{SET}/image", os.O_WRONLY | os.O_TRUNC)
+            await mount.fs.content.write(handle, 0, bytes(UNIT))
+            await mount.alice.close(handle)
+            assert (await settled(ledger, mount)).files == 3
+        await mount.alice.setattr(f"{SET}/image", Changes(size=0))
+        assert (await settled(ledger, mount)).files == 3
+
+
+@pytest.mark.trio
+async def test_attributes_need_room(store: Path, ledger: Book) -> None:
+    limit(ledger, units=2)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        async with mount.alice.at(SET) as ino:
+            await mount.fs.extended.set(ino, b"user.note", bytes(1000), ALICE)
+            assert await settled(ledger, mount) == Amount(2 * UNIT, 1)
+            await mount.alice.mknod(f"{SET}/.image")
+            async with mount.alice.at(f"{SET}/.image") as other:
+                with pytest.raises(OSError, match=OVER):
+                    await mount.fs.extended.set(other, b"user.more", b"x", ALICE)
+            await mount.fs.extended.set(ino, b"user.note", bytes(1100), ALICE)
+            await mount.fs.extended.set(ino, b"user.more", b"x", ALICE)
+            assert await settled(ledger, mount) == Amount(2 * UNIT, 2)
+
+
+@pytest.mark.trio
+async def test_something_new_is_never_counted_and_claimed(store: Path, ledger: Book) -> None:
+    limit(ledger, units=100, files=2)
+    async with charged(store, ledger) as mount:
+        charging = mount.core.charging
+        await mount.alice.mkdir(SET)
+        await settled(ledger, mount)
+        async with charging.claimed(uid(), Amount(0, 1)):
+            charging.made(uid(), Amount(0, 1))  # type: ignore[attr-defined]
+            await charging.grants.post()  # type: ignore[attr-defined]
+            assert ledger.account(uid()).total.files == 2
+        await charging.grants.post()  # type: ignore[attr-defined]
+        assert ledger.account(uid()).used.files == 2
+        assert ledger.account(uid()).claimed.files == 0
+
+
+# Two mounts, one file
+
+
+@pytest.mark.trio
+async def test_a_file_that_is_removed_elsewhere_before_anything_was_written(
+    store: Path, ledger: Book
+) -> None:
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        handle = await one.alice.create(f"{SET}/.image")
+        await one.core.charging.grants.post()  # type: ignore[attr-defined]
+        await other.alice.unlink(f"{SET}/.image")
+        await one.alice.close(handle)
+        assert await settled(ledger, one, other) == Amount(UNIT, 1)
+
+
+@pytest.mark.trio
+async def test_who_appends_at_the_limit_behind_what_another_mount_has_appended(
+    store: Path, ledger: Book
+) -> None:
+    limit(ledger, units=9)
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        first = await one.alice.create(f"{SET}/.log", flags=os.O_WRONLY | os.O_APPEND)
+        second = await other.alice.open(f"{SET}/.log", os.O_WRONLY | os.O_APPEND)
+        assert await one.fs.content.write(first, 0, bytes(8 * UNIT)) == 8 * UNIT
+        with pytest.raises(OSError, match=OVER):  # where the kernel of the other believes its end to be
+            await other.fs.content.write(second, 0, bytes(8 * UNIT))
+        await one.alice.close(first)
+        await other.alice.close(second)
+        assert await settled(ledger, one, other) == Amount(9 * UNIT, 2)
+
+
+# Claims that are not needed
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_what_is_written_over_is_in_nobodys_way(store: Path, ledger: Book, *, elsewhere: bool) -> None:
+    limit(ledger, units=10)
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as two:
+        await one.alice.mkdir(SET)
+        assert await write(one, f"{SET}/.image", 0, 5 * UNIT) == 5 * UNIT
+        handle = await one.alice.open(f"{SET}/.image", os.O_RDWR)
+        assert await one.fs.content.write(handle, 0, bytes(4 * UNIT)) == 4 * UNIT
+        assert await write(two if elsewhere else one, f"{SET}/.other", 0, 4 * UNIT) == 4 * UNIT
+        await one.alice.close(handle)
+        assert await settled(ledger, one, two) == Amount(10 * UNIT, 3)
+
+
+# A ledger that is slow, away, or damaged
+
+
+@pytest.mark.trio
+async def test_a_ledger_that_is_damaged_does_not_end_the_mount(store: Path, ledger: Book) -> None:
+    broken = Interrupted(ledger)
+
+    def refuse(*_: Any) -> None:
+        raise LedgerUnusable("the ledger is damaged: file is not a database")
+
+    async with charged(store, broken, timeout_s=1.0) as mount:  # type: ignore[arg-type]
+        await mount.alice.mkdir(SET)
+        await settled(ledger, mount)
+        broken.before = dict.fromkeys(("draw", "post", "recalled"), refuse)
+        with pytest.raises(Exception, match="new grant|ledger") as caught:
+            await mount.alice.mkdir("other")
+        assert getattr(caught.value, "errno", None) == errno.EIO
+        await trio.sleep(2 * grants._INTERVAL_S)
+        broken.before = {}
+        with trio.fail_after(ENOUGH_S):
+            await mount.alice.save(f"{SET}/.image", bytes(UNIT))
+        assert await settled(ledger, mount) == Amount(2 * UNIT, 2)
+
+
+@pytest.mark.trio
+async def test_those_who_wait_for_a_ledger_that_hangs_do_not_wait_for_each_other(
+    store: Path, ledger: Book
+) -> None:
+    hung, answer = Interrupted(ledger), threading.Event()
+    async with charged(store, hung, timeout_s=1.0) as mount:  # type: ignore[arg-type]
+        await mount.alice.mkdir(SET)
+        await settled(ledger, mount)
+        hung.before = dict.fromkeys(("draw", "post", "recalled"), lambda *_: answer.wait(ENOUGH_S))
+        refused = []
+
+        async def make(number: int) -> None:
+            with pytest.raises(Exception, match="ledger|grant") as caught:
+                await mount.alice.mkdir(f"{SET}/{number}")
+            refused.append(caught.value)
+
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(make, number)
+        assert len(refused) == 12
+        assert trio.current_time() - began_s < 8
+        answer.set()
+        hung.before = {}
+        assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
+# Writes that end late
+
+
+@pytest.mark.trio
+async def test_a_write_that_was_given_up_and_happens_later_is_claimed(
+    store: Path, ledger: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, begun, pwrite = threading.Event(), threading.Event(), os.pwrite
+
+    def late(fd: int, data: bytes, offset: int) -> int:
+        begun.set()
+        go_on.wait(ENOUGH_S)
+        return pwrite(fd, data, offset)
+
+    limit(ledger, units=4)
+    async with charged(store, ledger, timeout_s=1.0) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.image")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.core.gate.watch)
+            monkeypatch.setattr(os, "pwrite", late)
+            with pytest.raises(Exception, match="did not answer"):
+                await mount.fs.content.write(handle, 0, bytes(3 * UNIT))
+            assert begun.is_set()
+            monkeypatch.undo()
+            with trio.fail_after(ENOUGH_S):
+                while not mount.core.gate.is_up:  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+            await mount.alice.close(handle)
+            await trio.sleep(2 * grants._INTERVAL_S)
+            assert ledger.account(uid()).total.bytes == 4 * UNIT
+            go_on.set()
+            await settled_after_recount(ledger, mount)
+            nursery.cancel_scope.cancel()
+
+
+async def settled_after_recount(ledger: Book, mount: Mount) -> None:
+    with trio.fail_after(ENOUGH_S):
+        while uid() not in mount.core.charging.to_recount:  # type: ignore[attr-defined] # noqa: ASYNC110
+            await trio.sleep(0.02)
+    await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+    assert ledger.account(uid()).total.bytes >= 4 * UNIT

@@ -1,0 +1,123 @@
+"""Recounts by one mount while another one writes, deletes what is open, and closes it: whatever is taken up is right."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from ckfs.fs.recounting import Recount, Recounting
+from ckfs.ledger import sqlite
+from ckfs.ledger.book import Book
+from ckfs.names import FileHandle
+from ckfs.policy.quota import NOTHING, Amount
+from ckfs.store import counting
+from tests.fs.cores import ALICE, Mount, charged, new_store
+
+pytestmark = [pytest.mark.root, pytest.mark.trio]
+
+UNIT = 4096
+ROUNDS = 4
+LONG_S = 60.0
+STORE_ID = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
+
+
+@dataclass
+class Writer:
+    """Alice, on one mount, at random."""
+
+    mount: Mount
+    dice: random.Random
+    open: list[FileHandle] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    made: int = 0
+
+    async def go_on(self, steps: int) -> None:
+        for _ in range(steps):
+            await self.dice.choice((self._create, self._write, self._write, self._unlink, self._close))()
+
+    async def _create(self) -> None:
+        self.made += 1
+        self.names.append(f"set/image-{self.made}")
+        self.open.append(await self.mount.alice.create(self.names[-1]))
+
+    async def _write(self) -> None:
+        if self.open:
+            data = bytes(self.dice.randrange(1, 20 * UNIT))
+            handle = self.dice.choice(self.open)
+            await self.mount.fs.content.write(handle, self.dice.randrange(50 * UNIT), data)
+
+    async def _unlink(self) -> None:
+        if self.names:
+            await self.mount.alice.unlink(self.names.pop(self.dice.randrange(len(self.names))))
+
+    async def _close(self) -> None:
+        if self.open:
+            await self.mount.alice.close(self.open.pop(self.dice.randrange(len(self.open))))
+
+    async def end(self) -> None:
+        while self.open:
+            await self._close()
+
+
+async def recount(mount: Mount, ledger: Book) -> Recount:
+    recounting = Recounting(mount.core.store, ledger, mount.core.fate)
+    [one] = await trio.to_thread.run_sync(lambda: list(recounting.repair([ALICE.uid])))
+    return one
+
+
+async def is_right(mount: Mount, ledger: Book) -> None:
+    """Once everything is closed and nothing claimed, the ledger says what is in the store."""
+    store = mount.core.store
+    count = partial(counting.count, store, ALICE.uid, store.door.unit)
+    with trio.fail_after(LONG_S):
+        # The ledger sends no event.
+        while ledger.account(ALICE.uid).claimed != NOTHING:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+    assert ledger.account(ALICE.uid).used == await trio.to_thread.run_sync(count)
+    assert ledger.check() == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_recount_changes_nothing_where_the_ledger_is_right(tmp_path: Path, seed: int) -> None:
+    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    path = new_store(tmp_path)
+    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+        await a.alice.mkdir("set")
+        writer = Writer(a, random.Random(seed))
+        for _ in range(ROUNDS):
+            await writer.go_on(30)
+            one = await recount(b, ledger)  # with files open, some of them without a name
+            assert not one.differs
+            if one.taken_up:
+                assert one.counted == one.said
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.go_on, 300)
+            for _ in range(2):
+                assert not (await recount(b, ledger)).differs
+        await writer.end()
+        await is_right(b, ledger)
+    ledger.close()
+
+
+async def test_a_ledger_that_went_wrong_is_right_again_though_files_are_open(tmp_path: Path) -> None:
+    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    path = new_store(tmp_path)
+    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+        await a.alice.mkdir("set")
+        writer = Writer(a, random.Random(7))
+        await writer.go_on(60)
+        with trio.fail_after(LONG_S):
+            while True:
+                ledger.recounted(ALICE.uid, None, Amount(1 << 40, 1 << 20))
+                if (await recount(b, ledger)).taken_up:
+                    break
+        await writer.go_on(60)
+        await writer.end()
+        await is_right(b, ledger)
+    ledger.close()
