@@ -195,8 +195,8 @@ def _left(limit: Limit, total: int, grace_s: float | None) -> int | None:
 
 
 def grant(account: Account, least: Amount, wanted: Amount, now_ns: int) -> Amount:
-    """How much of *wanted* (at least as much as *least*) is granted to one mount: all while there is plenty, exactly *least*
-    near a limit, and what there is if that is less. Never so much beyond *least* that a soft limit is passed for it."""
+    """How much of *wanted* (at least as much as *least*) is granted to one mount: all while there is plenty, less near a
+    limit, then exactly *least*, and what there is if that is less. Never so much beyond *least* that a soft limit is passed for it."""
     account = at(account, now_ns)
     limits, total, left = account.limits, account.total, room(account, now_ns)
     return Amount(
