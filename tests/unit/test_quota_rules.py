@@ -255,6 +255,7 @@ def test_without_a_limit_all_that_is_wanted_is_granted() -> None:
         (GIB - 8 * MIB - 10, 10 + MIB // 2),
         (GIB - MIB, 10),
         (GIB - 10, 10),
+        (GIB, 10),
     ],
 )
 def test_nothing_is_granted_beyond_what_is_needed_that_would_pass_a_soft_limit(
@@ -263,10 +264,14 @@ def test_nothing_is_granted_beyond_what_is_needed_that_would_pass_a_soft_limit(
     assert quota.grant(account(used, soft=GIB), Amount(10), Amount(MIB), NOW_NS) == Amount(granted)
 
 
-@pytest.mark.parametrize("used", [GIB - 9, GIB, GIB + 5])
-def test_a_soft_limit_that_is_passed_anyhow_slows_nobody_down(used: int) -> None:
-    limited = account(used, soft=GIB, hard=1 << 40)
-    assert quota.grant(limited, Amount(10), Amount(MIB), NOW_NS) == Amount(MIB)
+def test_a_soft_limit_that_is_passed_slows_nobody_down_until_its_grace_ends_soon() -> None:
+    def granted(over: Over) -> Amount:
+        passed = account(2 * GIB, soft=GIB, hard=1 << 40, over=over)
+        return quota.grant(passed, Amount(10), Amount(MIB), NOW_NS)
+
+    assert granted(Over(0.0, NOW_NS)) == Amount(MIB)
+    assert granted(Over(DEFAULT_GRACE_S - 3601.0, NOW_NS)) == Amount(MIB)
+    assert granted(Over(DEFAULT_GRACE_S - 3600.0, NOW_NS)) == Amount(10)
 
 
 def test_after_grace_nothing_is_granted() -> None:
@@ -289,4 +294,4 @@ def test_a_grant_is_never_more_than_there_is_nor_less_than_is_needed_if_there_is
     assert granted >= (least if left is None else min(least, left))
     assert left is None or granted <= left
     if soft is not None and granted > least:
-        assert used + claimed + granted <= soft or used + claimed + least > soft
+        assert used + claimed + granted <= soft or used + claimed > soft
