@@ -33,6 +33,7 @@ ROOM = 24 * MIB + 12_345
 FILES = 40
 ROUNDS = 5
 ROUND_S = 1.5
+REFUSED = ["is partial"]
 SIZES = (1, 7, 700, UNIT - 1, UNIT, UNIT + 1, 5 * UNIT, 64 * KIB, 100_000, 256 * KIB, MIB)
 
 Run = Callable[[str, int], int]
@@ -72,12 +73,13 @@ class Sampler:
 # Writers
 
 
-def write_anything(directory: str, seed: int, round_s: float) -> int:
-    """Appends, sparse writes, truncations and deletions, in files of his own and in those of all, for a while."""
+def write_anything(directory: str, seed: int, round_s: float, files: str) -> int:
+    """Appends, sparse writes, truncations and deletions, for a while, in *files* "of his own" or "of all"."""
     dice = random.Random(seed)
     end, refused = time.monotonic() + round_s, 0
     while time.monotonic() < end:
-        name = dice.choice([f"own-{os.getpid()}-{dice.randrange(4)}", f"of-all-{dice.randrange(4)}"])
+        whose = os.getpid() if files == "of his own" else "all"
+        name = f"of-{whose}-{dice.randrange(4)}"
         try:
             _one_step(dice, f"{directory}/{name}.tmp")
         except OSError as error:
@@ -149,7 +151,9 @@ class Crowd:
 def mounts(root_and_fuse: None, workdir: Path) -> Iterator[list[Mount]]:
     with ledger_in(workdir / "state"), ExitStack() as stack:
         store = private_store(workdir)
-        yield [stack.enter_context(mounted(store, workdir / node, node=node)) for node in NODES]
+        yield [
+            stack.enter_context(mounted(store, workdir / node, node=node, may_log=REFUSED)) for node in NODES
+        ]
 
 
 @pytest.fixture
@@ -160,7 +164,8 @@ def crowd(mounts: list[Mount]) -> Iterator[Crowd]:
         yield Crowd(payer, [(stack.enter_context(Agent(payer.uid)), each) for each in directories])
 
 
-def test_no_byte_more_than_the_limit_and_none_less(crowd: Crowd) -> None:
+@pytest.mark.parametrize("files", ["of his own", "of all"])
+def test_no_byte_more_than_the_limit_and_none_less(crowd: Crowd, files: str) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     payer = crowd.payer
@@ -171,7 +176,9 @@ def test_no_byte_more_than_the_limit_and_none_less(crowd: Crowd) -> None:
     sampler, refused = Sampler(payer), 0
     with sampler.watching():
         for turn in range(ROUNDS):
-            refused += crowd.at_once(partial(write_anything, round_s=ROUND_S), seed + turn * WRITERS)
+            refused += crowd.at_once(
+                partial(write_anything, round_s=ROUND_S, files=files), seed + turn * WRITERS
+            )
             assert charged(payer.quotas.store, payer.uid).bytes <= payer.hard_bytes, "with nobody writing"
         crowd.at_once(fill_up, seed)
     assert sampler.samples > ROUNDS

@@ -21,7 +21,7 @@ from tests.support.users import as_user
 
 UNIT = 4096
 """What the file systems under the tests allocate at a time."""
-LIMIT_S = 20.0
+LIMIT_S = 30.0
 """Seconds for the ledger to hear what has happened: a fraction of one, on a machine that has nothing else to do."""
 
 T = TypeVar("T")
