@@ -22,11 +22,11 @@ class Session:
         "base",
         "claims",
         "ended",
-        "heard_gone",
         "held",
         "idle",
         "ino",
         "is_left",
+        "is_ours_to_bury",
         "payer",
         "ranges",
         "under_way",
@@ -49,7 +49,8 @@ class Session:
         """Its writers have ended, while a write that was given up had yet to happen."""
         self.idle: trio.Event | None = None
         """Set when none is under way any more."""
-        self.heard_gone = False
+        self.is_ours_to_bury = False
+        """It has no name any more, and nobody else tells the ledger."""
         self.ended = False
 
 

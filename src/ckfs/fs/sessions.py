@@ -8,7 +8,7 @@ to the event loop's thread.
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,7 +28,6 @@ from ckfs.store import metering
 
 _MOST_RANGES = 4096
 """A file that was written in more pieces is settled in between."""
-_MOST_REMEMBERED = 4096
 _IDLE_S = 2.0
 """For so long the writes that are under way are waited for, where a file is to be counted in between."""
 
@@ -55,8 +54,6 @@ class Sessions:
         self._events: deque[Event] = deque()
         self._lingering: dict[Inode, Uid] = {}
         """Who pays for what has no name any more, and is open here."""
-        self._settled_gone: OrderedDict[Inode, None] = OrderedDict()
-        """Files that were settled as gone before the door had told of it."""
         self.to_recount: set[Uid] = set()
         """Owners of whom only a recount tells what they use: their grants were taken back while this mount seemed dead."""
         self._token: trio.lowlevel.TrioToken | None = None
@@ -101,13 +98,10 @@ class Sessions:
         """Whether what was told of *ino* is seen when it is settled, since it is open here; or was, already."""
         session = self._sessions.get(ino)
         if session is not None:
-            session.heard_gone = session.heard_gone or event.is_gone
+            session.is_ours_to_bury = session.is_ours_to_bury or event.is_gone
             return True
         if not event.is_gone:
             return False
-        if ino in self._settled_gone:
-            del self._settled_gone[ino]
-            return True
         node = self._core.inodes.known(ino)
         if node is None or not node.handles or ino in self._lingering:
             return False
@@ -181,6 +175,7 @@ class Sessions:
         if is_gone and node.ino not in self._lingering:
             base = NOTHING  # another mount has removed it, and said so: nobody was charged with it any more
         session = self._sessions[node.ino] = Session(node.ino, self._core.payer_of(node), base)
+        session.is_ours_to_bury = is_gone
         if node.ino not in self._lingering:  # else it is noted
             self.grants.note(session.payer, Opened(node.ino, base))
         return session
@@ -210,28 +205,34 @@ class Sessions:
         """End *session* with what the file, open as *handle*, takes in the store now; not if a write begins meanwhile."""
         claims = session.claims
         try:
-            seen = await self._charge(handle)
+            final, is_gone = await self._charge(handle)
+            if is_gone and not session.is_ours_to_bury:
+                look = partial(self._core.store.door.is_gone_for_us, handle.file)
+                if await self._core.gate.call(look, releases=(handle.pin(),)):
+                    session.is_ours_to_bury = True
         except (OSError, FsError):
             if not session.under_way:
                 self.end_unseen(session)
             raise
         if not (session.ended or session.under_way) and session.claims == claims:
-            self._end(session, *seen)
+            self._end(session, final)
 
     def end_unseen(self, session: Session) -> None:
         """Nobody could see what the file takes: it counts with all that was claimed for it, until a recount."""
         if not session.ended:
-            self._end(session, session.base + Amount(session.held), is_gone=False)
+            self._end(session, session.base + Amount(session.held))
             self.to_recount.add(session.payer)
 
-    def _end(self, session: Session, final: Amount, is_gone: bool) -> None:
-        """*final* is what the file counts with from now on; one that has no name any more, *is_gone*, for as long as it is open."""
+    def _end(self, session: Session, final: Amount) -> None:
+        """*final* is what the file counts with from now on; one that has no name any more, for as long as it is open here, or until
+        who took its name has told that it is gone."""
         self.gather()
         if session.ended:
             return
         self._drop(session)
         node = self._core.inodes.known(session.ino)
-        if is_gone and (node is None or not node.handles):
+        is_open = node is not None and bool(node.handles)
+        if session.is_ours_to_bury and not is_open:
             final = NOTHING
         purse = self.grants.purse(session.payer)
         noted = self.grants.noted_not(session.ino)
@@ -240,11 +241,7 @@ class Sessions:
         else:
             purse.give_back(Amount(session.held))
             purse.spend_on(session.ino, final - noted.base)
-        if is_gone and not session.heard_gone:
-            self._settled_gone[session.ino] = None
-            while len(self._settled_gone) > _MOST_REMEMBERED:
-                self._settled_gone.popitem(last=False)
-        if is_gone and final:
+        if session.is_ours_to_bury and is_open:
             self._linger(session.payer, session.ino, final)
         if purse.is_wanted_by_others(trio.current_time()):
             purse.give_up_balance()

@@ -150,6 +150,14 @@ class Door:
             status = os.fstat(fd)
             return charge_of(status, fd, self.unit), not status.st_nlink
 
+    def is_gone_for_us(self, file: OpenFile) -> bool:
+        """Whether the open *file*, which is not written here any more, has lost its last name, and nobody else tells of that."""
+        reports = self._reports
+        if reports is None or not reports.exact:
+            return True
+        with self.opened(file, os.O_RDONLY) as fd:
+            return reports.is_gone_for_us(fd)
+
     def charge_of_attributes(self, target: Target, name: bytes = b"", size: int | None = None) -> int:
         """What the users' own attributes of *target* are charged with, in bytes; *size*: if the value of *name* had as many."""
         with self.opened(target, os.O_RDONLY) as fd:

@@ -79,13 +79,35 @@ class Reports:
             yield
             return
         with _held(at, status, exactly=self.exact and spot.payer is None) as held:
-            names = _names(attributes.path_of(*at))
-            has_other = held is None and _has_other_name(spot, status, names)
-            if not has_other and not self._settles_elsewhere(names):
-                gone = self._counted(at, status, names)
+            gone = None if held is not None else self._seen_before(spot, at, status)
             yield
-            if gone is not None and (held is None or _has_gone(held)):
+            if held is not None and self.is_gone_for_us(held):
+                gone = _Counted(number_at(held), charge_of(os.fstat(held), held, self.unit))
+            if gone is not None:
                 self.meter.gone(payer, gone.ino, gone.charge)
+
+    def _seen_before(self, spot: Spot, at: At, status: os.stat_result) -> _Counted | None:
+        """What will be gone with the name *at*; None if that is told by others, or another name stays."""
+        names = _names(attributes.path_of(*at))
+        if _has_other_name(spot, status, names) or self._settles_elsewhere(names):
+            return None
+        return self._counted(at, status, names)
+
+    def is_gone_for_us(self, fd: int) -> bool:
+        """Whether the open file has lost its last name, and it is for us to tell.
+
+        Not while another mount writes it, which tells at the end. Of all others exactly one does: who looks after it has taken away
+        its own mark as a writer, and of several that look, who makes the mark that the file has gone.
+        """
+        if os.fstat(fd).st_nlink or self._settles_elsewhere(_names(fd)):
+            return False
+        try:
+            attributes.create(fd, _GONE, b"1")
+        except FileExistsError:
+            return False
+        except OSError:  # no room for a mark
+            return True
+        return True
 
     # What moves
 
@@ -218,20 +240,6 @@ def _held(at: At, status: os.stat_result, *, exactly: bool) -> Iterator[int | No
     finally:
         if fd is not None:
             os.close(fd)
-
-
-def _has_gone(fd: int) -> bool:
-    """Whether the open file has lost its last name, and nobody else has said so: of two mounts that take two names of it, or the
-    same one, in one moment, both may see that. The mark goes with the file."""
-    if os.fstat(fd).st_nlink:
-        return False
-    try:
-        attributes.create(fd, _GONE, b"1")
-    except FileExistsError:
-        return False
-    except OSError:  # no room for a mark
-        return True
-    return True
 
 
 @contextlib.contextmanager
