@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import protection, table
+from tests.bench import hosts, ledger, protection, table
 from tests.bench.compare import Measured, compare
 from tests.bench.manysets import Size, measure
 from tests.bench.places import forget_names
@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     scale = _SCALES[options.scale]
     if options.repetitions is not None:
         scale = dataclasses.replace(scale, repetitions=options.repetitions)
+    if options.rounds is not None:
+        scale = dataclasses.replace(scale, rounds=options.rounds)
     places = {"tmpfs": options.tmpfs, "disk": options.disk}
     chosen = list(places) if options.on == "both" else [options.on]
     titles = {kind: _title(kind, places[kind]) for kind in chosen}
@@ -38,14 +40,25 @@ def main(arguments: list[str] | None = None) -> int:
     for kind in chosen if options.only == "all" else []:
         results.append((titles[kind], *_measured(places[kind], scale, _say(kind), on_disk=kind == "disk")))
         loads.append(os.getloadavg()[0])
-    costs = [
-        (titles[kind], protection.measure(places[kind], scale.rounds, scale.images, _say(kind)))
-        for kind in chosen
-    ]
+    costs, charged, together = [], [], []
+    for kind in chosen:
+        if options.only in ("all", "protection"):
+            found = protection.measure(places[kind], scale.rounds, scale.images, _say(kind))
+            costs.append((titles[kind], found))
+        if options.only in ("all", "ledger"):
+            turn = ledger.loads(scale.stream_bytes, scale.small_bytes, scale.images)
+            amounts = scale.stream_bytes, scale.small_bytes
+            spent = ledger.measure(places[kind], scale.rounds, turn, amounts, _say(kind))
+            charged.append((titles[kind], spent))
+    if options.only in ("all", "ledger"):
+        streams, say = (scale.stream_bytes, scale.small_bytes), _say(chosen[0])
+        together = hosts.measure(places[chosen[0]], scale.rounds, *streams, say)
     if options.only == "all":
-        document = table.text(scale, results, costs, loads, dropped=forget_names())
+        document = table.text(scale, results, costs, charged, together, loads, dropped=forget_names())
     else:
-        document = table.of_protection(costs)
+        document = (
+            table.of_protection(costs) if options.only == "protection" else table.of_ledger(charged, together)
+        )
     print(document)
     if options.write is not None:
         Path(options.write).write_text(document, encoding="utf-8")
@@ -61,6 +74,12 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
         "--quick", action="store_const", const="quick", dest="scale", help="the same as --scale quick"
     )
     parser.add_argument("--repetitions", type=int, metavar="N", help="how often; the scale says it otherwise")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        metavar="N",
+        help="how often costs are measured, at least 2; the scale says it otherwise",
+    )
     parser.add_argument("--on", choices=("tmpfs", "disk", "both"), default="both")
     parser.add_argument(
         "--tmpfs", default="/dev/shm", metavar="DIR", help="a directory on a tmpfs (default: %(default)s)"
@@ -69,7 +88,10 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
         "--disk", default="/var/tmp", metavar="DIR", help="a directory on a disk (default: %(default)s)"
     )
     parser.add_argument(
-        "--only", choices=("all", "protection"), default="all", help="only what protection and the trash cost"
+        "--only",
+        choices=("all", "protection", "ledger"),
+        default="all",
+        help="only what protection and the trash cost, or what the ledger does",
     )
     parser.add_argument("--write", metavar="FILE", help="where to write the table, besides standard output")
     return parser.parse_args(arguments)

@@ -17,7 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckfs.names import Uid
-from tests.bench.owners import FAR, FREE, NEAR, NONE, Owner, book_of, file_of_ledger, let_post
+from ckfs.policy.quota import Amount
+from tests.bench.owners import (
+    FAR,
+    FREE,
+    NEAR,
+    NONE,
+    Owner,
+    book_of,
+    clear,
+    file_of_ledger,
+    fill,
+    let_post,
+)
 from tests.bench.places import SET, scratch_in
 from tests.support.agents import Agent
 from tests.support.mounting import Mount, make_store, mounted
@@ -31,19 +43,21 @@ COUNTING = (FREE, FAR, NEAR)
 _FIRST_UID = 2110
 _PRIVATE = "private"
 _LONGEST_S = 600.0
-_MOST_BYTES = 48 * MIB
-"""Of one file: near a limit no more than 64 MiB are free."""
+_MOST_BYTES, _MOST_SMALL_BYTES = 256 * MIB, 8 * MIB
+"""Of one file, with large and with small calls: a turn is to be short."""
 _POLICIES = {"ledger": "", NONE: '[quota]\nmode = "none"\n'}
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """*calls* of some kind, which :data:`_WORK` makes in an owner's set and times."""
+    """*calls* of some kind, which :data:`_WORK` makes in an owner's set and times; *size* bytes are written, in so many *files*."""
 
     title: str
     kind: str
     args: tuple[int, ...]
     calls: int
+    size: int = 0
+    files: int = 1
 
 
 @dataclass(slots=True)
@@ -66,9 +80,10 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How often the ledger was asked for each GiB that *who* wrote with calls of some size."""
+    """How often the ledger was asked while *who* wrote *size* bytes with calls of *call*: as often as that for each GiB."""
 
-    title: str
+    size: int
+    call: int
     who: str
     grants: float
     """How often a mount's grant grew."""
@@ -89,12 +104,12 @@ class Costs:
 def loads(stream: int, small: int, files: int) -> list[list[Load]]:
     """Writes of *stream* bytes and of *small* with small calls, in one file each; and so many *files*. What is in one list is done
     one after the other in the same turn."""
-    stream, small = min(stream, _MOST_BYTES), min(small, _MOST_BYTES)
+    stream, small = min(stream, _MOST_BYTES), min(small, _MOST_SMALL_BYTES)
     return [
-        [Load("write, 1 MiB calls", "write", (stream, MIB), stream // MIB)],
-        [Load("write, 4 KiB calls", "write", (small, 4 * KIB), small // (4 * KIB))],
+        [Load("write, 1 MiB calls", "write", (stream, MIB), stream // MIB, stream)],
+        [Load("write, 4 KiB calls", "write", (small, 4 * KIB), small // (4 * KIB), small)],
         [
-            Load("create and close an empty file", "make", (files,), files),
+            Load("create and close an empty file", "make", (files,), files, files=files),
             Load("unlink it", "remove", (files,), files),
         ],
     ]
@@ -103,11 +118,13 @@ def loads(stream: int, small: int, files: int) -> list[list[Load]]:
 def measure(
     directory: str, rounds: int, turn: list[list[Load]], amounts: tuple[int, int], say: Callable[[str], None]
 ) -> Costs:
-    """*rounds* times each of the *turn* by everybody, in stores below *directory*. *amounts* are the bytes for which the
-    ledger's grants are counted, with large and with small calls."""
-    with scratch_in(directory) as scratch, _everybody(scratch) as writers:
+    """*rounds* times each of the *turn* by everybody, in stores below *directory*. The ledger's grants are
+    counted for *amounts*, of bytes written with large and with small calls."""
+    loads_of_all = [load for steps in turn for load in steps]
+    most = Amount(max(load.size for load in loads_of_all), max(load.files for load in loads_of_all))
+    with scratch_in(directory) as scratch, _everybody(scratch, most) as writers:
         charges = [charge for steps in turn for charge in _charges(steps, rounds, writers, say)]
-        asked = _asked(scratch, writers, amounts)
+        asked = _asked(scratch, writers, amounts, most.bytes)
     return Costs(rounds, charges, asked)
 
 
@@ -128,6 +145,7 @@ def _charges(
     steps: list[Load], rounds: int, writers: list[_Writer], say: Callable[[str], None]
 ) -> list[Charge]:
     charges = [Charge(load) for load in steps]
+    _leave(writers, steps[0].size)
     for number in range(rounds + 1):
         turn = number % len(writers)
         for writer in [*writers[turn:], *writers[:turn]]:
@@ -141,8 +159,16 @@ def _charges(
     return charges
 
 
+def _leave(writers: list[_Writer], size: int) -> None:
+    """Whoever writes up to his limit reaches it with *size* bytes."""
+    for writer in writers:
+        if writer.name == NEAR and writer.owner is not None:
+            writer.agent.do(fill, writer.directory, writer.owner.most.bytes - size)
+    let_post()
+
+
 def _taken(writer: _Writer, steps: list[Load]) -> list[dict[str, float]]:
-    """Seconds of all calls of each step. What the daemon does of a turn later counts with its last step."""
+    """Seconds of all calls of each step. What the daemon does later about files that were removed counts, too."""
     rest = None if writer.owner is None else writer.owner.book.account(writer.owner.uid).used
     taken = []
     for load in steps:
@@ -150,9 +176,10 @@ def _taken(writer: _Writer, steps: list[Load]) -> list[dict[str, float]]:
         seconds = writer.do(load)
         taken.append({TIME: seconds, CPU: _processor_s(writer.daemon) - before})
     before = _processor_s(writer.daemon)
-    writer.agent.do(_clear, writer.directory)
+    writer.agent.do(clear, writer.directory)
     let_post()
-    taken[-1][CPU] += _processor_s(writer.daemon) - before
+    if steps[-1].kind == "remove":
+        taken[-1][CPU] += _processor_s(writer.daemon) - before
     if writer.owner is not None and rest is not None:
         writer.owner.until_quiet(rest)
     return taken
@@ -164,7 +191,7 @@ def _processor_s(pid: int) -> float:
 
 
 @contextmanager
-def _everybody(scratch: Path) -> Iterator[list[_Writer]]:
+def _everybody(scratch: Path, most: Amount) -> Iterator[list[_Writer]]:
     """Two mounts side by side, and everybody with a set of his own in one of them."""
     with contextlib.ExitStack() as stack:
         mounts = {
@@ -176,16 +203,14 @@ def _everybody(scratch: Path) -> Iterator[list[_Writer]]:
         for number, who in enumerate(EVERYBODY):
             uid = Uid(_FIRST_UID + number)
             mount = mounts.get(who, mounts["ledger"])
+            owner = None if who == NONE else Owner(book, uid, most)
+            if owner is not None:
+                owner.limit(who)
             agent = stack.enter_context(Agent(uid))
             directory = str(mount.path / f"{SET}-{number}")
             agent.do(os.mkdir, directory, 0o700)
-            writers.append(
-                _Writer(who, directory, agent, mount.process.pid, None if who == NONE else Owner(book, uid))
-            )
+            writers.append(_Writer(who, directory, agent, mount.process.pid, owner))
         let_post()
-        for writer in writers:
-            if writer.owner is not None:
-                writer.owner.limit(writer.name)
         yield writers
 
 
@@ -228,11 +253,6 @@ def _remove(directory: str, count: int) -> float:
     return time.monotonic() - begin
 
 
-def _clear(directory: str) -> None:
-    for name in os.listdir(directory):
-        os.unlink(f"{directory}/{name}")
-
-
 _WORK: dict[str, Callable[..., float]] = {"write": _write, "make": _make, "remove": _remove}
 
 
@@ -253,36 +273,27 @@ _TALLY = """
 """The ledger's own tables count how they are changed."""
 
 
-def _asked(scratch: Path, writers: list[_Writer], amounts: tuple[int, int]) -> list[Asked]:
+def _asked(scratch: Path, writers: list[_Writer], amounts: tuple[int, int], most_bytes: int) -> list[Asked]:
     path = file_of_ledger(scratch / "ledger" / _PRIVATE / "store")
     asked = []
     with contextlib.closing(sqlite3.connect(path, timeout=_LONGEST_S)) as tables:
         tables.executescript(_TALLY)
         for amount, call in zip(amounts, (MIB, 4 * KIB), strict=True):
+            size = min(amount, most_bytes)
+            _leave(writers, size)
             for writer in writers:
                 if writer.owner is not None:
                     before = _tally(tables)
-                    written = _write_in_all(writer, amount, call)
-                    title = "1 MiB calls" if call == MIB else "4 KiB calls"
-                    rates = [
-                        (now - then) * GIB / written for then, now in zip(before, _tally(tables), strict=True)
-                    ]
-                    asked.append(Asked(title, writer.name, *rates))
+                    rest = writer.owner.book.account(writer.owner.uid).used
+                    writer.agent.begin(_write, writer.directory, size, call)
+                    writer.agent.result(_LONGEST_S)
+                    writer.agent.do(clear, writer.directory)
+                    let_post()
+                    writer.owner.until_quiet(rest)
+                    after = _tally(tables)
+                    per_gib = [(now - then) * GIB / size for then, now in zip(before, after, strict=True)]
+                    asked.append(Asked(size, call, writer.name, *per_gib))
     return asked
-
-
-def _write_in_all(writer: _Writer, amount: int, call: int) -> int:
-    """In one file; near a limit in several, one after the other. Returns how many bytes."""
-    assert writer.owner is not None
-    rest = writer.owner.book.account(writer.owner.uid).used
-    size = min(amount, _MOST_BYTES) if writer.name == NEAR else amount
-    for _ in range(amount // size):
-        writer.agent.begin(_write, writer.directory, size, call)
-        writer.agent.result(_LONGEST_S)
-        writer.agent.do(_clear, writer.directory)
-    let_post()
-    writer.owner.until_quiet(rest)
-    return amount // size * size
 
 
 def _tally(tables: sqlite3.Connection) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import tomllib
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ from tests.support.mounting import state_directory
 
 MIB, TIB = 1 << 20, 1 << 40
 
-NONE, FREE, FAR, NEAR = "no ledger", "no limit", "far from it", "near it"
-"""Who writes: in a store in which nobody counts; an owner without limits; one with a limit far away; one close to his."""
+NONE, FREE, FAR, NEAR = "no ledger", "no limit", "far from it", "up to it"
+"""Who writes: in a store in which nobody counts; an owner without limits; one with a limit far away; one who writes all that he
+may have, to the last byte."""
 
-NEAR_BYTES, NEAR_FILES = 60 * MIB, 240
-"""What is free near a limit: with less than 64 MiB, or 256 files, nothing is granted beyond what a call needs."""
+_UNIT = 4096
 _FAR = Settings(hard_bytes=TIB, hard_files=1 << 30)
+_BALLAST = "ballast.tmp"
 
 _POSTED_S = 0.3
 """A mount posts what happened a quarter of a second later at most."""
@@ -33,28 +35,38 @@ _LEDGER_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Somebody of *uid*, who has that much in the store when nothing is going on."""
+    """Somebody of *uid*. *most* he may have, beside a directory and his ballast, if he writes up to his limit."""
 
     book: Book
     uid: Uid
+    most: Amount
 
     def limit(self, how: str) -> None:
-        """Let him be without limits, far from one, or near it, as things are now."""
-        self.book.set_limits(self.uid, self._settings(how))
-
-    def _settings(self, how: str) -> Settings:
-        if how != NEAR:
-            return _FAR if how == FAR else Settings()
-        used = self.book.account(self.uid).used
-        return Settings(hard_bytes=used.bytes + NEAR_BYTES, hard_files=used.files + NEAR_FILES)
+        """Let him be far from a limit, or near it. Before he has anything: who has is asked to give back what he does not need,
+        and is granted no more than he needs for a while."""
+        near = Settings(hard_bytes=self.most.bytes + _UNIT, hard_files=self.most.files + 2)
+        self.book.set_limits(self.uid, {FAR: _FAR, NEAR: near}.get(how, Settings()))
 
     def until_quiet(self, rest: Amount) -> None:
         """Wait until everything is posted, and he has *rest*."""
         deadline = time.monotonic() + _QUIET_WITHIN_S
-        while self.book.account(self.uid).used != rest or self.book.basis(self.uid).files:
+        while self.book.account(self.uid).used != rest:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"uid {self.uid}: {self.book.account(self.uid)} instead of {rest}")
             time.sleep(0.02)
+
+
+def fill(directory: str, size: int) -> None:
+    """Let *size* bytes be ballast, which brings their owner so much closer to his limit. As he."""
+    with open(f"{directory}/{_BALLAST}", "wb") as file:
+        file.writelines(bytes(min(MIB, size - at)) for at in range(0, size, MIB))
+
+
+def clear(directory: str) -> None:
+    """Remove everything in *directory* but the ballast. As the owner."""
+    for name in os.listdir(directory):
+        if name != _BALLAST:
+            os.unlink(f"{directory}/{name}")
 
 
 def let_post() -> None:

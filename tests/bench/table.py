@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 import pyfuse3
 import trio
 
+from tests.bench import ledger, owners
 from tests.bench.compare import Measured
+from tests.bench.hosts import HOW, Together
+from tests.bench.ledger import Costs
 from tests.bench.manysets import Size
 from tests.bench.protection import OFF, PLAIN, WITH, Cost
 from tests.bench.workloads import GIB, MIB, Scale
@@ -45,22 +48,55 @@ lowest and the highest. Written by `python -m tests.bench --only protection`.
 """
 
 
+_LEDGER = """\
+## What the ledger costs
+
+A store in which the ledger counts (`[quota] mode = "ledger"`, the default, in a file of the host) against one in which nobody does
+(`mode = "none"`), both mounted side by side, file by file in turns. Microseconds for one call by four owners: where there is **{none}**,
+and, where there is one, with **{free}**, with one but **{far}** (1 TiB), and writing **{near}**: the last byte that he may have is the
+last that he writes. Large calls write {stream}, small ones {small} into one file, from open to close; {files} empty files are made, and
+removed for good. Beside the time that the user waits, the daemon's own processor time is compared: others on the machine
+disturb it less. A figure is the median of {rounds} rounds; a ratio is the median of the ratios of each round (1.05: 5 % more than
+without a ledger), with the quarters of the rounds that were below and above.
+Written by `python -m tests.bench --only ledger`.
+"""
+
+_ASKED = """\
+How often the ledger was asked for each GiB that was written, counted by triggers on its own tables: *grants* are how often what the
+mount may use grew, *posts* how often the mount said what became of it, *notes* how often it said that a file is being written. Far from a
+limit a grant is 64 MiB; near it, a sixteenth of what is free, and with less than 1 MiB free exactly what a call needs.
+"""
+
+_HOSTS = """\
+### Two hosts with a ledger in PostgreSQL
+
+Two mounts of one store on one machine, on tmpfs where that was measured, with a PostgreSQL server of their own that syncs what it
+commits. They write as one owner, far from his limit and up to it: {} with large calls and {} with small ones, by one host **alone**
+or half by each of **both** at once. {rounds} rounds, in turns with a store in which nobody counts, since two mounts share the machine's
+processors, ledger or not. MB/s of all hosts that write, and what both wrote against one alone: the median of the ratios of each round,
+with the quarters below and above.
+"""
+
+
 def text(
     scale: Scale,
     results: Sequence[tuple[str, list[Measured], Size]],
     costs: Sequence[tuple[str, list[Cost]]],
+    charged: Sequence[tuple[str, Costs]],
+    together: Sequence[Together],
     loads: Sequence[float],
     *,
     dropped: bool,
 ) -> str:
     """The whole document. *results* are a title, the comparison and the sizes for each backing file system, *costs* a title
-    and what protection costs there."""
+    and what protection costs there, *charged* what the ledger does,
+    *together* what two hosts do."""
     parts = [_HEADER.format(unless_dropped="" if dropped else " (not in this run: it was not allowed)")]
     parts.append(_machine(scale, loads))
     for title, measured, _ in results:
         parts += [f"## On {title}\n", _comparison(measured)]
     parts += ["## Many sets in one store\n", _sizes([(title, size) for title, _, size in results])]
-    parts.append(of_protection(costs))
+    parts += [of_protection(costs), of_ledger(charged, together)]
     return "\n".join(parts)
 
 
@@ -70,6 +106,91 @@ def of_protection(costs: Sequence[tuple[str, list[Cost]]]) -> str:
     for title, measured in costs:
         parts += [f"### On {title}\n", _costs(measured)]
     return "\n".join(parts)
+
+
+def of_ledger(charged: Sequence[tuple[str, Costs]], together: Sequence[Together]) -> str:
+    """The section about what the ledger costs."""
+    first = charged[0][1]
+    stream, small, make = (charge.load for charge in first.charges[:3])
+    parts = [
+        _LEDGER.format(
+            none=owners.NONE,
+            free=owners.FREE,
+            far=owners.FAR,
+            near=owners.NEAR,
+            stream=_size(stream.size),
+            small=_size(small.size),
+            files=make.calls,
+            rounds=first.rounds,
+        )
+    ]
+    for title, costs in charged:
+        parts += [f"### On {title}\n", _charges(costs)]
+    parts += [_ASKED, _asked(first)]
+    if together:
+        sizes = (_size(one.size) for one in together)
+        parts += [_HOSTS.format(*sizes, rounds=first.rounds), _hosts(together)]
+    return "\n".join(parts)
+
+
+def _size(count: int) -> str:
+    return f"{count // MIB} MiB" if count >= MIB else f"{count // 1024} KiB"
+
+
+def _charges(costs: Costs) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("µs", "", *ledger.EVERYBODY, *(f"{who} ÷ {owners.NONE}" for who in ledger.COUNTING))
+    ]
+    rows += [
+        (
+            charge.load.title,
+            what,
+            *(f"{charge.microseconds(what, who):,.0f}" for who in ledger.EVERYBODY),
+            *(_spread(charge.ratios(what, who)) for who in ledger.COUNTING),
+        )
+        for charge in costs.charges
+        for what in (ledger.TIME, ledger.CPU)
+    ]
+    return _table(rows)
+
+
+def _asked(costs: Costs) -> str:
+    rows: list[tuple[str, ...]] = [("written", "", "grants", "posts", "notes")]
+    rows += [
+        (
+            f"{_size(one.size)} with calls of {_size(one.call)}",
+            one.who,
+            *(f"{count:,.0f}" for count in (one.grants, one.posts, one.notes)),
+        )
+        for one in costs.asked
+    ]
+    return _table(rows)
+
+
+def _hosts(together: Sequence[Together]) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("MB/s", *(f"{how}: alone, both" for how in HOW), *(f"both ÷ alone, {how}" for how in HOW))
+    ]
+    rows += [
+        (
+            one.title,
+            *(f"{_median_mb(one.alone[how])}, {_median_mb(one.both[how])}" for how in HOW),
+            *(_spread(one.ratios(how)) for how in HOW),
+        )
+        for one in together
+    ]
+    return _table(rows)
+
+
+def _median_mb(rates: Sequence[float]) -> str:
+    rate = statistics.median(rates) / 1e6
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    """The median, and the quarters below and above."""
+    lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"**{_short(statistics.median(ratios))}** ({_short(lower)} to {_short(upper)})"
 
 
 def _costs(measured: Iterable[Cost]) -> str:

@@ -61,9 +61,9 @@ async def write(mount: Mount, path: str, at: int, count: int) -> int:
     """How many of *count* bytes at the offset *at* were written, in one call; the file is made if it is not there."""
     process = mount.alice
     try:
-        handle = await process.open(path, os.O_RDWR)
+        handle = await process.open(path, os.O_WRONLY)
     except FileNotFoundError:
-        handle = await process.create(path)
+        handle = await process.create(path, flags=os.O_WRONLY)
     try:
         return await mount.fs.content.write(handle, at, bytes(count))
     finally:
@@ -99,7 +99,7 @@ async def test_the_last_bytes_fit_and_the_next_do_not(store: Path, ledger: Book)
     limit(ledger, units=5)
     async with charged(store, ledger) as mount:
         await mount.alice.mkdir(SET)
-        handle = await mount.alice.create(f"{SET}/image")
+        handle = await mount.alice.create(f"{SET}/image", flags=os.O_WRONLY)
         write = mount.fs.content.write
         assert await write(handle, 0, bytes(3 * UNIT)) == 3 * UNIT
         assert await write(handle, 3 * UNIT, bytes(4 * UNIT)) == UNIT
@@ -160,7 +160,7 @@ async def test_cutting_a_file_short_frees_and_making_it_longer_costs_nothing(
 ) -> None:
     async with charged(store, ledger) as mount:
         await mount.alice.mkdir(SET)
-        handle = await mount.alice.create(f"{SET}/image")
+        handle = await mount.alice.create(f"{SET}/image", flags=os.O_WRONLY)
         await mount.fs.content.write(handle, 0, bytes(4 * UNIT))
         ino = mount.core.handle(handle).node.ino
         await mount.fs.metadata.setattr(ino, Changes(size=UNIT), handle, ALICE)
@@ -175,7 +175,7 @@ async def test_cutting_a_file_short_frees_and_making_it_longer_costs_nothing(
 async def test_what_is_removed_while_it_is_open_counts_until_it_is_closed(store: Path, ledger: Book) -> None:
     async with charged(store, ledger) as mount:
         await mount.alice.mkdir(SET)
-        writing = await mount.alice.create(f"{SET}/.written")
+        writing = await mount.alice.create(f"{SET}/.written", flags=os.O_WRONLY)
         await mount.fs.content.write(writing, 0, bytes(2 * UNIT))
         await mount.alice.save(f"{SET}/.read", bytes(UNIT))
         reading = await mount.alice.open(f"{SET}/.read")
@@ -196,10 +196,10 @@ async def test_what_another_mount_does_not_need_is_to_be_had(store: Path, ledger
     limit(ledger, units=100_000)
     async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
         await one.alice.mkdir(SET)
-        first = await one.alice.create(f"{SET}/first")
+        first = await one.alice.create(f"{SET}/first", flags=os.O_WRONLY)
         await one.fs.content.write(first, 0, b"x")  # with a grant far beyond that
         limit(ledger, units=20)
-        second = await other.alice.create(f"{SET}/second")
+        second = await other.alice.create(f"{SET}/second", flags=os.O_WRONLY)
         assert await other.fs.content.write(second, 0, bytes(30 * UNIT)) == 18 * UNIT
         await one.alice.close(first)
         await other.alice.close(second)
@@ -294,7 +294,7 @@ async def test_a_file_is_closed_while_the_ledger_is_being_told_that_it_is_writte
         await mount.alice.save(f"{SET}/first", bytes(UNIT))  # draws more than it needs
         slow.listens.clear()
         slow.hears.clear()
-        handle = await mount.alice.create(f"{SET}/image")
+        handle = await mount.alice.create(f"{SET}/image", flags=os.O_WRONLY)
         await mount.fs.content.write(handle, 0, bytes(3 * UNIT))
         assert await trio.to_thread.run_sync(slow.hears.wait, ENOUGH_S)
         await mount.alice.close(handle)

@@ -73,7 +73,7 @@ async def test_a_file_without_a_name_does_not_outgrow_the_limit(store: Path, led
     limit(ledger, units=6)
     async with charged(store, ledger) as mount:
         await mount.alice.mkdir(SET)
-        handle = await mount.alice.create(f"{SET}/.gone")
+        handle = await mount.alice.create(f"{SET}/.gone", flags=os.O_WRONLY)
         await mount.alice.unlink(f"{SET}/.gone")
         assert await mount.fs.content.write(handle, 0, bytes(10 * UNIT)) == 5 * UNIT
         with pytest.raises(OSError, match=OVER):
@@ -90,8 +90,8 @@ async def test_a_file_without_a_name_counts_until_its_last_descriptor_is_closed(
     limit(ledger, units=6)
     async with charged(store, ledger) as mount:
         await mount.alice.mkdir(SET)
-        first = await mount.alice.create(f"{SET}/.gone")
-        second = await mount.alice.open(f"{SET}/.gone", os.O_RDWR)
+        first = await mount.alice.create(f"{SET}/.gone", flags=os.O_WRONLY)
+        second = await mount.alice.open(f"{SET}/.gone", os.O_WRONLY)
         await mount.alice.unlink(f"{SET}/.gone")
         assert await mount.fs.content.write(first, 0, bytes(4 * UNIT)) == 4 * UNIT
         await mount.alice.close(first)
@@ -110,7 +110,7 @@ async def test_a_file_that_another_mount_removed_is_charged_with_what_is_written
     async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
         await one.alice.mkdir(SET)
         await one.alice.save(f"{SET}/.gone", bytes(2 * UNIT))
-        handle = await other.alice.open(f"{SET}/.gone", os.O_RDWR)
+        handle = await other.alice.open(f"{SET}/.gone", os.O_WRONLY)
         await one.alice.unlink(f"{SET}/.gone")
         purge_trash(one)
         assert await settled(ledger, one, other) == Amount(UNIT, 1)
@@ -134,7 +134,7 @@ async def test_a_file_that_is_closed_while_the_ledger_notes_it(store: Path, ledg
 
     async with charged(store, slow) as mount:
         await mount.alice.mkdir(SET)
-        handle = await mount.alice.create(f"{SET}/.image")
+        handle = await mount.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
         await mount.fs.content.write(handle, 0, bytes(UNIT))
         slow.before["draw"] = noting
         assert await trio.to_thread.run_sync(asked.wait, ENOUGH_S)
@@ -206,7 +206,7 @@ async def test_a_file_that_is_removed_elsewhere_before_anything_was_written(
 ) -> None:
     async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
         await one.alice.mkdir(SET)
-        handle = await one.alice.create(f"{SET}/.image")
+        handle = await one.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
         await one.core.charging.grants.post()  # type: ignore[attr-defined]
         await other.alice.unlink(f"{SET}/.image")
         await one.alice.close(handle)
@@ -258,7 +258,7 @@ async def test_who_writes_on_in_a_set_that_another_mount_gave_away_writes_for_it
     async with charged(store, ledger) as mount, charged(store, ledger, node="b") as other:
         await mount.root.mkdir(SET)
         async with mount.root.at(SET):  # the kernel knows the directories of what is open
-            handle = await mount.root.create(f"{SET}/.image")
+            handle = await mount.root.create(f"{SET}/.image", flags=os.O_WRONLY)
             assert await mount.fs.content.write(handle, 0, bytes(2 * UNIT)) == 2 * UNIT
             await mount.core.charging.grants.post()  # type: ignore[attr-defined]
             await other.root.setattr(SET, Changes(uid=uid(), gid=Gid(ALICE.gid)))
@@ -341,7 +341,7 @@ async def test_a_write_that_was_given_up_and_happens_later_is_claimed(
     limit(ledger, units=4)
     async with charged(store, ledger, timeout_s=1.0) as mount:
         await mount.alice.mkdir(SET)
-        handle = await mount.alice.create(f"{SET}/.image")
+        handle = await mount.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mount.core.gate.watch)
             monkeypatch.setattr(os, "pwrite", late)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ import pytest
 
 PROGRAMS = Path("/usr/lib/postgresql")
 READY_WITHIN_S = 60.0
-_QUICK = ("fsync=off", "full_page_writes=off", "shared_buffers=16MB", "max_connections=60")
-"""What is lost with the machine's power is of no interest here."""
+_SMALL = ("shared_buffers=16MB", "max_connections=60")
+_QUICK = ("fsync=off", "full_page_writes=off")
+"""What is lost with the machine's power is of no interest to tests."""
 
 
 def skip_unless_installed() -> None:
@@ -42,8 +43,9 @@ def programs() -> Path | None:
 class Server:
     """It keeps its data in *directory*; made by :func:`running`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: Sequence[str]) -> None:
         self.directory = directory
+        self._settings = settings
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,7 +58,7 @@ class Server:
 
     def start(self) -> None:
         """Returns when it takes connections."""
-        options = [word for option in _QUICK for word in ("-c", option)]
+        options = [word for setting in self._settings for word in ("-c", setting)]
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -118,8 +120,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Server]:
-    """A new server; gone with all its data afterwards."""
+def running(*, durable: bool = False) -> Iterator[Server]:
+    """A new server; gone with all its data afterwards. *durable*: it syncs what it commits, as an admin's own does."""
     directory = Path(tempfile.mkdtemp(prefix="ckfs-postgres-"))
     try:
         account = pwd.getpwnam("postgres")
@@ -130,7 +132,7 @@ def running() -> Iterator[Server]:
             capture_output=True,
             **_as_postgres(),
         )
-        server = Server(directory)
+        server = Server(directory, _SMALL if durable else (*_SMALL, *_QUICK))
         try:
             server.start()
             yield server

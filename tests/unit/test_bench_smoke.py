@@ -8,7 +8,7 @@ import pytest
 
 from tests.bench.__main__ import main
 
-TABLES = 5
+TABLES = 9
 
 
 @pytest.mark.root
@@ -19,7 +19,8 @@ def test_bench_writes_tables(workdir: Path, capfd: pytest.CaptureFixture[str]) -
     assert main(["--scale", "tiny", "--tmpfs", where, "--disk", where, "--write", str(document)]) == 0
     lines = document.read_text("utf-8").splitlines()
     assert sum(line.startswith("|---") for line in lines) == TABLES
-    assert sum(line.startswith("| write, 1 MiB calls |") for line in lines) == 2
+    assert sum(line.startswith("| write, 1 MiB calls | time |") for line in lines) == 2
+    assert sum(line.startswith("| write, 1 MiB calls |") for line in lines) == 5
     assert sum(line.startswith("| a few images | close |") for line in lines) == 2
     assert where not in document.read_text("utf-8")
     assert "\n".join(lines) in capfd.readouterr().out

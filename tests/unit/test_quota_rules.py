@@ -204,15 +204,16 @@ def test_grace_of_files_and_of_bytes_are_apart() -> None:
 @pytest.mark.parametrize(
     ("used", "least", "wanted", "granted"),
     [
-        # without plenty: exactly what is needed at once
-        (0, 10, 1000, 10),
+        # near the limit: exactly what is needed at once
         (GIB - 10, 10, 1000, 10),
         (GIB - 9, 10, 1000, 9),
         (GIB, 10, 1000, 0),
         (GIB + 5, 10, 1000, 0),
-        (GIB - 64 * MIB - 9, 10, MIB, 10),
-        # with plenty: all that is wanted, but no more than a share of what is free
+        (GIB - MIB - 9, 10, MIB, 10),
+        # farther: all that is wanted, but no more than a share of what is free
+        (0, 10, 1000, 1000),
         (0, 10, 10 + MIB, 10 + MIB),
+        (GIB - MIB - 10, 10, MIB, 10 + MIB // 16),
         (GIB - 64 * MIB - 10, 10, 10 + 4 * MIB, 10 + 4 * MIB),
         (GIB - 64 * MIB - 10, 10, 10 + 4 * MIB + 1, 10 + 4 * MIB),
         (0, 0, GIB, 64 * MIB),
@@ -220,8 +221,6 @@ def test_grace_of_files_and_of_bytes_are_apart() -> None:
     ],
 )
 def test_grants_shrink_to_exact_near_the_hard_limit(used: int, least: int, wanted: int, granted: int) -> None:
-    if (used, least, wanted) == (0, 10, 1000):
-        granted = 1000  # there is plenty
     given_ = quota.grant(account(used, hard=GIB), Amount(least), Amount(wanted), NOW_NS)
     assert given_ == Amount(granted)
 
@@ -230,9 +229,10 @@ def test_grants_shrink_to_exact_near_the_hard_limit(used: int, least: int, wante
     ("free", "least", "wanted", "granted"),
     [
         (256, 0, 64, 16),
-        (255, 0, 64, 0),
         (257, 1, 65, 17),
-        (256, 1, 65, 1),
+        (256, 1, 65, 16),
+        (17, 1, 65, 2),
+        (16, 1, 65, 1),
         (1 << 20, 1, 65, 65),
         (3, 5, 64, 3),
     ],
@@ -249,15 +249,29 @@ def test_without_a_limit_all_that_is_wanted_is_granted() -> None:
 
 @pytest.mark.parametrize(
     ("used", "granted"),
-    [(0, MIB), (GIB - 64 * MIB, MIB), (GIB - 64 * MIB + 1, 10), (GIB - 10, 10), (GIB, 10), (GIB + 5, 10)],
+    [
+        (0, MIB),
+        (GIB - 16 * MIB - 10, MIB),
+        (GIB - 8 * MIB - 10, 10 + MIB // 2),
+        (GIB - MIB, 10),
+        (GIB - 10, 10),
+        (GIB, 10),
+    ],
 )
 def test_nothing_is_granted_beyond_what_is_needed_that_would_pass_a_soft_limit(
     used: int, granted: int
 ) -> None:
-    wanted = Amount(MIB)
-    assert quota.grant(account(used, soft=GIB), Amount(10), wanted, NOW_NS) == Amount(
-        granted if used != GIB - 64 * MIB else 10
-    )
+    assert quota.grant(account(used, soft=GIB), Amount(10), Amount(MIB), NOW_NS) == Amount(granted)
+
+
+def test_a_soft_limit_that_is_passed_slows_nobody_down_until_its_grace_ends_soon() -> None:
+    def granted(over: Over) -> Amount:
+        passed = account(2 * GIB, soft=GIB, hard=1 << 40, over=over)
+        return quota.grant(passed, Amount(10), Amount(MIB), NOW_NS)
+
+    assert granted(Over(0.0, NOW_NS)) == Amount(MIB)
+    assert granted(Over(DEFAULT_GRACE_S - 3601.0, NOW_NS)) == Amount(MIB)
+    assert granted(Over(DEFAULT_GRACE_S - 3600.0, NOW_NS)) == Amount(10)
 
 
 def test_after_grace_nothing_is_granted() -> None:
@@ -280,4 +294,4 @@ def test_a_grant_is_never_more_than_there_is_nor_less_than_is_needed_if_there_is
     assert granted >= (least if left is None else min(least, left))
     assert left is None or granted <= left
     if soft is not None and granted > least:
-        assert used + claimed + granted <= soft
+        assert used + claimed + granted <= soft or used + claimed > soft

@@ -17,6 +17,7 @@ _SHARES = 16
 """No grant takes more than this part of what is free: others want some, too."""
 _EXACT = {"bytes": 1 << 20, "files": _SHARES}
 """With less than this free, nothing is granted beyond what is needed at once."""
+_SOON_S = 3600.0
 DEFAULT_GRACE_S = 7 * 86_400.0
 
 
@@ -195,22 +196,44 @@ def _left(limit: Limit, total: int, grace_s: float | None) -> int | None:
 
 
 def grant(account: Account, least: Amount, wanted: Amount, now_ns: int) -> Amount:
-    """How much of *wanted* (at least as much as *least*) is granted to one mount: all while there is plenty, exactly *least*
-    near a limit, and what there is if that is less. Never so much beyond *least* that a soft limit is passed for it."""
+    """How much of *wanted* (at least as much as *least*) is granted to one mount: all while there is plenty, less near a
+    limit, then exactly *least*, and what there is if that is less. Never so much beyond *least* that a soft limit is passed for it."""
     account = at(account, now_ns)
     limits, total, left = account.limits, account.total, room(account, now_ns)
     return Amount(
-        _granted("bytes", left.bytes, limits.bytes.soft, total.bytes, least.bytes, wanted.bytes),
-        _granted("files", left.files, limits.files.soft, total.files, least.files, wanted.files),
+        _granted(
+            "bytes",
+            left.bytes,
+            _soft(limits.bytes, account.over_bytes, limits),
+            total.bytes,
+            least.bytes,
+            wanted.bytes,
+        ),
+        _granted(
+            "files",
+            left.files,
+            _soft(limits.files, account.over_files, limits),
+            total.files,
+            least.files,
+            wanted.files,
+        ),
     )
+
+
+def _soft(limit: Limit, over: Over | None, limits: Limits) -> int | None:
+    """The soft limit that bounds grants. One that is passed does not, until its grace ends soon: what was granted before could be
+    spent after that."""
+    left_s = grace_left_s(over, limits)
+    is_passed_for_long = over is not None and (left_s is None or left_s > _SOON_S)
+    return None if is_passed_for_long else limit.soft
 
 
 def _granted(kind: str, left: int | None, soft: int | None, total: int, least: int, wanted: int) -> int:
     if left is not None and left <= least:
         return left
     bounds = [] if left is None else [left - least]
-    if soft is not None and total + least <= soft:  # one that is passed already is not passed for the grant
-        bounds.append(soft - total - least)
+    if soft is not None:
+        bounds.append(max(0, soft - total - least))
     if not bounds:
         return wanted
     rest = min(bounds)
