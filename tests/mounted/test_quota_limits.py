@@ -112,6 +112,7 @@ def test_who_is_over_a_new_limit_keeps_what_he_has_and_gets_no_more(payer: Payer
     payer.calls(save, payer.inside("other.tmp"), b"y" * (3 * UNIT))
     has = payer.has()
     payer.quotas.limit(payer.uid, hard=has.bytes - 4 * UNIT, files=1)
+    payer.quotas.all_given_back()
     with raises_errno(errno.EDQUOT):
         payer.calls(append, image, b"x" * UNIT)
     with raises_errno(errno.EDQUOT):

@@ -321,7 +321,8 @@ class Content:
     def _note_unwritten(node: Node, rest: Unwritten, *, is_said: bool) -> None:
         """Of a file that may be mapped, to be written; until it *is said* to whoever wrote it."""
         if is_said:
-            node.unwritten = node.unwritten and node.unwritten.after(rest.begin, rest.end)
+            if node.unwritten is not None and node.unwritten.begin == rest.begin:
+                node.unwritten = None
         elif any(handle.writable and not handle.direct for handle in node.handles):
             node.unwritten = rest
 
