@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -66,8 +67,7 @@ def measure(
             near.agents[0].do(fill, near.directories[0], most.bytes - one.size)
             let_post()
             for number in range(rounds + 1):
-                turn = number % len(HOW)
-                for how in [*HOW[turn:], *HOW[:turn]]:
+                for how in random.Random(number).sample(HOW, len(HOW)):
                     alone, both = (pairs[how].rate(hosts, one) for hosts in (1, 2))
                     if number:  # the first is to warm up
                         one.alone[how].append(alone)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sqlite3
 import statistics
 import time
@@ -147,8 +148,7 @@ def _charges(
     charges = [Charge(load) for load in steps]
     _leave(writers, steps[0].size)
     for number in range(rounds + 1):
-        turn = number % len(writers)
-        for writer in [*writers[turn:], *writers[:turn]]:
+        for writer in random.Random(number).sample(writers, len(writers)):  # nobody always after the same one
             for charge, taken in zip(charges, _taken(writer, steps), strict=True):
                 for what, seconds in taken.items():
                     if number:  # the first is to warm up

@@ -20,7 +20,7 @@ def test_bench_writes_tables(workdir: Path, capfd: pytest.CaptureFixture[str]) -
     lines = document.read_text("utf-8").splitlines()
     assert sum(line.startswith("|---") for line in lines) == TABLES
     assert sum(line.startswith("| write, 1 MiB calls | time |") for line in lines) == 2
-    assert sum(line.startswith("| write, 1 MiB calls |") for line in lines) == 5
+    assert sum(line.startswith("| write, 1 MiB calls |") for line in lines) == 7
     assert sum(line.startswith("| a few images | close |") for line in lines) == 2
     assert where not in document.read_text("utf-8")
     assert "\n".join(lines) in capfd.readouterr().out
