@@ -123,33 +123,6 @@ async def test_a_file_that_another_mount_removed_is_charged_with_what_is_written
 
 
 @pytest.mark.trio
-async def test_a_file_that_is_closed_while_the_ledger_notes_it(store: Path, ledger: Book) -> None:
-    slow = Interrupted(ledger)
-    asked, answer = threading.Event(), threading.Event()
-
-    def noting(*args: Any) -> None:
-        if len(args) > 4 and args[4]:
-            asked.set()
-            answer.wait(ENOUGH_S)
-
-    async with charged(store, slow) as mount:
-        await mount.alice.mkdir(SET)
-        handle = await mount.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
-        await mount.fs.content.write(handle, 0, bytes(UNIT))
-        slow.before["draw"] = noting
-        assert await trio.to_thread.run_sync(asked.wait, ENOUGH_S)
-        await mount.alice.close(handle)
-        answer.set()
-        assert await settled(ledger, mount) == Amount(2 * UNIT, 2)
-        assert ledger.basis(uid()).files == ()
-        assert await write(mount, f"{SET}/.image", UNIT, UNIT) == UNIT
-        assert await settled(ledger, mount) == Amount(3 * UNIT, 2)
-
-
-# What is made beside files' content
-
-
-@pytest.mark.trio
 async def test_an_image_that_is_emptied_needs_room_for_what_it_was(store: Path, ledger: Book) -> None:
     limit(ledger, units=100, files=3)
     async with charged(store, ledger) as mount:

@@ -90,7 +90,14 @@ class Charges(Protocol):
     def done(self, session: Session | None) -> None: ...
 
     async def settle(self, handle: Handle) -> None:
-        """Who wrote through *handle* has ended: unless others write on, count what the file takes in the store now."""
+        """Who wrote through *handle* has ended: unless others write on, count what the file takes in the store now. While it is
+        marked as being written by this mount."""
+
+    async def unmarked(self, handle: Handle) -> None:
+        """The file is not marked as being written by this mount any more: who removes it tells of that from now on."""
+
+    async def told(self) -> None:
+        """Something was changed of a file that other mounts may begin to write: from now on the ledger has heard of it."""
 
     async def settle_now(self, node: Node) -> None:
         """As :meth:`settle`, whoever writes on: what he writes begins anew. Before the file becomes another's, or another."""
@@ -134,6 +141,12 @@ class Uncharged:
         pass
 
     async def settle(self, handle: Handle) -> None:
+        pass
+
+    async def unmarked(self, handle: Handle) -> None:
+        pass
+
+    async def told(self) -> None:
         pass
 
     async def settle_now(self, node: Node) -> None:

@@ -138,15 +138,18 @@ class Charging:
         return bool(sessions)
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session, int]:
-        unit = self._core.unit
+        unit, slack = self._core.unit, 0
         if appends := bool(fcntl.fcntl(handle.fd, fcntl.F_GETFL) & os.O_APPEND):
-            # Its end is not where the kernel of this mount saw it last, if other mounts write the file too.
-            offset = await self._core.gate.look(lambda: os.fstat(handle.fd).st_size, releases=(handle.pin(),))
+            # Its end is not where the kernel of this mount saw it last, if other mounts write the file too. Nor need it be there
+            # when this is written: then it may begin in another unit.
+            look = partial(self._core.store.door.end_of, handle.file, self._core.mount_id)
+            offset, is_shared = await self._core.gate.look(look, releases=(handle.pin(),))
+            slack = unit if is_shared else 0
         begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
-        session = await self._whole(handle, begin, end)
+        session = await self._whole(handle, begin, end, slack)
         if session is None:
             there = metering.rounded(offset, unit) if appends else end
-            session, end = await self._part(handle, begin, end, there)
+            session, end = await self._part(handle, begin, end, there, slack)
         session.ranges.add(begin, end)
         session.under_way += 1
         session.claims += 1
@@ -164,11 +167,11 @@ class Charging:
         if session.is_left:
             self.sessions.end_unseen(session)
 
-    async def _whole(self, handle: Handle, begin: int, end: int) -> Session | None:
-        """The session in which all from *begin* to *end* is claimed; None if there is not as much."""
+    async def _whole(self, handle: Handle, begin: int, end: int, slack: int) -> Session | None:
+        """The session in which all from *begin* to *end* is claimed, and *slack* besides; None if there is not as much."""
         for _ in range(_TRIES):
             session = await self.sessions.of(handle)
-            cost = session.ranges.missing(begin, end)
+            cost = session.ranges.missing(begin, end) + slack
             if cost and not await self.grants.take(session.payer, Amount(cost)):
                 if not await self._free_unneeded(session.payer):
                     return None
@@ -185,17 +188,19 @@ class Charging:
         session.held += cost
         return True
 
-    async def _part(self, handle: Handle, begin: int, end: int, there: int) -> tuple[Session, int]:
+    async def _part(
+        self, handle: Handle, begin: int, end: int, there: int, slack: int
+    ) -> tuple[Session, int]:
         """The file is counted anew, since what was written over was claimed once more; what is there already needs no room, up to
         *there*; and of the rest as much is claimed as can be. Returns up to where."""
         await self._count_anew(handle, begin, min(end, there))
-        session = await self._whole(handle, begin, end)
+        session = await self._whole(handle, begin, end, slack)
         if session is not None:
             return session, end
         session, unit = await self.sessions.of(handle), self._core.unit
         purse = self.grants.purse(session.payer)
-        end = session.ranges.reach(begin, end, purse.balance.bytes) // unit * unit
-        cost = session.ranges.missing(begin, end)
+        end = session.ranges.reach(begin, end, max(0, purse.balance.bytes - slack)) // unit * unit
+        cost = session.ranges.missing(begin, end) + slack
         if end <= begin or not purse.take(Amount(cost)):
             raise _over_quota()
         session.held += cost
@@ -215,6 +220,12 @@ class Charging:
 
     async def settle(self, handle: Handle) -> None:
         await self.sessions.settle(handle)
+
+    async def unmarked(self, handle: Handle) -> None:
+        await self.sessions.unmarked(handle)
+
+    async def told(self) -> None:
+        await self.grants.tell()
 
     async def settle_now(self, node: Node) -> None:
         await self.sessions.settle_now(node)

@@ -338,11 +338,12 @@ class Content:
     async def _settle(self, handle: Handle) -> None:
         handle.wrote = handle.marked = handle.admitted = False
         try:
-            await self.states.settle(handle.node, handle)
             await self.core.charging.settle(handle)
+            await self.states.settle(handle.node, handle)
         except (OSError, FsError):
             handle.wrote = True  # the release tries again
             raise
+        await self.core.charging.unmarked(handle)
 
     @contextlib.contextmanager
     def _failing(self, handle: Handle) -> Iterator[None]:

@@ -113,6 +113,7 @@ class Extended:
             await self.core.on(
                 node, lambda target: door.set_attribute(target, node.ino, name, value), locked=True
             )
+        await self.core.charging.told()
 
     async def remove(self, ino: Inode, name: bytes, caller: Caller) -> None:
         node = self.core.inodes.get(ino)
@@ -123,6 +124,7 @@ class Extended:
         await self.core.on(
             node, lambda target: self.core.store.door.remove_attribute(target, ino, name), locked=True
         )
+        await self.core.charging.told()
 
     async def list(self, ino: Inode) -> list[bytes]:
         node = self.core.inodes.get(ino)

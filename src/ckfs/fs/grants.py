@@ -6,6 +6,7 @@ answers says how things stood at that moment. While it is away, what is granted 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -282,15 +283,22 @@ class Grants:
         async with self._lane:
             await self._post_all()
 
+    async def tell(self) -> None:
+        """As :meth:`post`; what cannot be posted now, since the ledger is away, is posted when it is back."""
+        if self._back is None:
+            with contextlib.suppress(LedgerDown):
+                await self.post()
+
     async def _post_all(self) -> None:
-        """In the lane."""
-        await self._note_all()  # what was said already, and not answered: it may be settled by now
+        """In the lane. Notes are told after what was posted when they were taken: what is settled in there may be written, and so
+        noted, anew. And before the next posting, which may settle what they are of."""
+        await self._post_batch()
+        await self._note_all()
         self.gather()
-        await self._post_batch()
         self._batch = self._next_batch()
-        await self._post_batch()
         self._noting, self._to_note = list(self._to_note.values()), {}
-        await self._note_all()  # last: what was settled may be written again already
+        await self._post_batch()
+        await self._note_all()
 
     async def _note_all(self) -> None:
         while self._noting:
@@ -367,10 +375,10 @@ class Grants:
         self.gather()
         for purse in self.purses.values():
             purse.give_up_balance()
-        for uid, opened in self._noting:
-            self.ledger.draw(self.mount, uid, NOTHING, NOTHING, (opened,))
         if self._batch is not None:
             self._post(self._batch)
+        for uid, opened in self._noting:
+            self.ledger.draw(self.mount, uid, NOTHING, NOTHING, (opened,))
         last = self._next_batch()
         if last is not None:
             self._post(last)

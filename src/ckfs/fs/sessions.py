@@ -178,6 +178,7 @@ class Sessions:
         session.is_ours_to_bury = is_gone
         if node.ino not in self._lingering:  # else it is noted
             self.grants.note(session.payer, Opened(node.ino, base))
+            await self.grants.tell()  # what other mounts tell of the file from now on is settled with it
         return session
 
     async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
@@ -193,6 +194,7 @@ class Sessions:
             session.is_left = True
             return
         await self.count(session, handle)
+        await self.grants.tell()  # before other mounts hear that it is written no more
 
     async def settle_now(self, node: Node) -> None:
         session = self._sessions.get(node.ino)
@@ -200,16 +202,30 @@ class Sessions:
             await self.until_idle(session)
         if session is not None and node.handles:
             await self.count(session, node.handles[0])
+            await self.grants.tell()
+
+    async def unmarked(self, handle: Handle) -> None:
+        """The file is not marked as being written by this mount any more. Who took its last name before that has left it to us to
+        tell of it."""
+        node = handle.node
+        if node.ino in self._sessions or node.ino in self._lingering:
+            return
+        charge, is_gone = await self._charge(handle)
+        if not is_gone or not await self._is_ours_to_bury(handle) or node.ino in self._sessions:
+            return
+        self._linger(self._core.payer_of(node), node.ino, charge)  # its handle is open yet
+
+    async def _is_ours_to_bury(self, handle: Handle) -> bool:
+        look = partial(self._core.store.door.is_gone_for_us, handle.file)
+        return await self._core.gate.call(look, releases=(handle.pin(),))
 
     async def count(self, session: Session, handle: Handle) -> None:
         """End *session* with what the file, open as *handle*, takes in the store now; not if a write begins meanwhile."""
         claims = session.claims
         try:
             final, is_gone = await self._charge(handle)
-            if is_gone and not session.is_ours_to_bury:
-                look = partial(self._core.store.door.is_gone_for_us, handle.file)
-                if await self._core.gate.call(look, releases=(handle.pin(),)):
-                    session.is_ours_to_bury = True
+            if is_gone and not session.is_ours_to_bury and await self._is_ours_to_bury(handle):
+                session.is_ours_to_bury = True
         except (OSError, FsError):
             if not session.under_way:
                 self.end_unseen(session)

@@ -201,7 +201,7 @@ class Sheet:
         as it is.
 
         While others write it, it grows by no more than *most_bytes*, which the acting mount gives up for it: the rest was written by
-        those others, and is claimed by them. One without a name counts until the last of them has settled it.
+        those others, and is claimed by them. What was freed is free when the last of them has settled it. One without a name counts until the last of them has settled it.
         """
         rows = self._files[settled.ino]
         mine = next((row for row in rows if row.mount == self._mount), None)
@@ -217,7 +217,9 @@ class Sheet:
         if rows:
             if not final.files:
                 final = mine.base
-            final = Amount(min(final.bytes, mine.base.bytes + most_bytes), final.files)
+            # Nor by less than before: what one has cut off, another may have found there, and be writing over.
+            grown = min(final.bytes, mine.base.bytes + most_bytes)
+            final = Amount(max(grown, mine.base.bytes), final.files)
             self.rebase(settled.ino, mine.uid, final)
         self._standings[mine.uid].post(final - mine.base)
         return final.bytes - mine.base.bytes

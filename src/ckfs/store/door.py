@@ -150,6 +150,11 @@ class Door:
             status = os.fstat(fd)
             return charge_of(status, fd, self.unit), not status.st_nlink
 
+    def end_of(self, file: OpenFile, own: MountId) -> tuple[int, bool]:
+        """The size of the open *file* in bytes, and whether mounts other than *own* say that they are writing it."""
+        with self.opened(file, os.O_RDONLY) as fd:
+            return os.fstat(fd).st_size, bool(writers.of(fd) - {own})
+
     def is_gone_for_us(self, file: OpenFile) -> bool:
         """Whether the open *file*, which is not written here any more, has lost its last name, and nobody else tells of that."""
         reports = self._reports
