@@ -27,6 +27,7 @@ from tests.e2e.torque import (
     write_image,
 )
 from tests.support.jobfiles import Job, binary
+from tests.support.loops import make_btrfs
 from tests.support.mounting import make_store, mounted, run_ckfs
 from tests.support.users import ALICE, ROOT, as_user, errno_as
 
@@ -76,7 +77,7 @@ def _btrfs_with_quota(directory: Path) -> Iterator[Path]:
     disk, top = directory.with_suffix(".disk"), directory.with_suffix(".top")
     with disk.open("wb") as file:
         file.truncate(512 << 20)
-    subprocess.run(["mkfs.btrfs", "-q", disk], check=True)
+    make_btrfs(disk)
     top.mkdir(mode=0o700)
     done = subprocess.run(["mount", "-o", "loop", disk, top], check=False, capture_output=True, text=True)
     if done.returncode != 0:
