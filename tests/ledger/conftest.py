@@ -14,28 +14,12 @@ import pytest
 
 from ckfs.ledger import postgres, sqlite
 from ckfs.ledger.book import Book
+from tests.support.clocks import WallClock
 from tests.support.postgres import Server, running, skip_unless_installed
 
 STORE = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
 TIMEOUT_S = 60.0
 """Nothing here is to take so long, however busy the machine is."""
-SECOND_NS = 1_000_000_000
-
-
-@dataclass
-class WallClock:
-    """A clock that goes where a test sets it."""
-
-    now_ns: int = 1_800_000_000 * SECOND_NS
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-    def forward(self, seconds: float) -> None:
-        self.now_ns += int(seconds * SECOND_NS)
-
-    def back(self, seconds: float) -> None:
-        self.now_ns -= int(seconds * SECOND_NS)
 
 
 @dataclass

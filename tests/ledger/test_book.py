@@ -22,7 +22,7 @@ from ckfs.policy.quota import (
     Settings,
     grace_left_s,
 )
-from tests.ledger.conftest import WallClock
+from tests.support.clocks import WallClock
 
 A, B, C = (MountId(letter * 16) for letter in (b"a", b"b", b"c"))
 ALICE, BOB = Uid(2101), Uid(2102)

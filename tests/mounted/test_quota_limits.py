@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,8 +89,9 @@ def test_a_soft_limit_of_files_has_its_grace_time_too(payer: Payer) -> None:
         payer.calls(os.mkdir, payer.inside(f"{number}"))
     payer.has()
     payer.quotas.limit(payer.uid, grace="1s")
+    names = itertools.count()
     until(
-        lambda: errno_as(payer.uid, os.mkdir, payer.inside("another")) == errno.EDQUOT,
+        lambda: errno_as(payer.uid, os.mkdir, payer.inside(f"more-{next(names)}")) == errno.EDQUOT,
         lambda: "the grace time does not end",
     )
 

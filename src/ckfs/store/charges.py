@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from ckfs.errors import Stale
 from ckfs.names import Inode
 from ckfs.policy.quota import NOTHING, Amount
-from ckfs.store.copying import everything
+from ckfs.store import walks
 from ckfs.store.door import Door
-from ckfs.store.spots import Spot
+from ckfs.store.spots import Found, Spot
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Charges:
 def charges_of_set(door: Door, top: Spot, apart: Container[Inode]) -> Charges:
     """What is at *top* and below it, each file once; and of the files *apart* what each is charged with. Blocking."""
     total, of, seen = NOTHING, dict[Inode, Amount](), set[Inode]()
-    for path, found in everything(door, top):
+    for path, found in _everything(door, top):
         ino = found.record.ino
         if ino in seen:
             continue
@@ -37,3 +37,11 @@ def charges_of_set(door: Door, top: Spot, apart: Container[Inode]) -> Charges:
             if ino in apart:
                 of[ino] = charge
     return Charges(total, of)
+
+
+def _everything(door: Door, top: Spot) -> Iterator[tuple[bytes, Found]]:
+    """*top*, whose path is empty, and all below it. A chown leaves the atime alone, and so does what is looked at for it."""
+    found = door.examine(top)
+    yield b"", found
+    if found.record.is_directory:
+        yield from walks.everything(door, top, unseen=True)

@@ -64,22 +64,23 @@ def files(door: Door, spot: Spot) -> Iterator[tuple[bytes, Found]]:
             yield path, found
 
 
-def everything(door: Door, spot: Spot) -> Iterator[tuple[bytes, Found]]:
-    """Everything under the directory *spot*, of whatever kind, with its path below it."""
-    with door.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
-        yield from _everything(door, fd, b"")
+def everything(door: Door, spot: Spot, *, unseen: bool = False) -> Iterator[tuple[bytes, Found]]:
+    """Everything under the directory *spot*, of whatever kind, with its path below it. *unseen*: no atime tells of it."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | (os.O_NOATIME if unseen else 0)
+    with door.opened(spot, flags) as fd:
+        yield from _everything(door, fd, b"", flags)
 
 
-def _everything(door: Door, fd: int, prefix: bytes) -> Iterator[tuple[bytes, Found]]:
+def _everything(door: Door, fd: int, prefix: bytes, flags: int) -> Iterator[tuple[bytes, Found]]:
     for name in syscalls.names_in(fd):
         found = _or_none(door, fd, name)
         if found is None:
             continue
         yield prefix + name, found
         if found.record.is_directory:
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            inner = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             try:
-                yield from _everything(door, inner, prefix + name + b"/")
+                yield from _everything(door, inner, prefix + name + b"/", flags)
             finally:
                 os.close(inner)
 
