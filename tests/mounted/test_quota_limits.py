@@ -98,6 +98,7 @@ def test_a_soft_limit_of_files_has_its_grace_time_too(payer: Payer) -> None:
 
 def test_within_the_grace_time_the_hard_limit_holds(payer: Payer) -> None:
     has = payer.has().bytes
+    payer.quotas.all_given_back()
     payer.hard_bytes = has + 4 * UNIT
     payer.quotas.limit(payer.uid, soft=has + UNIT, hard=payer.hard_bytes, grace="1d")
     with raises_errno(errno.EDQUOT):
