@@ -32,7 +32,7 @@ class Directories:
         """It counts at once."""
 
     def account(self, uid: Uid) -> Account:
-        raise NotImplementedError
+        raise NotImplementedError  # each engine has its own
 
     def accounts(self) -> list[Account]:
         return [self.account(uid) for uid in self.realms.uids()]
@@ -41,7 +41,7 @@ class Directories:
         """It has all kinds of them."""
 
     def limit(self, uid: Uid, limits: Limits) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # each engine has its own
 
     def set_bytes(self, uid: Uid, limit_bytes: int) -> None:
         self.limit(uid, Limits(Limit(hard=limit_bytes)))

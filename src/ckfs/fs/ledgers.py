@@ -202,7 +202,7 @@ class _Embedded:
         try:
             ledger = opening.embedded(kept.ledger, self.store.id, self.limit_s)
         except LedgerUnusable as error:
-            log.error("the ledger %s is damaged: %s", shown(str(kept.ledger)), shown(str(error)))  # noqa: TRY400
+            log.error("the ledger %s is damaged: %s", shown(str(kept.ledger)), shown(str(error)))  # noqa: TRY400 - not a bug
             return None
         if wrong := ledger.damage():
             log.error("the ledger %s is damaged: %s", shown(str(kept.ledger)), shown(wrong[0]))

@@ -288,7 +288,7 @@ def _is_new_move(tx: Transaction, mount: MountId, number: int) -> bool:
 def _forget_in(tx: Transaction, table: str, mount: MountId, uid: Uid | None = None) -> None:
     where = "store = :store AND mount = :mount" + ("" if uid is None else " AND uid = :uid")
     values = {} if uid is None else {"uid": uid}
-    tx.run(f"DELETE FROM {table} WHERE {where}", mount=mount.decode("ascii"), **values)  # noqa: S608
+    tx.run(f"DELETE FROM {table} WHERE {where}", mount=mount.decode("ascii"), **values)  # noqa: S608 - names of our own tables and columns
 
 
 def _all_uids(tx: Transaction) -> list[Uid]:
@@ -296,7 +296,7 @@ def _all_uids(tx: Transaction) -> list[Uid]:
 
 
 def _account(tx: Transaction, uid: Uid) -> Account:
-    row, now_ns = tx.row_now(f"SELECT {COLUMNS} FROM accounts WHERE store = :store AND uid = :uid", uid=uid)  # noqa: S608
+    row, now_ns = tx.row_now(f"SELECT {COLUMNS} FROM accounts WHERE store = :store AND uid = :uid", uid=uid)  # noqa: S608 - names of our own tables and columns
     holding = quota.limits_of(limits.settings(tx, uid), limits.settings(tx, None))
     if row is None:
         return Account(uid, limits=holding)
@@ -315,7 +315,7 @@ def _accounts(tx: Transaction) -> list[Account]:
     said = {uid: settings for uid, settings in everything.items() if uid is not None}
     rows = {
         Uid(uid): tuple(row)
-        for uid, *row in tx.rows(f"SELECT uid, {COLUMNS} FROM accounts WHERE store = :store")  # noqa: S608
+        for uid, *row in tx.rows(f"SELECT uid, {COLUMNS} FROM accounts WHERE store = :store")  # noqa: S608 - names of our own tables and columns
     }
     found = []
     for uid in sorted(said.keys() | rows.keys()):

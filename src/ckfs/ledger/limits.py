@@ -13,10 +13,10 @@ _OTHERS = Uid(-1)
 """No user's: what holds for all of whom nothing is said."""
 _NO_LIMIT = -1
 _LARGEST = 1 << 62
-_ALL = f"SELECT uid, {', '.join(LIMITS)} FROM limits WHERE store = :store ORDER BY uid"  # noqa: S608
-_ONE = f"SELECT {', '.join(LIMITS)} FROM limits WHERE store = :store AND uid = :uid"  # noqa: S608
+_ALL = f"SELECT uid, {', '.join(LIMITS)} FROM limits WHERE store = :store ORDER BY uid"  # noqa: S608 - names of our own tables and columns
+_ONE = f"SELECT {', '.join(LIMITS)} FROM limits WHERE store = :store AND uid = :uid"  # noqa: S608 - names of our own tables and columns
 _SAY = (
-    f"INSERT INTO limits (store, uid, {', '.join(LIMITS)})"  # noqa: S608
+    f"INSERT INTO limits (store, uid, {', '.join(LIMITS)})"  # noqa: S608 - names of our own tables and columns
     f" VALUES (:store, :uid, {', '.join(f':{name}' for name in LIMITS)})"
     f" ON CONFLICT (store, uid) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in LIMITS)}"
 )

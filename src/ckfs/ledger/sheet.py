@@ -20,9 +20,9 @@ COLUMNS = (
     "version, used_bytes, used_files, claimed_bytes, claimed_files,"
     " over_bytes_s, over_bytes_ns, over_files_s, over_files_ns"
 )
-_LOCK = f"SELECT {COLUMNS} FROM accounts WHERE store = :store AND uid = :uid FOR UPDATE"  # noqa: S608
+_LOCK = f"SELECT {COLUMNS} FROM accounts WHERE store = :store AND uid = :uid FOR UPDATE"  # noqa: S608 - names of our own tables and columns
 _OPEN = (
-    f"INSERT INTO accounts (store, uid, {COLUMNS}) VALUES (:store, :uid, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL)"  # noqa: S608
+    f"INSERT INTO accounts (store, uid, {COLUMNS}) VALUES (:store, :uid, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL)"  # noqa: S608 - names of our own tables and columns
     " ON CONFLICT (store, uid) DO NOTHING"
 )
 _SAVE = (
@@ -38,7 +38,7 @@ _TERMS = f"""
     LEFT JOIN limits AS own ON own.store = :store AND own.uid = :uid
     LEFT JOIN limits AS others ON others.store = :store AND others.uid = -1
     LEFT JOIN grants AS mine ON mine.store = :store AND mine.uid = :uid AND mine.mount = :mount
-"""  # noqa: S608
+"""  # noqa: S608 - names of our own tables and columns
 _GRANT = (
     "INSERT INTO grants (store, uid, mount, number, bytes, files, recalled)"
     " VALUES (:store, :uid, :mount, :number, :bytes, :files, 0)"

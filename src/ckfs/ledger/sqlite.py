@@ -123,7 +123,7 @@ class Sqlite:
             self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
             try:
                 for pragma in _SETUP:
-                    self._until_free(lambda pragma=pragma: self._connection.execute(pragma))  # type: ignore[misc]
+                    self._until_free(lambda pragma=pragma: self._connection.execute(pragma))  # type: ignore[misc]  # a default binds it
             except BaseException:
                 self._connection.close()
                 raise
