@@ -31,6 +31,8 @@ pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
 KILLED = [r"is ended|is forgotten|recount|counted anew|left by|partial"]
 """What a mount may say of another one's death."""
+FULL = [r"the trash has no room for it"]
+"""What it may say of an owner whose quota is used up, when he writes over or removes what is complete."""
 DIED = {errno.ENOTCONN, errno.ECONNABORTED}
 MIB = 1 << 20
 
@@ -176,7 +178,7 @@ def test_killed_at_any_moment_usage_is_what_the_store_holds(quotas: Quotas, work
     dice = random.Random(seed)
     payer: Payer | None = None
     for turn in range(ROUNDS):
-        with mounted(quotas.store, workdir / "mount", may_log=KILLED) as mount:
+        with mounted(quotas.store, workdir / "mount", may_log=[*KILLED, *FULL]) as mount:
             if payer is None:
                 payer = new_payer(mount, quotas)
                 payer.may_add(bytes=60 * UNIT, files=12)
