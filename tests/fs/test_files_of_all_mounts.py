@@ -25,6 +25,7 @@ from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
 from ckfs.names import Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
+from ckfs.store import shares
 from ckfs.store.counting import count
 from ckfs.store.gate import Gate, Release
 from tests.fs.cores import ALICE, Mount, mounted_for_long, new_store
@@ -102,6 +103,29 @@ class Crowd:
     order: Order
     done: list[str] = field(default_factory=list)
 
+    def standing(self) -> list[str]:
+        """What is in the store, and what mounts hold for it."""
+        place = self.mounts[0].core.store.path
+        files = [
+            f"{os.path.basename(path)!r}: {os.stat(path).st_blocks // 8} units, {shares.read(path)}"
+            for path in self._paths(place)
+        ]
+        held = [
+            f"{mount.core.node_name!r} {mount.core.mount_id!r}: {session.ino} {session.held // UNIT} {session.under_way}"
+            for mount in self.mounts
+            for session in mount.core.charging.sessions._sessions.values()  # type: ignore[attr-defined]
+        ]
+        purses = [f"{mount.core.charging.grants.purses}" for mount in self.mounts]
+        return [*files, *held, *purses]
+
+    @staticmethod
+    def _paths(place: str) -> list[bytes]:
+        return [
+            os.path.join(top, name)
+            for top, _, names in os.walk(os.fsencode(place) + b"/users")
+            for name in names
+        ]
+
     def check(self) -> None:
         """No limit is passed, and all is charged."""
         core = self.mounts[0].core
@@ -117,7 +141,7 @@ class Crowd:
                 await trio.sleep(0.1)
         account = self.ledger.account(Uid(ALICE.uid))
         there = count(self.mounts[0].core.store, Uid(ALICE.uid), UNIT)
-        assert (account.used, account.claimed) == (there, NOTHING)
+        assert (account.used, account.claimed) == (there, NOTHING), f"{there} is there, of {account}"
         assert self.ledger.check() == []
         assert not self.ledger.basis(Uid(ALICE.uid)).files
         assert not any(mount.core.charging.to_recount for mount in self.mounts)
@@ -128,6 +152,16 @@ class Crowd:
             count(self.mounts[0].core.store, Uid(ALICE.uid), UNIT),
             NOTHING,
         )
+
+    def note_what_is_told(self, mount: Mount) -> None:
+        sessions = mount.core.charging.sessions  # type: ignore[attr-defined]
+        tell = sessions.tell
+
+        def told(what: object) -> None:
+            self.done.append(f"{mount.core.node_name.decode()} is told: {what}")
+            tell(what)
+
+        sessions.tell = told
 
     async def write(self, mount: Mount, steps: int) -> None:
         dice = self.order.dice
@@ -209,6 +243,8 @@ async def crowd(place: Path, seed: int, mounts: int) -> AsyncIterator[Crowd]:
             mount.core.gate.order = order  # type: ignore[attr-defined]
             charge(mount.core)
         here = Crowd(made, ledger, order)
+        for mount in made:
+            here.note_what_is_told(mount)
         async with trio.open_nursery() as nursery:
             for mount in made:
                 nursery.start_soon(mount.core.charging.run)
@@ -236,7 +272,7 @@ async def write_at_once(place: Path, seed: int, mounts: int, steps: int) -> None
                 here.check()
                 await here.check_settled()
             except BaseException:
-                print(f"seed {seed}:", *here.done, sep="\n    ", file=sys.stderr)
+                print(f"seed {seed}:", *here.done, *here.standing(), sep="\n    ", file=sys.stderr)
                 raise
 
 

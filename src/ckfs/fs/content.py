@@ -16,6 +16,7 @@ import outcome
 import trio
 
 from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale, errno_of
+from ckfs.fs.charges import Claim
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, Unwritten, place_of
@@ -23,10 +24,11 @@ from ckfs.fs.left import Left
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
 from ckfs.model import Caller, Owner, Record, State
-from ckfs.names import FileHandle, Inode, MountId
+from ckfs.names import FileHandle, Inode, MountId, Uid
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
+from ckfs.store.appending import append, append_at
 from ckfs.store.gate import Release
 from ckfs.store.spots import Found, OpenFile, Target
 
@@ -99,6 +101,7 @@ class Content:
             node.failed, node.killed, node.unwritten = False, False, None
         number = self.opened(node, file, caller, flags, wrote=truncate)
         if truncate:
+            await self.core.charging.settle_now(node)
             await self.core.charging.begun(self.core.handle(number))
         return number
 
@@ -257,10 +260,12 @@ class Content:
         charging = self.core.charging
 
         async def write(begin: int) -> int:
-            session, count = await charging.claim(handle, offset + begin, len(data) - begin)
-            piece = data if count == len(data) else data[begin : begin + count]
+            claim = await charging.claim(handle, offset + begin, len(data) - begin)
+            piece = data if claim.count == len(data) else data[begin : begin + claim.count]
+            if claim.appended is not None or claim.only_at is not None:
+                return await self._append(handle, piece, claim, stored)
             return await self._transfer(
-                handle, lambda: put(piece, offset + begin), partial(charging.done, session)
+                handle, lambda: put(piece, offset + begin), partial(charging.done, claim)
             )
 
         written = 0
@@ -276,6 +281,27 @@ class Content:
             written += count
             if written == len(data) or not count:
                 return written
+
+    async def _append(self, handle: Handle, piece: bytes, claim: Claim, stored: Uid | None) -> int:
+        """To the end of the file, wherever that is."""
+        core, door = self.core, self.core.store.door
+        releases: list[Release] = [partial(core.charging.done, claim)]
+
+        def work() -> tuple[int, int]:
+            with door.refusals.stored_as(stored):
+                if claim.only_at is None:
+                    return append(handle.fd, piece)
+                return append_at(handle.fd, piece, claim.only_at, core.mount_id)
+
+        if claim.only_at is not None:  # under a lock of the file, which is one for all threads here
+            try:
+                releases.append(await core.locks.acquire(handle.node.ino))
+            except BaseException:
+                releases[0]()
+                raise
+        written, end = await self._transfer(handle, work, *releases)
+        core.charging.appended(claim, end - written, end)
+        return written
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
@@ -338,12 +364,11 @@ class Content:
     async def _settle(self, handle: Handle) -> None:
         handle.wrote = handle.marked = handle.admitted = False
         try:
-            await self.core.charging.settle(handle)
             await self.states.settle(handle.node, handle)
         except (OSError, FsError):
             handle.wrote = True  # the release tries again
             raise
-        await self.core.charging.unmarked(handle)
+        await self.core.charging.settled()
 
     @contextlib.contextmanager
     def _failing(self, handle: Handle) -> Iterator[None]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ckfs.ledger.ledger import Changed, Drawn, Posting, Settled
-from ckfs.names import Inode, Uid
+from ckfs.ledger.ledger import Drawn, Posting, Settled
+from ckfs.names import Uid
 from ckfs.policy.quota import NOTHING, Amount
 
 _ANOTHERS = -1
@@ -36,7 +36,6 @@ class Purse:
     _changed: Amount = NOTHING
     _given_up: Amount = NOTHING
     _settled: list[Settled] = field(default_factory=list)
-    _changed_files: dict[Inode, Amount] = field(default_factory=dict)
     _posted: Amount = NOTHING
     """Given up by a posting that is under way."""
 
@@ -55,11 +54,6 @@ class Purse:
     def spend(self, change: Amount) -> None:
         """What is at rest has changed: of what was added as much as there is comes out of the balance."""
         self._changed += change
-        self._give_up_from_balance(change.not_below_zero())
-
-    def spend_on(self, ino: Inode, change: Amount) -> None:
-        """As :meth:`spend`, for a file that other mounts may be writing."""
-        self._changed_files[ino] = self._changed_files.get(ino, NOTHING) + change
         self._give_up_from_balance(change.not_below_zero())
 
     def spend_held(self, amount: Amount) -> None:
@@ -96,7 +90,7 @@ class Purse:
 
     @property
     def has_news(self) -> bool:
-        return bool(self._changed or self._given_up or self._settled or self._changed_files)
+        return bool(self._changed or self._given_up or self._settled)
 
     @property
     def is_empty(self) -> bool:
@@ -106,11 +100,10 @@ class Purse:
     def posting(self) -> Posting:
         """What is to be posted; :meth:`posted` follows."""
         settled = tuple(self._settled)
-        changed = tuple(Changed(ino, by) for ino, by in self._changed_files.items() if by)
-        news = Posting(self.uid, self._changed, self._given_up, settled, changed)
+        news = Posting(self.uid, self._changed, self._given_up, settled)
         self._posted += self._given_up
         self._changed = self._given_up = NOTHING
-        self._settled, self._changed_files = [], {}
+        self._settled = []
         return news
 
     def posted(self, posting: Posting) -> None:
