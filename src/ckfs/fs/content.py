@@ -86,16 +86,14 @@ class Content:
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
         is_marked = any(handle.mount is not None for handle in node.handles)
-        node.truncating += truncate
-        try:
-            file = await self.core.opening(node, work, undo=_close, locked=truncate)
-        except (Stale, FileNotFoundError):
-            if not node.handles:
-                raise
-            held = node.handles[0].file  # it has no name any more, but somebody has it open
-            file = await self.core.gate.call(work, undo=_close, releases=(node.handles[0].pin(),))
-        finally:
-            node.truncating -= truncate
+        with self._truncating(node) if truncate else contextlib.nullcontext():
+            try:
+                file = await self.core.opening(node, work, undo=_close, locked=truncate)
+            except (Stale, FileNotFoundError):
+                if not node.handles:
+                    raise
+                held = node.handles[0].file  # it has no name any more, but somebody has it open
+                file = await self.core.gate.call(work, undo=_close, releases=(node.handles[0].pin(),))
         if truncate:
             self.core.charging.cut(node, 0)
             node.failed, node.killed, node.unwritten = False, False, None
@@ -104,6 +102,18 @@ class Content:
             await self.core.charging.settle_now(node)
             await self.core.charging.begun(self.core.handle(number))
         return number
+
+    @contextlib.contextmanager
+    def _truncating(self, node: Node) -> Iterator[None]:
+        """Within the block the image counts as being written, whether or not anybody has it open yet."""
+        node.truncating += 1
+        try:
+            yield
+        except BaseException:
+            node.truncating -= 1
+            self.core.charging.closed(node)
+            raise
+        node.truncating -= 1
 
     @contextlib.contextmanager
     def _marked(

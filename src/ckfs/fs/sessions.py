@@ -310,7 +310,7 @@ class Sessions:
             session.ranges.cut(metering.rounded(size, self._core.unit))
 
     def closed(self, node: Node) -> None:
-        if node.handles:
+        if node.handles or node.truncating:
             return
         self.gather()
         session = self._sessions.get(node.ino)
