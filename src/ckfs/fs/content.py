@@ -86,7 +86,7 @@ class Content:
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
         is_marked = any(handle.mount is not None for handle in node.handles)
-        with self._truncating(node) if truncate else contextlib.nullcontext():
+        with node.being_truncated() if truncate else contextlib.nullcontext():
             try:
                 file = await self.core.opening(node, work, undo=_close, locked=truncate)
             except (Stale, FileNotFoundError):
@@ -102,18 +102,6 @@ class Content:
             await self.core.charging.settle_now(node)
             await self.core.charging.begun(self.core.handle(number))
         return number
-
-    @contextlib.contextmanager
-    def _truncating(self, node: Node) -> Iterator[None]:
-        """Within the block the image counts as being written, whether or not anybody has it open yet."""
-        node.truncating += 1
-        try:
-            yield
-        except BaseException:
-            node.truncating -= 1
-            self.core.charging.closed(node)
-            raise
-        node.truncating -= 1
 
     @contextlib.contextmanager
     def _marked(
@@ -186,6 +174,9 @@ class Content:
         if handle.wrote:  # through a mapping that outlived its descriptor, or by a child of its opener
             with contextlib.suppress(OSError, FsError):
                 await self._hand_over(handle)
+            await self._settle_or_later(handle)
+        if handle.mount is not None and handle.node.truncating:  # who overwrites it settles it, unless that fails
+            await handle.node.until_truncated()
             await self._settle_or_later(handle)
         self.core.handles.remove(number)
         handle.node.without_handle(handle)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import trio
@@ -142,6 +142,7 @@ class Node:
         "parent",
         "reached",
         "removed",
+        "truncated",
         "truncating",
         "unsettled",
         "unsynced",
@@ -172,12 +173,32 @@ class Node:
         """Its last writer has ended, but the store could not be told: that is tried again."""
         self.truncating = 0
         """How many are opening it to overwrite it."""
+        self.truncated: trio.Event | None = None
+        """Set when none is any more."""
         self.removed: Found | None = None
         """What it was when its last name went; some process may still stand in it, or hold it by O_PATH."""
 
     @property
     def is_root(self) -> bool:
         return self.ino == ROOT_INODE
+
+    @contextlib.contextmanager
+    def being_truncated(self) -> Iterator[None]:
+        """Within the block somebody opens it to overwrite it."""
+        self.truncating += 1
+        try:
+            yield
+        finally:
+            self.truncating -= 1
+            if not self.truncating and self.truncated is not None:
+                self.truncated.set()
+                self.truncated = None
+
+    async def until_truncated(self) -> None:
+        """Wait until nobody opens it to overwrite it."""
+        while self.truncating:
+            self.truncated = self.truncated or trio.Event()
+            await self.truncated.wait()
 
     @property
     def top(self) -> Node:
