@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -88,7 +88,9 @@ class Content:
         is_marked = any(handle.mount is not None for handle in node.handles)
         with node.being_truncated() if truncate else contextlib.nullcontext():
             try:
-                file = await self.core.opening(node, work, undo=_close, locked=truncate)
+                file = await self._as_it_is(
+                    node, lambda: self.core.opening(node, work, undo=_close, locked=truncate)
+                )
             except (Stale, FileNotFoundError):
                 if not node.handles:
                     raise
@@ -102,6 +104,18 @@ class Content:
             await self.core.charging.settle_now(node)
             await self.core.charging.begun(self.core.handle(number))
         return number
+
+    @staticmethod
+    async def _as_it_is(node: Node, open_it: Callable[[], Awaitable[OpenFile]]) -> OpenFile:
+        """Open it anew if another file has taken its place meanwhile: what was open then leads to that already."""
+        while True:
+            renewals = node.renewals
+            file = await open_it()
+            if node.renewing is not None:
+                await node.renewing.wait()
+            if node.renewals == renewals:
+                return file
+            close_soon(file.fd)
 
     @contextlib.contextmanager
     def _marked(

@@ -142,6 +142,8 @@ class Node:
         "parent",
         "reached",
         "removed",
+        "renewals",
+        "renewing",
         "truncated",
         "truncating",
         "unsettled",
@@ -173,6 +175,10 @@ class Node:
         """Its last writer has ended, but the store could not be told: that is tried again."""
         self.truncating = 0
         """How many are opening it to overwrite it."""
+        self.renewals = 0
+        """How often another file took the place of it in the store."""
+        self.renewing: trio.Event | None = None
+        """While that happens: set when it is done."""
         self.truncated: trio.Event | None = None
         """Set when none is any more."""
         self.removed: Found | None = None
@@ -193,6 +199,18 @@ class Node:
             if not self.truncating and self.truncated is not None:
                 self.truncated.set()
                 self.truncated = None
+
+    @contextlib.contextmanager
+    def being_renewed(self) -> Iterator[None]:
+        """Within the block another file takes its place in the store, of the same number: who opens it now opens it once more. One
+        at a time."""
+        self.renewing = trio.Event()
+        try:
+            yield
+        finally:
+            self.renewals += 1
+            self.renewing.set()
+            self.renewing = None
 
     async def until_truncated(self) -> None:
         """Wait until nobody opens it to overwrite it."""

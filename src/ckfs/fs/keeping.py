@@ -172,12 +172,13 @@ class Keeping:
             # Also of one that is not kept: others may have a part in telling that it is gone.
             cost = await self._cost_of_keeping(node)
             async with self.core.charging.claimed(self.core.payer_of(node), cost):
+                lock = await self.core.locks.acquire(node.ino)
                 open_here = [handle.fd for handle in node.handles]
-                releases = [handle.pin() for handle in node.handles]
-                releases.append(await self._lock(node, releases))
-                await self.core.gate.call(
-                    lambda: work(open_here), releases=releases, of_set=self.core.set_key(node)
-                )
+                releases: list[Release] = [lock, *(handle.pin() for handle in node.handles)]
+                with node.being_renewed():
+                    await self.core.gate.call(
+                        lambda: work(open_here), releases=releases, of_set=self.core.set_key(node)
+                    )
 
         try:
             await self.with_room(node.set_entry.stored, run)
@@ -190,14 +191,6 @@ class Keeping:
         """Of the file that takes the place of one that is kept: its attributes are the same."""
         look = partial(charge_of_attributes, self.core.store.door)
         return Amount(await self.core.on(node, look), files=1)
-
-    async def _lock(self, node: Node, releases: list[Release]) -> Release:
-        try:
-            return await self.core.locks.acquire(node.ino)
-        except BaseException:
-            for release in releases:
-                release()
-            raise
 
     @contextlib.contextmanager
     def _written_on(self, spot: Spot, found: Found) -> Iterator[None]:
