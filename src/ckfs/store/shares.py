@@ -16,7 +16,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from ckfs.names import Inode, MountId, Uid
@@ -28,28 +28,19 @@ _GONE = b"user.ckfs.gone"
 _LOCK_TRIES = 200
 _LOCK_PAUSE_S = 0.002
 
-Marks = dict[MountId, Amount]
+Marks = dict[MountId, Amount | None]
+"""Mounts that have marked a file, with their shares; None of one that has none any more."""
+_NONE = b"1"
 
 
-def read(fd: attributes.Where) -> Marks:
-    """The marks of a file, with their shares."""
-    found = Marks()
-    for mount in writers.of(fd):
-        share = _share_in(attributes.get_or_none(fd, writers.mark_of(mount)) or b"")
-        found[mount] = NOTHING if share is None else share
-    return found
-
-
-def is_shared_out(fd: attributes.Where) -> bool:
-    """Whether the marks of a file say anything of shares: not those of mounts that do not count."""
-    return any(
-        _share_in(attributes.get_or_none(fd, writers.mark_of(mount)) or b"") is not None
-        for mount in writers.of(fd)
-    )
+def read(where: attributes.Where, mounts: Iterable[MountId] | None = None) -> Marks:
+    """The marks of a file; *mounts* are those that have made them, if that is known."""
+    found = writers.of(where) if mounts is None else mounts
+    return {mount: _share_in(attributes.get_or_none(where, writers.mark_of(mount)) or b"") for mount in found}
 
 
 def total(marks: Marks) -> Amount:
-    return sum(marks.values(), NOTHING)
+    return sum((share or NOTHING for share in marks.values()), NOTHING)
 
 
 def _share_in(value: bytes) -> Amount | None:
@@ -58,6 +49,10 @@ def _share_in(value: bytes) -> Amount | None:
         return Amount(int(size), int(files))
     except ValueError:
         return None
+
+
+def _share(marks: Marks, mount: MountId) -> Amount:
+    return marks[mount] or NOTHING
 
 
 def _write(fd: int, mount: MountId, share: Amount) -> None:
@@ -101,20 +96,20 @@ class Shares:
             status = os.fstat(fd)
             final, counted = charge_of(status, fd, self.unit), total(marks)
             writers.drop(fd, mount)
-            self._void(fd, others)
+            beside_dead = self._void(fd, others)
             if is_gone := not status.st_nlink:
                 self._is_first_to_tell(fd)
             self.meter.ended(
-                Ended(ino, Uid(status.st_uid), counted, final, is_gone=is_gone, beside_dead=bool(others))
+                Ended(ino, Uid(status.st_uid), counted, final, is_gone=is_gone, beside_dead=beside_dead)
             )
 
     def _leave_to(self, fd: int, ino: Inode, marks: Marks, mount: MountId, heir: MountId) -> None:
         held = self.meter.held(ino) or NOTHING
-        _write(fd, heir, marks[heir] + marks[mount] + held)
+        _write(fd, heir, _share(marks, heir) + _share(marks, mount) + held)
         try:
             writers.drop(fd, mount)
         except BaseException:
-            _write(fd, heir, marks[heir])
+            _write(fd, heir, _share(marks, heir))
             raise
         counted = total(marks)
         payer = Uid(os.fstat(fd).st_uid)
@@ -128,30 +123,25 @@ class Shares:
             status = os.fstat(fd)
             if mount not in marks or not status.st_nlink or self.living(others):
                 return
-            final = charge_of(status, fd, self.unit)
+            final, payer = charge_of(status, fd, self.unit), Uid(status.st_uid)
             _write(fd, mount, final)
-            self._void(fd, others)
+            beside_dead = self._void(fd, others)
             self.meter.ended(
-                Ended(
-                    ino, Uid(status.st_uid), total(marks), final, goes_on=True, beside_dead=bool(others)
-                )
+                Ended(ino, payer, total(marks), final, goes_on=True, beside_dead=beside_dead)
             )
 
     def drop(self, fd: int, mount: MountId) -> None:
-        """*mount* is gone: its mark goes, too, and its share passes to who writes on."""
+        """*mount* is gone: its mark goes, too, unless others write on, who have yet to see what it has written."""
         with alone_with(fd):
-            marks = read(fd)
-            living = self.living(marks.keys() - {mount})
-            if living and marks.get(mount):
-                _write(fd, min(living), marks[min(living)] + marks[mount])
-            writers.drop(fd, mount)
+            if not self.living(writers.of(fd) - {mount}):
+                writers.drop(fd, mount)
 
     def take_in(self, fd: int, by_bytes: int) -> None:
         """Something of the file that nobody writes on has changed, which is told at once: it belongs to what the ledger counts. In the lock."""
         marks = read(fd)
         living = self.living(marks)
         if living:
-            _write(fd, min(living), marks[min(living)] + Amount(by_bytes))
+            _write(fd, min(living), _share(marks, min(living)) + Amount(by_bytes))
 
     def is_told_of_cut(self, fd: int, ino: Inode) -> bool:
         """Whether who cuts the file tells by how much: if nobody writes it, or this mount is about to, and has claimed
@@ -184,11 +174,12 @@ class Shares:
         return True
 
     @staticmethod
-    def _void(fd: int, dead: Marks) -> None:
-        """What the dead had is counted anew."""
-        for mount, share in dead.items():
-            if share:
-                _write(fd, mount, NOTHING)
+    def _void(fd: int, dead: Marks) -> bool:
+        """What the dead had written is counted by now: their shares, if they had any, are theirs no more."""
+        had = [mount for mount, share in dead.items() if share is not None]
+        for mount in had:
+            attributes.put(fd, writers.mark_of(mount), _NONE)
+        return bool(had)
 
 
 @contextlib.contextmanager
