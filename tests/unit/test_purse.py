@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ckfs.fs.purse import Purse
-from ckfs.ledger.ledger import Changed, Drawn, Posting, Settled
+from ckfs.ledger.ledger import Drawn, Posting, Settled
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 
@@ -102,12 +102,3 @@ def test_a_purse_that_was_given_back_and_posted_is_empty() -> None:
     assert not one.is_empty
     one.posted(posting)
     assert one.is_empty
-
-
-def test_what_a_file_gains_and_loses_between_two_posts_is_one_change() -> None:
-    one = purse(100)
-    for by in (10, -10, 5):
-        one.spend_on(Inode(7), Amount(by))
-    one.spend_on(Inode(8), Amount(3))
-    one.spend_on(Inode(8), Amount(-3))
-    assert one.posting().changed == (Changed(Inode(7), Amount(5)),)

@@ -111,7 +111,7 @@ class Content:
         while True:
             renewals = node.renewals
             file = await open_it()
-            if node.renewing is not None:
+            while node.renewing is not None:
                 await node.renewing.wait()
             if node.renewals == renewals:
                 return file

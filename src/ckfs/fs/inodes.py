@@ -202,15 +202,15 @@ class Node:
 
     @contextlib.contextmanager
     def being_renewed(self) -> Iterator[None]:
-        """Within the block another file takes its place in the store, of the same number: who opens it now opens it once more. One
-        at a time."""
-        self.renewing = trio.Event()
+        """Within the block another file takes its place in the store, of the same number: who opens it now opens it once more."""
+        self.renewing = done = trio.Event()
         try:
             yield
         finally:
             self.renewals += 1
-            self.renewing.set()
-            self.renewing = None
+            done.set()
+            if self.renewing is done:
+                self.renewing = None
 
     async def until_truncated(self) -> None:
         """Wait until nobody opens it to overwrite it."""

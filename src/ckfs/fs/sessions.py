@@ -22,6 +22,7 @@ from ckfs.fs.charges import Session
 from ckfs.fs.core import Core
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.ranges import Ranges
 from ckfs.ledger.ledger import Opened, Settled
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import NOTHING, Amount
@@ -242,9 +243,13 @@ class Sessions:
         purse = self.grants.purse(payer)
         if ended.beside_dead or (session is None and ended.goes_on):
             self.to_recount.add(payer)
-        if ended.goes_on and (session is None or session.under_way):
-            if session is not None:  # seen so late that others write on
-                purse.spend(ended.final - ended.counted)
+        if ended.goes_on and session is None:
+            return
+        if ended.goes_on and session is not None and session.under_way:  # seen so late that others write on
+            purse.spend(ended.final - ended.counted)
+            return
+        if ended.goes_on and session is not None and ended.final == ended.counted and not session.held:
+            session.ranges = Ranges()  # nothing is to be told: who tries again and again at his limit keeps no recount up
             return
         held = NOTHING
         if session is not None:

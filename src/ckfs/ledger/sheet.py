@@ -191,6 +191,7 @@ class Sheet:
             bytes=noted.base.bytes,
             files=noted.base.files,
         )
+        self._standings[noted.uid].post(NOTHING)  # a recount looks for it, with or without a name
         if noted.uid != uid:
             self.touch(noted.uid, self._mount)
 
