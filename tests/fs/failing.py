@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ckfs.store import attributes, charges, door, namespace, refusals, setnames, syscalls, way
+from ckfs.store import attributes, charges, copylocks, door, namelinks, namespace, refusals, syscalls, way
 from ckfs.store.checking import mending, naming, registry, top
 
 _CALLS = frozenset(
@@ -114,7 +114,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Failing:
         namespace,
         refusals,
         way,
-        setnames,
+        namelinks,
+        copylocks,
         mending,
         naming,
         registry,

@@ -190,9 +190,9 @@ def test_a_set_that_changes_hands_is_left_alone(store: Store) -> None:
 
 def test_so_is_one_that_is_being_copied(store: Store) -> None:
     ino = store.names.read(SET).ino
-    lock = store.names.lock_copy(ino)
+    lock = store.names.copy_locks.lock(ino)
     assert found_in(later(store, 20), SET, GONE) == []
-    store.names.unlock_copy(ino, lock)
+    store.names.copy_locks.unlock(ino, lock)
     assert said(found_in(later(store, 20), SET, GONE)) == WHOLE
 
 

@@ -38,8 +38,8 @@ from ckfs.store.gate import Gate, Release
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.locks import InodeLocks, LockKey, Looks
+from ckfs.store.namelinks import NAMES
 from ckfs.store.quick import QuickReader
-from ckfs.store.setnames import NAMES
 from ckfs.store.spots import Found, Spot, Target
 
 log = logging.getLogger(__name__)
