@@ -20,7 +20,22 @@ from ckfs.store.layout import Store, open_store
 _LIMIT_S = 10.0
 
 
-def run(arguments: argparse.Namespace) -> int:
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(metavar="ACTION", required=True)
+    for name, meaning in (
+        ("check", "say what is wrong with it"),
+        ("upgrade", "bring it to the form that this ckfs knows"),
+        ("adopt", "let this host keep it, since the one that did is gone"),
+    ):
+        action = actions.add_parser(name, help=meaning, allow_abbrev=False)
+        action.add_argument("store", metavar="STORE", help="the store's directory")
+        action.add_argument(
+            "--state", metavar="DIR", help="where this host keeps its ledgers, if the mounts are told so too"
+        )
+        action.set_defaults(run=_run, action=name)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     """Returns the exit status; raises CkfsError."""
     path = arguments.store
     if os.geteuid() != 0:
