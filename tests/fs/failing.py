@@ -126,3 +126,16 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Failing:
     for name in ("set_times", "directory_entries"):
         monkeypatch.setattr(syscalls, name, failing.wrapped(name, getattr(syscalls, name)))
     return failing
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    """The store's calls of this test."""
+    return install(monkeypatch)
+
+
+@pytest.fixture(params=[False, True], ids=["flags", "no flags"])
+def flags(request: pytest.FixtureRequest, failing: Failing) -> bool:
+    """With and without RENAME_NOREPLACE and RENAME_EXCHANGE, which NFS does not know."""
+    failing.lacks_noreplace = request.param
+    return not request.param
