@@ -8,11 +8,11 @@ import logging
 import os
 from collections.abc import Callable
 
+from ckfs.cli.host import host_of
 from ckfs.cli.stores import check_is_no_mount, prepare_for_stores, service_of
 from ckfs.errors import CkfsError, LedgerDown, LedgerUnusable, NotPermitted
 from ckfs.fs import ledgers
 from ckfs.fs.ledgers import Host
-from ckfs.ledger.state import state_directory
 from ckfs.names import shown
 from ckfs.policy.settings import Policy
 from ckfs.store.layout import Store, open_store
@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.action
     ]
     with contextlib.closing(open_store(path, service_of(path))) as store:
-        host = Host.here(state_directory(arguments.state), os.uname().nodename)
+        host = host_of(store, arguments.state)
         try:
             return act(store, store.read_policy(), host)
         except LedgerDown as error:
