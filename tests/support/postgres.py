@@ -22,7 +22,7 @@ import pytest
 
 PROGRAMS = Path("/usr/lib/postgresql")
 READY_WITHIN_S = 60.0
-_SMALL = ("shared_buffers=16MB", "max_connections=60")
+_SMALL = ("shared_buffers=16MB",)
 _QUICK = ("fsync=off", "full_page_writes=off")
 """What is lost with the machine's power is of no interest to tests."""
 
@@ -120,8 +120,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(*, durable: bool = False) -> Iterator[Server]:
-    """A new server; gone with all its data afterwards. *durable*: it syncs what it commits, as an admin's own does."""
+def running(*, durable: bool = False, connections: int = 60) -> Iterator[Server]:
+    """A new server; gone with all its data afterwards. *durable*: it syncs what it commits, as an admin's own does. It takes so many
+    *connections* at a time."""
     directory = Path(tempfile.mkdtemp(prefix="ckfs-postgres-"))
     try:
         account = pwd.getpwnam("postgres")
@@ -132,7 +133,8 @@ def running(*, durable: bool = False) -> Iterator[Server]:
             capture_output=True,
             **_as_postgres(),
         )
-        server = Server(directory, _SMALL if durable else (*_SMALL, *_QUICK))
+        settings = (*_SMALL, f"max_connections={connections}")
+        server = Server(directory, settings if durable else (*settings, *_QUICK))
         try:
             server.start()
             yield server
