@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _BETWEEN_TRIES_S = 0.2
 _SAY_AFTER_S = 2.0
-_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
+"""Until the transaction ends: one session is ours for so long, also where there is a pooler."""
 
 
 def embedded(path: Path, store_id: str, limit_s: float) -> Book:
@@ -58,6 +59,7 @@ def database_locked(
     try:
         began_s, said = time.monotonic(), False
         with connections.taken(began_s + limit_s) as session:
+            session.limit_ms = 0  # the transaction is open for as long as everything is counted
             while not _try_lock(session, store_id, limit_s):
                 if not said and time.monotonic() - began_s > _SAY_AFTER_S:
                     said = True
@@ -70,11 +72,14 @@ def database_locked(
 
 def _try_lock(session: Connection, store_id: str, limit_s: float) -> bool:
     import psycopg
+    from psycopg.pq import TransactionStatus
 
     from ckfs.ledger.connections import TooLate, one_line
 
     session.until = time.monotonic() + limit_s
     try:
+        if session.info.transaction_status is TransactionStatus.IDLE:
+            session.begin("BEGIN")
         return session.execute(_LOCK, (f"ckfs {store_id}",)).fetchone() == (True,)
     except (psycopg.Error, TooLate) as error:
         raise LedgerDown(f"the ledger's database: {one_line(error)}") from None
