@@ -72,14 +72,17 @@ def database_locked(
 
 def _try_lock(session: Connection, store_id: str, limit_s: float) -> bool:
     import psycopg
-    from psycopg.pq import TransactionStatus
 
     from ckfs.ledger.connections import TooLate, one_line
 
     session.until = time.monotonic() + limit_s
     try:
-        if session.info.transaction_status is TransactionStatus.IDLE:
-            session.begin("BEGIN")
-        return session.execute(_LOCK, (f"ckfs {store_id}",)).fetchone() == (True,)
+        session.begin("BEGIN")
+        has_it = session.execute(_LOCK, (f"ckfs {store_id}",)).fetchone() == (True,)
+        if not has_it:
+            session.execute(
+                "ROLLBACK"
+            )  # who waits must not have a pooler's session, which who has the lock may need
+        return has_it
     except (psycopg.Error, TooLate) as error:
         raise LedgerDown(f"the ledger's database: {one_line(error)}") from None
