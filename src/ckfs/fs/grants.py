@@ -102,7 +102,7 @@ class Grants:
         """Move *amount* from the purse of *uid* to what is held, drawing what it lacks; False if there is not as much. Raises
         NoGrant if the ledger is away for longer than a call may take."""
         purse = self.purse(uid)
-        purse.used_s = trio.current_time()
+        purse.is_used = True
         if self._is_valid() and purse.take(amount):
             return True
         deadline_s = trio.current_time() + self.core.op_timeout_s
@@ -117,6 +117,12 @@ class Grants:
             except LedgerDown:
                 continue
             return purse.take(amount)
+
+    def take_at_once(self, uid: Uid, count: int) -> bool:
+        """As :meth:`take`, of *count* bytes; False also if something would have to be drawn first."""
+        purse = self.purse(uid)
+        purse.is_used = True
+        return self._is_valid() and purse.take_bytes(count)
 
     def _is_valid(self) -> bool:
         """Whether the ledger cannot have taken back what this mount has: others have heard of it lately."""
@@ -270,7 +276,7 @@ class Grants:
         self.gather()
         now_s = trio.current_time()
         for purse in self.purses.values():
-            if purse.balance and now_s - purse.used_s > _IDLE_S:
+            if purse.idle_s(now_s) > _IDLE_S and purse.balance:
                 purse.give_up_balance()
         async with self._lane:
             await self._post_all()
