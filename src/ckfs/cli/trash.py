@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol, TypeVar
 
 from ckfs.cli.choice import add_choice, choice_of
-from ckfs.cli.mounted import device_for_user, mount_above, only_mount
+from ckfs.cli.mounted import device_for_user, store_meant
 from ckfs.cli.stores import prepare_for_stores
 from ckfs.cli.tally import counted_store
 from ckfs.cli.times import local_time
@@ -107,7 +107,7 @@ def _run(arguments: argparse.Namespace) -> int:
     action = actions[arguments.action]
     if os.geteuid() != ROOT_UID:
         return action(_Asked(device_for_user(arguments.store)), arguments)
-    path = _store_path(arguments.store)
+    path = store_meant(arguments.store)
     with _opened(path, read_only=arguments.action in ("ls", "show")) as trash:
         try:
             return action(trash, arguments)
@@ -162,14 +162,6 @@ def _retention_s(store: Store) -> float | None:
     with contextlib.suppress(StoreUnusable):
         return store.read_policy().retention_s
     return None
-
-
-def _store_path(path: str | None) -> str:
-    """The store that *path* is, or whose mount it is on; or the one that is mounted on this host."""
-    if path is None:
-        return os.fsdecode(only_mount().source)
-    mounted = mount_above(path)
-    return path if mounted is None else os.fsdecode(mounted.source)
 
 
 # Through a mount's daemon
