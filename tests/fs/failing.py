@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ckfs.store import attributes, door, setnames, syscalls
+from ckfs.store import attributes, charges, door, namespace, refusals, setnames, syscalls, way
 from ckfs.store.checking import mending, naming, registry, top
 
 _CALLS = frozenset(
@@ -107,7 +107,19 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Failing:
     """From now on the store's calls of this process go through what is returned."""
     failing = Failing()
     replacement = _Os(failing)
-    for module in (attributes, door, setnames, mending, naming, registry, top):
+    for module in (
+        attributes,
+        charges,
+        door,
+        namespace,
+        refusals,
+        way,
+        setnames,
+        mending,
+        naming,
+        registry,
+        top,
+    ):
         monkeypatch.setattr(module, "os", replacement)
     monkeypatch.setattr(syscalls, "rename", failing.rename(syscalls.rename))
     for name in ("set_times", "directory_entries"):

@@ -29,7 +29,7 @@ from ckfs.ledger.ledger import Ledger, Opened
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 from ckfs.store import metering
-from ckfs.store.charges import charges_of_set
+from ckfs.store.charges import charges_of_set, data_in, end_of
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Charging:
         if handle.appends:
             # Its end is not where the kernel of this mount saw it last, if other mounts write the file too. Nor need it be there
             # when this is written: then it may begin in another unit.
-            look = partial(self._core.store.door.end_of, handle.file, self._core.mount_id)
+            look = partial(end_of, self._core.store.door, handle.file, self._core.mount_id)
             offset, is_shared = await self._core.gate.look(look, releases=(handle.pin(),))
             slack = unit if is_shared else 0
         begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
@@ -232,7 +232,7 @@ class Charging:
         await self.sessions.until_idle(session)
         await self.sessions.count(session, handle)
         session = await self.sessions.of(handle)
-        there = partial(door.data_in, handle.file, begin, end)
+        there = partial(data_in, door, handle.file, begin, end)
         for since, upto in await self._core.gate.call(there, releases=(handle.pin(),)):
             session.ranges.add(since // unit * unit, metering.rounded(upto, unit))
 

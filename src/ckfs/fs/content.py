@@ -252,7 +252,7 @@ class Content:
         stored = None if owner is None else owner.uid
 
         def put(piece: bytes, at: int) -> int:
-            with door.stored_as(stored):
+            with door.refusals.stored_as(stored):
                 return os.pwrite(handle.fd, piece, at)
 
         charging = self.core.charging

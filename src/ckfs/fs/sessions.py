@@ -25,6 +25,7 @@ from ckfs.ledger.ledger import Opened, Settled
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import metering
+from ckfs.store.charges import charge_while_open, is_gone_for_us
 
 _MOST_RANGES = 4096
 """A file that was written in more pieces is settled in between."""
@@ -192,7 +193,7 @@ class Sessions:
         return session
 
     async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
-        look = partial(self._core.store.door.charge_open, handle.file)
+        look = partial(charge_while_open, self._core.store.door, handle.file)
         return await self._core.gate.look(look, releases=(handle.pin(),))
 
     async def settle(self, handle: Handle) -> None:
@@ -226,7 +227,7 @@ class Sessions:
         self._linger(self._core.payer_of(node), node.ino, charge)  # its handle is open yet
 
     async def _is_ours_to_bury(self, handle: Handle) -> bool:
-        look = partial(self._core.store.door.is_gone_for_us, handle.file)
+        look = partial(is_gone_for_us, self._core.store.door, handle.file)
         return await self._core.gate.call(look, releases=(handle.pin(),))
 
     async def count(self, session: Session, handle: Handle) -> None:
