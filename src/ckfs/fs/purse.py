@@ -133,6 +133,11 @@ class Purse:
     def has_news(self) -> bool:
         return bool(self._changed or self._given_up or self._settled or self._changed_files)
 
+    @property
+    def changes_room(self) -> bool:
+        """Whether its owner may be granted more, or less, once everything is posted. Not by what was claimed and made."""
+        return bool(self._settled or self._changed_files) or self._given_up != self._changed
+
     def has_news_of(self, files: Container[Inode]) -> bool:
         """Whether something is to be posted of one of *files*."""
         return any(ino in files for ino in self._changed_files) or any(
