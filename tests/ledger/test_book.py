@@ -266,6 +266,21 @@ def test_a_change_of_a_file_that_another_mount_writes_is_left_to_that(ledger: Bo
     assert ledger.account(ALICE).total == NOTHING
 
 
+def test_what_is_added_to_a_file_that_another_mount_writes_counts_as_far_as_it_was_claimed(
+    ledger: Book,
+) -> None:
+    limited(ledger, 20)
+    for mount in (A, B):
+        draw(ledger, mount, ALICE, 10)
+    draw(ledger, A, ALICE, 0, Opened(FILE, NOTHING))
+    more = Posting(ALICE, given_up=bytes_(10), changed=(Changed(OTHER, bytes_(4)), Changed(FILE, bytes_(9))))
+    ledger.post(B, 1, [more])
+    assert ledger.account(ALICE).used == bytes_(10)
+    assert ledger.account(ALICE).total == bytes_(20), "nobody gets room for what is in the store"
+    ledger.post(A, 1, [Posting(ALICE, given_up=bytes_(7), settled=(Settled(FILE, bytes_(16, 1)),))])
+    assert ledger.account(ALICE).used == bytes_(20, 1)
+
+
 def test_a_change_of_a_file_that_nobody_else_writes_counts(ledger: Book) -> None:
     ledger.post(A, 1, [Posting(ALICE, bytes_(10, 1))])
     draw(ledger, A, ALICE, 0, Opened(FILE, bytes_(4, 1)))

@@ -140,12 +140,14 @@ class Sessions:
         """That of the file which is open as *handle*; begun if there is none."""
         node = handle.node
         session = self._sessions.get(node.ino)
-        if session is not None and self._goes_on(session, node):
+        if session is not None and session.is_told and self._goes_on(session, node):
             return session
-        async with self._alone(node.ino):
+        async with self._alone(node.ino):  # nobody writes before the ledger has heard of it
             session = self._sessions.get(node.ino)
             if session is None:
                 return await self._begin(handle)
+            if not session.is_told:  # whoever began it was given up
+                await self._tell(session)
             if self._goes_on(session, node):
                 return session
             await self.until_idle(session)  # those who come next wait for this one
@@ -178,8 +180,20 @@ class Sessions:
         session.is_ours_to_bury = is_gone
         if node.ino not in self._lingering:  # else it is noted
             self.grants.note(session.payer, Opened(node.ino, base))
-            await self.grants.tell()  # what other mounts tell of the file from now on is settled with it
+            await self._tell(session)  # what other mounts tell of the file from now on is settled with it
+        session.is_told = True
         return session
+
+    async def _tell(self, session: Session) -> None:
+        await self.grants.tell()
+        session.is_told = True
+
+    async def _until_told(self, ino: Inode) -> None:
+        """Until the ledger has heard of a session that is just beginning: one that ends before counts with what others change."""
+        session = self._sessions.get(ino)
+        if session is not None and not session.is_told:
+            async with self._alone(ino):
+                pass
 
     async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
         look = partial(self._core.store.door.charge_open, handle.file)
@@ -187,6 +201,7 @@ class Sessions:
 
     async def settle(self, handle: Handle) -> None:
         node = handle.node
+        await self._until_told(node.ino)
         session = self._sessions.get(node.ino)
         if session is None or any(other.wrote for other in node.handles):
             return
@@ -197,6 +212,7 @@ class Sessions:
         await self.grants.tell()  # before other mounts hear that it is written no more
 
     async def settle_now(self, node: Node) -> None:
+        await self._until_told(node.ino)
         session = self._sessions.get(node.ino)
         if session is not None:
             await self.until_idle(session)

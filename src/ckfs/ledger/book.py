@@ -262,10 +262,13 @@ def _post(sheet: Sheet, posting: Posting) -> None:
     sheet.number(posting.uid)
     standing.post(posting.used)
     standing.claim(-posting.given_up.not_below_zero())
+    unspent = posting.given_up.bytes - max(0, posting.used.bytes)
     for change in posting.changed:
         if not sheet.is_written_elsewhere(change.ino):
             standing.post(change.by)
-    unspent = posting.given_up.bytes - max(0, posting.used.bytes)
+            unspent -= max(0, change.by.bytes)
+        else:
+            unspent -= sheet.grow(change.ino, min(change.by.bytes, unspent))
     # First the files that nobody else writes: what was given up for them is known.
     for settled in sorted(posting.settled, key=lambda settled: sheet.is_written_elsewhere(settled.ino)):
         unspent -= max(0, sheet.settle(settled, max(0, unspent)))
