@@ -7,6 +7,7 @@ has failed once is never used again: the server takes back what it had not commi
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import threading
 import time
@@ -18,6 +19,9 @@ from psycopg import conninfo
 
 from ckfs.errors import LedgerDown
 from ckfs.names import shown
+
+logging.getLogger("psycopg").setLevel(logging.ERROR)
+"""It warns of connections that break; what becomes of that is for the mount to say."""
 
 R = TypeVar("R")
 
