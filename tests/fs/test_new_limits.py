@@ -17,8 +17,7 @@ from ckfs.ledger.ledger import Posting
 from ckfs.names import MountId, Uid
 from ckfs.policy.quota import Amount, Settings
 from ckfs.store.layout import Store, open_store
-from tests.fs.cores import new_store
-from tests.fs.test_charging import STORE_ID
+from tests.fs.cores import STORE_ID, new_store
 
 A, B, ALICE, BOB = MountId(b"a" * 16), MountId(b"b" * 16), Uid(2101), Uid(2102)
 MIB = 1 << 20

@@ -43,13 +43,6 @@ def place(root_and_fuse: None, module_workdir: Path, ledger: Policy) -> Iterator
         yield place
 
 
-@pytest.fixture
-def payer(place: Place) -> Iterator[Payer]:
-    payer = new_payer(place.mount, place.quotas)
-    yield payer
-    payer.has()
-
-
 # What takes a file
 
 
