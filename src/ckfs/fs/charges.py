@@ -29,6 +29,7 @@ class Session:
         "ino",
         "is_left",
         "is_ours_to_bury",
+        "is_told",
         "payer",
         "ranges",
         "under_way",
@@ -41,6 +42,8 @@ class Session:
         """What the name of its set said when *payer* was read from it; None if it had no name any more."""
         self.base = base
         """What the file counted with when this began."""
+        self.is_told = False
+        """The ledger has noted it, or is away."""
         self.ranges = Ranges()
         """What was written or is about to be, in whole units: all of it is claimed."""
         self.held = 0

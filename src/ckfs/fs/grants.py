@@ -33,7 +33,7 @@ _INTERVAL_S = 0.25
 _SOON_S = 0.02
 """What was freed, so soon: who removes one file often removes many, and one posting tells of all."""
 _IDLE_S = 1.0
-"""A balance that nobody took from for so long is given back."""
+"""A balance that nobody took from for so long is given back; not while the ledger is away, which could not give it to others."""
 _RECALL_S = 2.0
 """For so long the other mounts are waited for that are asked to give back what they do not need."""
 _RECALL_LOOK_S = 0.05
@@ -234,7 +234,8 @@ class Grants:
             if self._back is None:
                 self._back = trio.Event()
                 log.warning(
-                    "the ledger of quotas is away: grants are spent, and no new ones drawn: %s", error
+                    "the ledger of quotas is away: grants are spent, and no new ones drawn: %s",
+                    str(error) or f"it did not answer within {self.core.op_timeout_s:g} s",
                 )
             raise LedgerDown("the ledger is away") from None
         if self._back is not None:
@@ -282,7 +283,7 @@ class Grants:
         self.gather()
         now_s = trio.current_time()
         for purse in self.purses.values():
-            if purse.idle_s(now_s) > _IDLE_S and purse.balance:
+            if self._back is None and purse.idle_s(now_s) > _IDLE_S and purse.balance:
                 purse.give_up_balance()
         async with self._lane:
             await self._post_all()
