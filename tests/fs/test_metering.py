@@ -21,11 +21,11 @@ from ckfs.store.counting import count, payers
 from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.layout import Store, open_store
 from ckfs.store.metering import attribute_bytes, charge_of, is_charged
+from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, TRASH
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
 from ckfs.store.reports import Unreported
-from ckfs.store.setnames import NAMES
 from ckfs.store.spots import Found, OpenFile, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.fs.cores import new_store

@@ -85,7 +85,8 @@ class Charges(Protocol):
         not as much."""
 
     async def begun(self, handle: Handle) -> None:
-        """The file was marked as being written by this mount: from now on others leave it to this one to tell what becomes of it."""
+        """The file was emptied, and marked as being written by this mount: from now on others leave it to this one to tell what
+        becomes of it. Of one that was just made, the first write tells."""
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
         """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, however late

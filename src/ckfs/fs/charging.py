@@ -295,7 +295,7 @@ class Charging:
             except LedgerDown:
                 raise NoGrant(self._core.policy.quota.away.errno) from None
             except (FileNotFoundError, PermissionError, Stale):
-                if not await self._core.find_again(top):
+                if not await self._core.moved.find_again(top):
                     raise
             else:
                 return giver, charges.total, [Opened(ino, amount) for ino, amount in charges.of.items()]

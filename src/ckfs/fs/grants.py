@@ -157,7 +157,7 @@ class Grants:
         """Let the purse have *amount*, and more while there is plenty, if the ledger grants it; and note the files *opened*."""
         async with self._turn():
             if amount:
-                await self._post_all()  # what was freed here is to be had, too
+                await self._post_what_counts(purse)
             lacks = (amount - purse.balance).not_below_zero()
             mount, uid = self.mount, purse.uid
             given_up = threading.Event()
@@ -181,6 +181,12 @@ class Grants:
                 purse.is_short = not purse.balance.covers(wanted)
         self.watch(drawn.account)
         return drawn
+
+    async def _post_what_counts(self, purse: Purse) -> None:
+        """In the lane, before something is drawn: what was freed here is to be had, and what was not claimed is not."""
+        self.gather()
+        if purse.changes_room or self._batch or self._noting:
+            await self._post_all()
 
     def _take_up(self, purse: Purse, drawn: Drawn) -> None:
         if not purse.drawn(drawn):
@@ -314,6 +320,16 @@ class Grants:
         if self._back is None:
             with contextlib.suppress(LedgerDown):
                 await self.post()
+
+    async def tell_notes(self) -> None:
+        """As :meth:`tell`, of files that were noted; what else is to be posted waits for its time, unless it is of them."""
+        with contextlib.suppress(LedgerDown):
+            async with self._turn():
+                news = any(purse.has_news_of(self._to_note) for purse in self.purses.values())
+                if news or self._batch or self._noting:
+                    await self._post_all()
+                self._noting, self._to_note = list(self._to_note.values()), {}
+                await self._note_all()
 
     async def _post_all(self) -> None:
         """In the lane. Notes are told after what was posted when they were taken: what is settled in there may be written, and so

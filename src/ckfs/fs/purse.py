@@ -7,6 +7,7 @@ that are being written), and the rest was given up and has yet to be posted: ``t
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from ckfs.ledger.ledger import Changed, Drawn, Posting, Settled
@@ -137,6 +138,17 @@ class Purse:
     @property
     def has_news(self) -> bool:
         return bool(self._changed or self._given_up or self._settled or self._changed_files)
+
+    @property
+    def changes_room(self) -> bool:
+        """Whether its owner may be granted more, or less, once everything is posted. Not by what was claimed and made."""
+        return bool(self._settled or self._changed_files) or self._given_up != self._changed
+
+    def has_news_of(self, files: Container[Inode]) -> bool:
+        """Whether something is to be posted of one of *files*."""
+        return any(ino in files for ino in self._changed_files) or any(
+            settled.ino in files for settled in self._settled
+        )
 
     @property
     def is_empty(self) -> bool:

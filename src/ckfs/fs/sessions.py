@@ -188,7 +188,8 @@ class Sessions:
         session.is_ours_to_bury = is_gone
         if node.ino not in self._lingering:  # else it is noted
             self.grants.note(session.payer, Opened(node.ino, base))
-            await self.grants.tell()  # what other mounts tell of the file from now on is settled with it
+            # What other mounts tell of the file from now on is settled with it.
+            await self.grants.tell_notes()
         return session
 
     async def _charge(self, handle: Handle) -> tuple[Amount, bool]:

@@ -16,9 +16,9 @@ MOST_GRANT_BYTES = 1 << 30
 _LASTS_S = 1.0
 _FORGOTTEN_S = 5.0
 GRANT_FILES = 64
-_SHARES = 16
+_SHARES = 8
 """No grant takes more than this part of what is free: others want some, too."""
-_EXACT = {"bytes": 1 << 20, "files": _SHARES}
+_EXACT = {"bytes": 128 << 10, "files": _SHARES}
 """With less than this free, nothing is granted beyond what is needed at once."""
 _SOON_S = 3600.0
 DEFAULT_GRACE_S = 7 * 86_400.0
