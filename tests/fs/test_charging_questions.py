@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
 from ckfs.ledger.ledger import Drawn, Ledger, Opened, Posting
 from ckfs.names import MountId, Uid
 from ckfs.policy.quota import Amount
-from tests.fs.cores import charged, new_store
-from tests.fs.test_charging import SET, STORE_ID, UNIT, settled
+from tests.fs.cores import charged
+from tests.fs.test_charging import SET, UNIT, settled
 
 NOTED, SETTLED = "noted", "settled"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Book]:
-    book = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
-    yield book
-    book.close()
 
 
 @dataclass
