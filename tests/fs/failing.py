@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ckfs.store import attributes, charges, door, namespace, refusals, setnames, syscalls, way
+from ckfs.store import attributes, charges, copylocks, door, namelinks, namespace, refusals, syscalls, way
 from ckfs.store.checking import mending, naming, registry, top
 
 _CALLS = frozenset(
@@ -114,7 +114,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Failing:
         namespace,
         refusals,
         way,
-        setnames,
+        namelinks,
+        copylocks,
         mending,
         naming,
         registry,
@@ -125,3 +126,16 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Failing:
     for name in ("set_times", "directory_entries"):
         monkeypatch.setattr(syscalls, name, failing.wrapped(name, getattr(syscalls, name)))
     return failing
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    """The store's calls of this test."""
+    return install(monkeypatch)
+
+
+@pytest.fixture(params=[False, True], ids=["flags", "no flags"])
+def flags(request: pytest.FixtureRequest, failing: Failing) -> bool:
+    """With and without RENAME_NOREPLACE and RENAME_EXCHANGE, which NFS does not know."""
+    failing.lacks_noreplace = request.param
+    return not request.param

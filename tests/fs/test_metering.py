@@ -21,11 +21,11 @@ from ckfs.store.counting import count, payers
 from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.layout import Store, open_store
 from ckfs.store.metering import attribute_bytes, charge_of, is_charged
+from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, TRASH
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
 from ckfs.store.reports import Unreported
-from ckfs.store.setnames import NAMES
 from ckfs.store.spots import Found, OpenFile, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.fs.cores import new_store
@@ -534,10 +534,11 @@ def test_a_door_without_a_meter_makes_no_call_more(path: Path) -> None:
 # The count
 
 
-def test_a_file_that_is_passed_over_is_not_counted(metered: Metered) -> None:
+def test_a_file_that_is_being_written_counts_with_its_base(metered: Metered) -> None:
     whole = count(metered.store, ALICE.uid, metered.unit)
-    rest = count(metered.store, ALICE.uid, metered.unit, {metered.ino(_image(metered))})
-    assert whole - rest == Amount(3 * metered.unit, 1)
+    written = {metered.ino(_image(metered)): Amount(metered.unit, 1), Inode(7): Amount(5, 1)}
+    rest = count(metered.store, ALICE.uid, metered.unit, written)
+    assert whole - rest == Amount(2 * metered.unit - 5, -1), "also of one that has no name"
 
 
 def test_a_file_counts_once_though_its_names_are_in_set_and_trash(metered: Metered) -> None:

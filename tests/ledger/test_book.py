@@ -341,6 +341,19 @@ def test_nobody_waits_for_a_mount_that_ends_or_is_dead(ledger: Book) -> None:
     assert not ledger.waits_for(A, ALICE)
 
 
+def test_who_has_yet_to_give_back_is_known(ledger: Book) -> None:
+    draw(ledger, A, ALICE, 5)
+    draw(ledger, A, BOB, 5)
+    draw(ledger, B, ALICE, 5)
+    assert ledger.asked_back() == {}
+    ledger.recall(C, ALICE)
+    ledger.recall(C, BOB)
+    assert ledger.asked_back() == {A: {ALICE, BOB}, B: {ALICE}}
+    ledger.answer(A, ALICE)
+    ledger.end(B)
+    assert ledger.asked_back() == {A: {BOB}}
+
+
 def test_new_limits_ask_all_to_give_back(ledger: Book) -> None:
     draw(ledger, A, ALICE, 5)
     draw(ledger, A, BOB, 5)

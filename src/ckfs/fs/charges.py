@@ -13,14 +13,16 @@ from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.ranges import Ranges
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import Amount
+from ckfs.store.entries import SetEntry
 
 
 class Session:
-    """A file that this mount is writing. The ledger has noted what it counted with when that began."""
+    """A file that this mount is writing."""
 
     __slots__ = (
         "base",
         "ended",
+        "entry",
         "held",
         "idle",
         "ino",
@@ -31,9 +33,11 @@ class Session:
         "under_way",
     )
 
-    def __init__(self, ino: Inode, payer: Uid, base: Amount) -> None:
+    def __init__(self, ino: Inode, payer: Uid, base: Amount, entry: SetEntry | None = None) -> None:
         self.ino = ino
         self.payer = payer
+        self.entry = entry
+        """What the name of its set said when *payer* was read from it; None if it had no name any more."""
         self.base = base
         """What the file counted with when this began."""
         self.ranges = Ranges()
@@ -91,7 +95,7 @@ class Charges(Protocol):
         """Within the block *amount* is claimed for something new. OSError (EDQUOT) if there is not as much."""
 
     async def begun(self, handle: Handle) -> None:
-        """The file was marked as being written by this mount."""
+        """The file was emptied, and marked as being written by this mount. Of one that was just made, the first write tells."""
 
     async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
         """Claim for a write of *count* bytes at *offset*, or to the file's end; at least for one byte of it. OSError (EDQUOT) if

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -54,6 +53,7 @@ class Charging:
 
     def __init__(self, core: Core, ledger: Ledger, watch: Callable[[Account], None]) -> None:
         self._core = core
+        self._unit = core.unit
         self.sessions = Sessions(core)
         gather, lost = self.sessions.gather, self.sessions.lost
         self.grants = Grants(core, ledger, watch, gather, lost, self._free_unneeded)
@@ -140,12 +140,31 @@ class Charging:
         return bool(sessions)
 
     async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
-        if fcntl.fcntl(handle.fd, fcntl.F_GETFL) & os.O_APPEND:
+        if handle.appends:
             return await self._claim_end(handle, count)
+        unit = self._unit
+        begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
+        session = self._at_once(handle.node, begin, end)
+        if session is not None:
+            return Claim(session, count)
         return await self._claim_there(handle, offset, count, there=offset + count)
 
+    def _at_once(self, node: Node, begin: int, end: int) -> Session | None:
+        """The session in which all from *begin* to *end* was claimed for a write that need not wait for anything: nearly each.
+        So nothing is done here that is not needed for such a one."""
+        session = self.sessions.going_on(node)
+        if session is None:
+            return None
+        cost = session.ranges.missing(begin, end)
+        if cost and not self.grants.take_at_once(session.payer, cost):
+            return None
+        session.held += cost
+        session.ranges.add(begin, end)
+        session.under_way += 1
+        return session
+
     async def _claim_there(self, handle: Handle, offset: int, count: int, there: int) -> Claim:
-        unit = self._core.unit
+        unit = self._unit
         begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
         session = await self._whole(handle, begin, end)
         if session is None:
@@ -301,7 +320,7 @@ class Charging:
             except LedgerDown:
                 raise NoGrant(self._core.policy.quota.away.errno) from None
             except (FileNotFoundError, PermissionError, Stale):
-                if not await self._core.find_again(top):
+                if not await self._core.moved.find_again(top):
                     raise
             else:
                 return giver, charges.total, [Opened(ino, amount) for ino, amount in charges.of.items()]

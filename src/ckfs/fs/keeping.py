@@ -137,7 +137,7 @@ class Keeping:
         try:
             await self._renew_there(node, caller, begun=begun)
         except (FileNotFoundError, Stale):  # another mount has moved it
-            if await self.core.find_again(node):
+            if await self.core.moved.find_again(node):
                 await self._renew_there(node, caller, begun=begun)
 
     def _may_be_renewed(self, found: Found) -> bool:

@@ -149,9 +149,8 @@ class Sessions:
     async def of(self, handle: Handle) -> Session:
         """That of the file which is open as *handle*; begun if there is none."""
         node = handle.node
-        session = self._sessions.get(node.ino)
-        if session is not None and self._goes_on(session, node):
-            return session
+        if (going := self.going_on(node)) is not None:
+            return going
         async with self._alone(node.ino):
             session = self._sessions.get(node.ino)
             if session is None:
@@ -162,13 +161,18 @@ class Sessions:
             await self._count(session, node)
             return self._sessions.get(node.ino) or await self._begin(handle)
 
+    def going_on(self, node: Node) -> Session | None:
+        """That of *node*, if there is one that its next write may be claimed in."""
+        session = self._sessions.get(node.ino)
+        return session if session and self._goes_on(session, node) else None
+
     def _goes_on(self, session: Session, node: Node) -> bool:
         """It is neither just being counted, nor in too many pieces, nor another's by now than whose it was when this began."""
-        return (
-            not session.is_counted
-            and len(session.ranges) <= _MOST_RANGES
-            and session.payer == self._core.payer_of(node)
-        )
+        if session.is_counted or len(session.ranges) > _MOST_RANGES:
+            return False
+        if session.entry is not None and session.entry is node.entry_above:
+            return True
+        return session.payer == self._core.payer_of(node)
 
     @asynccontextmanager
     async def _alone(self, ino: Inode) -> AsyncIterator[None]:
@@ -190,7 +194,7 @@ class Sessions:
         look = partial(share_of, self._core.store.door, handle.file)
         base = await self._core.gate.look(look, releases=(handle.pin(),))
         self.gather()
-        session = self._sessions[node.ino] = Session(node.ino, payer, base)
+        session = self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
         if node.ino not in self._lingering:  # else it is noted
             self.grants.note(payer, Opened(node.ino, base))
         return session

@@ -107,6 +107,9 @@ class Quotas(Protocol):
     def all_settings(self) -> dict[Uid | None, Settings]:
         """Everything that was said."""
 
+    def asked_back(self) -> dict[MountId, set[Uid]]:
+        """The mounts that have yet to give back what they do not need of their grants, and whose. An engine grants nothing."""
+
 
 class Ledger(Quotas, Protocol):
     """One store's ledger."""

@@ -55,7 +55,7 @@ def count(
     not_his = _NotHis(
         frozenset(entry.place for _, entry in given if entry.stored.uid == uid),
         tuple(place_of_copy(name, entry.ino) for name, entry in given if entry.payer == uid),
-        tuple(b"~%x~old" % ino for ino in store.names.locked_copies()),
+        tuple(b"~%x~old" % ino for ino in store.names.copy_locks.locked()),
     )
     with _opened(store, USERS, uid) as names:
         for fd, name in names:
@@ -216,13 +216,13 @@ class _Counting:
         return True
 
     def _charge_of(self, status: os.stat_result, where: attributes.Where) -> Amount:
-        if self.lives is None or not stat.S_ISREG(status.st_mode):
+        if not (self.lives or self.written) or not stat.S_ISREG(status.st_mode):
             return charge_of(status, where, self.unit)
         names = attributes.names(where)
         base = self.written.pop(number_at(where), None) if self.written else None
         marks = shares.read(where, writers.among(names))
         having = {mount for mount, share in marks.items() if share is not None}
-        living = {mount for mount in having if self.lives(mount)}
+        living = {mount for mount in having if self.lives is not None and self.lives(mount)}
         if living and living != having:
             raise BetweenMounts("a dead mount has written what a living one is writing")
         if living:
