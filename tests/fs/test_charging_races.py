@@ -285,36 +285,28 @@ async def test_those_who_wait_for_a_ledger_that_hangs_do_not_wait_for_each_other
         assert await settled(ledger, mount) == Amount(UNIT, 1)
 
 
+# Who tries again and again
+
+
 @pytest.mark.trio
-async def test_nobody_writes_before_the_ledger_has_noted_the_file(
-    store: Path, ledger: Book, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else what he has written, and given up, would not count as long as another mount writes the file."""
-    slow, begun, answer = Interrupted(ledger), threading.Event(), threading.Event()
-
-    def wait(*arguments: Any) -> None:
-        if arguments[4:] and arguments[4]:
-            begun.set()
-            answer.wait(ENOUGH_S)
-
-    async with charged(store, slow) as mount:
+async def test_who_tries_again_and_again_at_his_limit_keeps_no_recount_up(store: Path, ledger: Book) -> None:
+    """So that what dead mounts were granted for him comes back meanwhile."""
+    limit(ledger, units=4)
+    async with charged(store, ledger) as mount:
         await mount.alice.mkdir(SET)
-        await mount.alice.save(f"{SET}/image", b"")
-        handles = [await mount.alice.open(f"{SET}/image", os.O_WRONLY) for _ in range(2)]
-        await settled(ledger, mount)
-        await mount.alice.save(f"{SET}/.other", bytes(UNIT))  # for which more is granted than it needs
-        monkeypatch.setattr(grants.Grants, "_is_valid", lambda _: True)
-        slow.before["draw"] = wait
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(mount.fs.content.write, handles[0], 0, bytes(UNIT))
-            await trio.to_thread.run_sync(begun.wait, ENOUGH_S)
-            nursery.start_soon(mount.fs.content.write, handles[1], UNIT, bytes(UNIT))
-            await trio.testing.wait_all_tasks_blocked(0.2)
-            assert (store / "users" / str(ALICE.uid) / SET / "image").stat().st_size == 0
-            answer.set()
-        for handle in handles:
-            await mount.alice.close(handle)
-        assert await settled(ledger, mount) == Amount(4 * UNIT, 3)
+        handle = await mount.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
+        assert await mount.fs.content.write(handle, 0, bytes(9 * UNIT)) == 3 * UNIT
+        versions = set()
+        for _ in range(5):
+            with pytest.raises(OSError, match=OVER):
+                await mount.fs.content.write(handle, 3 * UNIT, bytes(UNIT))
+            with pytest.raises(OSError, match=OVER):
+                await mount.alice.append(f"{SET}/.image", bytes(UNIT))
+            mount.core.charging.grants.purse(uid()).counted_until_s = 0.0  # type: ignore[attr-defined]
+            await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+            versions.add(ledger.basis(uid()).version)
+        assert len(versions) <= 2, "but for the first time, when what was claimed is counted"
+        await mount.alice.close(handle)
 
 
 # Writes that end late

@@ -189,9 +189,7 @@ class Crowd:
                 await self._say(mount, f"unlink {path}", mount.alice.unlink(path))
             case 1 | 2:
                 size = dice.choice(CUTS)
-                await self._say(
-                    mount, f"cut {path} to {size}", mount.alice.setattr(path, Changes(size=size))
-                )
+                await self._say(mount, f"cut {path} to {size}", mount.alice.setattr(path, Changes(size=size)))
             case 3:
                 old, new = dice.sample(NAMES, 2)
                 await self._say(mount, f"rename {old} to {new}", mount.alice.rename(old, new))
@@ -293,7 +291,5 @@ def test_no_byte_is_uncharged_and_none_charged_in_vain(tmp_path: Path, mounts: i
     for seed in range(first, first + int(os.environ.get("CKFS_SEEDS", "6"))):
         place = tmp_path / str(seed)
         place.mkdir()
-        trio._core._run._r.seed(seed)  # type: ignore[attr-defined]
-        trio.run(
-            write_at_once, place, seed, mounts, 5, clock=trio.testing.MockClock(autojump_threshold=0.0)
-        )
+        trio._core._run._r.seed(seed)
+        trio.run(write_at_once, place, seed, mounts, 5, clock=trio.testing.MockClock(autojump_threshold=0.0))

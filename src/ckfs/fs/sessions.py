@@ -253,7 +253,9 @@ class Sessions:
             purse.spend(ended.final - ended.counted)
             return
         if ended.goes_on and session is not None and ended.final == ended.counted and not session.held:
-            session.ranges = Ranges()  # nothing is to be told: who tries again and again at his limit keeps no recount up
+            session.ranges = (
+                Ranges()
+            )  # nothing is to be told: who tries again and again at his limit keeps no recount up
             return
         held = NOTHING
         if session is not None:
@@ -323,7 +325,9 @@ class Sessions:
             return
         self.gather()
         session = self._sessions.get(node.ino)
-        if session is not None and not session.under_way:  # the store could not be told that it is written no more
+        if (
+            session is not None and not session.under_way
+        ):  # the store could not be told that it is written no more
             self._end_unseen(session)
         if node.ino not in self._lingering:
             return

@@ -126,9 +126,7 @@ class Shares:
             final, payer = charge_of(status, fd, self.unit), Uid(status.st_uid)
             _write(fd, mount, final)
             beside_dead = self._void(fd, others)
-            self.meter.ended(
-                Ended(ino, payer, total(marks), final, goes_on=True, beside_dead=beside_dead)
-            )
+            self.meter.ended(Ended(ino, payer, total(marks), final, goes_on=True, beside_dead=beside_dead))
 
     def drop(self, fd: int, mount: MountId) -> None:
         """*mount* is gone: its mark goes, too, unless others write on, who have yet to see what it has written."""
