@@ -226,7 +226,11 @@ class _Counting:
         if living and living != having:
             raise BetweenMounts("a dead mount has written what a living one is writing")
         if living:
-            return shares.total(marks)
+            share = shares.total(marks)
+            if base is None:
+                return share
+            # They differ for as long as a set that is given away, or an attribute, is told of: too much is put right later.
+            return Amount(max(share.bytes, base.bytes), max(share.files, base.files))
         return charge_of(status, where, self.unit, names) if base is None else base
 
 
