@@ -58,7 +58,7 @@ async def test_of_a_file_in_which_nothing_was_written_the_ledger_hears_nothing_b
 
 
 @pytest.mark.trio
-async def test_a_file_that_is_written_for_longer_is_noted_once_and_settled_when_it_is_closed(
+async def test_a_file_is_noted_with_its_first_write_and_settled_when_it_is_closed(
     store: Path, ledger: Book
 ) -> None:
     heard = Heard(ledger)
@@ -68,7 +68,6 @@ async def test_a_file_that_is_written_for_longer_is_noted_once_and_settled_when_
         heard.what.clear()
         for at in range(0, 64 * UNIT, UNIT):
             await mount.fs.content.write(handle, at, bytes(UNIT))
-        await mount.core.charging.grants.post()  # type: ignore[attr-defined]
         assert heard.what == [NOTED]
         await mount.alice.close(handle)
         assert heard.what == [NOTED, SETTLED]
@@ -84,12 +83,10 @@ async def test_what_was_settled_of_a_file_is_posted_before_it_is_noted_anew(
         await mount.alice.mkdir(SET)
         handle = await mount.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
         await mount.fs.content.write(handle, 0, bytes(UNIT))
-        charging = mount.core.charging
-        await charging.grants.post()  # type: ignore[attr-defined]
         heard.what.clear()
+        charging = mount.core.charging
         assert await charging._free_unneeded(Uid(mount.alice.caller.uid))  # type: ignore[attr-defined]
         await mount.fs.content.write(handle, UNIT, bytes(UNIT))
-        await charging.grants.post()  # type: ignore[attr-defined]
         assert heard.what == [SETTLED, NOTED]
         await mount.alice.close(handle)
         assert await settled(ledger, mount) == Amount(3 * UNIT, 2)

@@ -68,6 +68,14 @@ def test_all_else_that_is_to_be_posted_does(change: Callable[[Purse], None]) -> 
     assert one.changes_room
 
 
+def test_it_knows_of_which_files_there_is_something_to_post() -> None:
+    one = purse(100)
+    one.settle(Settled(Inode(2), Amount(10)), NOTHING)
+    assert [one.has_news_of({Inode(ino)}) for ino in range(4)] == [False, False, True, False]
+    one.posting()
+    assert not one.has_news_of({Inode(1), Inode(2)})
+
+
 def test_what_was_not_needed_is_there_again() -> None:
     one = purse(100)
     one.take(Amount(60))

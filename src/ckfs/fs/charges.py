@@ -28,6 +28,7 @@ class Session:
         "ino",
         "is_counted",
         "is_gone",
+        "is_told",
         "payer",
         "ranges",
         "under_way",
@@ -52,6 +53,8 @@ class Session:
         """What the file takes is just being looked at: nothing may be claimed for it."""
         self.is_gone = False
         """It has no name any more, which the store does not say of an open file."""
+        self.is_told = False
+        """The ledger has noted it, or is away."""
         self.ended = False
 
 

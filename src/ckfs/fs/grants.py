@@ -325,6 +325,16 @@ class Grants:
             with contextlib.suppress(LedgerDown):
                 await self.post()
 
+    async def tell_notes(self) -> None:
+        """As :meth:`tell`, of files that were noted; what else is to be posted waits for its time, unless it is of them."""
+        with contextlib.suppress(LedgerDown):
+            async with self._lane.turn():
+                news = any(purse.has_news_of(self._to_note) for purse in self.purses.values())
+                if news or self._batch or self._noting:
+                    await self._post_all()
+                self._noting, self._to_note = list(self._to_note.values()), {}
+                await self._note_all()
+
     async def _post_all(self) -> None:
         """In the lane. Notes are told after what was posted when they were taken: what is settled in there may be written, and so
         noted, anew. And before the next posting, which may settle what they are of."""

@@ -7,10 +7,11 @@ that are being written), and the rest was given up and has yet to be posted: ``t
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from ckfs.ledger.ledger import Drawn, Posting, Settled
-from ckfs.names import Uid
+from ckfs.names import Inode, Uid
 from ckfs.policy.quota import GRANT_BYTES, NOTHING, Amount
 
 _ANOTHERS = -1
@@ -136,6 +137,10 @@ class Purse:
     def changes_room(self) -> bool:
         """Whether its owner may be granted more, or less, once everything is posted. Not by what was claimed and made."""
         return bool(self._settled) or self._given_up != self._changed
+
+    def has_news_of(self, files: Container[Inode]) -> bool:
+        """Whether something is to be posted of one of *files*."""
+        return any(settled.ino in files for settled in self._settled)
 
     @property
     def is_empty(self) -> bool:

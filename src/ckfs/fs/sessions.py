@@ -151,10 +151,12 @@ class Sessions:
         node = handle.node
         if (going := self.going_on(node)) is not None:
             return going
-        async with self._alone(node.ino):
+        async with self._alone(node.ino):  # nobody writes before the ledger has heard of it
             session = self._sessions.get(node.ino)
             if session is None:
                 return await self._begin(handle)
+            if not session.is_told:  # whoever began it was given up
+                await self._tell(session)
             if self._goes_on(session, node):
                 return session
             await self.until_idle(session)  # those who come next wait for this one
@@ -164,7 +166,7 @@ class Sessions:
     def going_on(self, node: Node) -> Session | None:
         """That of *node*, if there is one that its next write may be claimed in."""
         session = self._sessions.get(node.ino)
-        return session if session and self._goes_on(session, node) else None
+        return session if session and session.is_told and self._goes_on(session, node) else None
 
     def _goes_on(self, session: Session, node: Node) -> bool:
         """It is neither just being counted, nor in too many pieces, nor another's by now than whose it was when this began."""
@@ -197,7 +199,15 @@ class Sessions:
         session = self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
         if node.ino not in self._lingering:  # else it is noted
             self.grants.note(payer, Opened(node.ino, base))
+            await self._tell(
+                session
+            )  # who gives the set away from now on has the ledger move what was written
+        session.is_told = True
         return session
+
+    async def _tell(self, session: Session) -> None:
+        await self.grants.tell_notes()
+        session.is_told = True
 
     async def settle_now(self, node: Node) -> None:
         session = self._sessions.get(node.ino)
