@@ -65,6 +65,8 @@ class Grants:
     lost: Callable[[Uid], None]
     free_unneeded: Callable[[Uid], Awaitable[object]]
     purses: dict[Uid, Purse] = field(default_factory=dict)
+    fell_short: int = 0
+    """How often others had not given back what was needed here, though they were asked to."""
     _lane: Lane = field(init=False)
     _wake: trio.Event = field(default_factory=trio.Event)
     _mount: MountId | None = None
@@ -143,6 +145,7 @@ class Grants:
         await self.draw(purse, amount)
         if not purse.balance.covers(amount):
             purse.fruitless_until_s = trio.current_time() + _FRUITLESS_S
+            self.fell_short += 1
 
     async def _assure_heard(self) -> None:
         member = self.core.member
