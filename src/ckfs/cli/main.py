@@ -278,8 +278,7 @@ def _add_status(commands: Commands[_Parser]) -> None:
 def _status(arguments: argparse.Namespace) -> int:
     from ckfs.cli.status import print_status
 
-    print_status(arguments.mountpoint, as_json=arguments.json)
-    return 0
+    return print_status(arguments.mountpoint, as_json=arguments.json)
 
 
 def _add_release(commands: Commands[_Parser]) -> None:

@@ -45,6 +45,7 @@ from ckfs.store import syscalls
 from ckfs.store.gate import DATA_CALLS, Gate
 from ckfs.store.identity import ROOT, prepare_process
 from ckfs.store.layout import Store, open_store, reachable_by_users
+from ckfs.transport import pyfuse
 from ckfs.transport.pyfuse import Operations
 
 log = logging.getLogger(__name__)
@@ -234,7 +235,7 @@ class _Mount:
         self._path = own.path
         self._fs = filesystem(core)
         self._operations = Operations(self._fs)
-        self._control = Server(operations.Mount(self._fs, own.path))
+        self._control = Server(operations.Mount(self._fs, own.path, pyfuse.NAME))
         self._ready = ready
         self._told_early = told_early
         self._stopping = False

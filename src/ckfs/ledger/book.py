@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ckfs.ledger import limits, sums
 from ckfs.ledger.ledger import Basis, Drawn, Opened, OpenFile, Posting
+from ckfs.ledger.reach import Listened, Reach
 from ckfs.ledger.sheet import COLUMNS, Sheet, account_in
 from ckfs.ledger.transaction import Backend, Transaction
 from ckfs.names import Inode, MountId, Uid
@@ -51,7 +52,19 @@ class Book:
     """The ledger of one store, as :class:`ckfs.ledger.ledger.Ledger` describes it. Any thread may call it."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self._backend = Listened(backend)
+
+    @property
+    def kind(self) -> str:
+        return self._backend.kind
+
+    @property
+    def reach(self) -> Reach:
+        return self._backend.reach
+
+    @property
+    def last_failure(self) -> Reach | None:
+        return self._backend.last_failure
 
     # Quotas
 
