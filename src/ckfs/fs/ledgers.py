@@ -90,7 +90,7 @@ def open_as_it_is(store: Store, policy: Policy, host: Host, limit_s: float) -> L
         )
     if policy.quota.ledger != EMBEDDED:
         return opening.database(policy.quota.ledger, store.id, limit_s)
-    check_host(store, binding.read(store.path), host)
+    check_host(store, binding.read(store.root), host)
     kept = state.state_of_store(host.state, store.id)
     if not kept.ledger.exists():
         raise LedgerUnusable(
@@ -101,7 +101,7 @@ def open_as_it_is(store: Store, policy: Policy, host: Host, limit_s: float) -> L
 
 def not_counted(store: Store, ledger: Ledger) -> list[str]:
     """A line if the store does not name *ledger* as the one in which everything was counted."""
-    bound = binding.read(store.path)
+    bound = binding.read(store.root)
     if bound is not None and ledger.counted_as() == bound.id:
         return []
     return ["the store does not name this ledger as its own: the next mount counts everything anew"]
@@ -118,7 +118,7 @@ def adopt(store: Store, policy: Policy, host: Host) -> str | None:
     """Let this host keep the embedded ledger from now on; returns the name of the host that did, None if it is this one.
     StoreInUse if a mount lives anywhere; that may take a lease's time to find out."""
     path = shown(store.path)
-    bound = binding.read(store.path)
+    bound = binding.read(store.root)
     if bound is None or bound.kept is not Kept.EMBEDDED:
         raise UsageError(f"{path}: no host keeps the ledger of its quotas: the next mount says where it is")
     if bound.host == host.id:
@@ -127,7 +127,7 @@ def adopt(store: Store, policy: Policy, host: Host) -> str | None:
     if alive is not None:
         raise StoreInUse(f"{path}: {described(alive)} is alive: umount it first")
     new = Binding(Kept.EMBEDDED, str(uuid.uuid4()), host.id, host.node)
-    binding.bind(store.path, store.service, new, bound)
+    binding.bind(store.root, store.service, new, bound)
     return bound.node
 
 
@@ -152,9 +152,9 @@ def check_nobody_counts(store: Store, policy: Policy, ended_boots: set[str], why
 
 def _stop_counting(store: Store) -> None:
     """From now on things change of which no ledger hears: the next mount that counts begins anew."""
-    bound = binding.read(store.path)
+    bound = binding.read(store.root)
     if bound is not None:
-        binding.unbind(store.path, store.service, bound)
+        binding.unbind(store.root, store.service, bound)
         log.info("the policy says that no ledger counts in this store: the one that did is not used any more")
 
 
@@ -171,7 +171,7 @@ class _Embedded:
     def opened(self) -> Ledger:
         kept = state.state_of_store(self.host.state, self.store.id)
         with kept.locked(_say_waiting):
-            bound = binding.read(self.store.path)
+            bound = binding.read(self.store.root)
             check_host(self.store, bound, self.host)
             ended = kept.boots() - {state.boot_id()}
             ledger = self._usable(kept, bound)
@@ -220,7 +220,7 @@ class _Embedded:
         ledger = opening.embedded(kept.ledger, self.store.id, self.limit_s)
         new = Binding(Kept.EMBEDDED, str(uuid.uuid4()), self.host.id, self.host.node)
         try:
-            binding.bind(self.store.path, self.store.service, new, bound)
+            binding.bind(self.store.root, self.store.service, new, bound)
             rebuild(self.store, ledger, with_limits=True)
             ledger.all_counted(new.id)
         except BaseException:
@@ -263,7 +263,7 @@ class _Database:
         ledger = opening.database(connection, self.store.id, self.limit_s)
         try:
             with opening.database_locked(connection, self.store.id, self.limit_s, _say_waiting):
-                bound = binding.read(self.store.path)
+                bound = binding.read(self.store.root)
                 if bound is None or bound.kept is not Kept.POSTGRESQL or ledger.counted_as() != bound.id:
                     self._begin(ledger, bound)
         except BaseException:
@@ -275,7 +275,7 @@ class _Database:
         check_nobody_counts(self.store, self.policy, set(), _BEGUN_ANEW)
         new = Binding(Kept.POSTGRESQL, str(uuid.uuid4()))
         ledger.all_counted(None)
-        binding.bind(self.store.path, self.store.service, new, bound)
+        binding.bind(self.store.root, self.store.service, new, bound)
         rebuild(self.store, ledger, with_limits=True)
         ledger.all_counted(new.id)
 

@@ -60,7 +60,7 @@ class Reclaiming:
             recounting = Recounting(self.core.store, self.ledger, self.core.fate)
             done.update(one.uid for one in recounting.repair(sorted(own)) if one.taken_up)
             store = self.core.store
-            limits.write(store.path, store.service, self.ledger.all_settings())
+            limits.write(store.root, store.service, self.ledger.all_settings())
             said = ""
         except (OSError, FsError, RecursionError, CkfsError) as error:
             said = f"what dead mounts were granted is looked after later: {error}"
