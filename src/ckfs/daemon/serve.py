@@ -172,7 +172,7 @@ def _noted_signals() -> list[int]:
 
 
 def _opened(path: str, service: Owner, options: MountOptions) -> tuple[Store, Policy]:
-    store = open_store(path, service, read_only=options.read_only)
+    store = open_store(path, service, read_only=options.read_only, only=options.store_id)
     if reachable_by_users(path):
         log.warning(
             "users can reach the store %s around ckfs: put it below a local directory of root with mode 0700",

@@ -250,13 +250,24 @@ def _check_attributes(root_fd: int, path: str) -> None:
 
 
 def open_store(
-    path: str, service: Owner = ROOT, *, read_only: bool = False, meter: Meter | None = None
+    path: str,
+    service: Owner = ROOT,
+    *,
+    read_only: bool = False,
+    meter: Meter | None = None,
+    only: str | None = None,
 ) -> Store:
-    """Open the store at *path*; *meter* hears what changes in what is charged. Raises StoreUnusable: missing, foreign, newer, damaged, unreachable."""
+    """Open the store at *path*, if its id is *only*; *meter* hears what changes in what is charged. Raises StoreUnusable: missing,
+    foreign, another, newer, damaged, unreachable."""
     with texts.unusable(path):
         root_fd = texts.open_root(path)
         try:
             identifier, arrangement = _read_format(root_fd, path)
+            if only not in (None, identifier):
+                raise StoreUnusable(
+                    f"{shown(path)}: this is the store {shown(identifier)}, and store_id= says {shown(str(only))}:"
+                    " see what is mounted there"
+                )
             if not read_only:
                 _check_keeper_again(root_fd, path, service)
             door = Door(root_fd, read_only=read_only, meter=meter)
