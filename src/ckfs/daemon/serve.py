@@ -109,6 +109,9 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             local=store.door.is_local,
         )
         node = options.node.encode()
+        member = _while_it_answers(
+            options.op_timeout_s, store, lambda: _member_of(store, policy, node, options)
+        )
         core = Core(
             store,
             gate,
@@ -117,7 +120,7 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             options.role,
             node,
             options.op_timeout_s,
-            None if options.read_only else Membership(store.mounts, node),
+            member,
             options.reads_partial,
             ledger=ledger,
             engine=engine,
@@ -156,6 +159,19 @@ def _ledger_of(store: Store, policy: Policy, options: MountOptions) -> Ledger | 
         return None
     host = Host.here(state_directory(options.state), options.node)
     return open_ledger(store, policy, host, options.op_timeout_s)
+
+
+def _member_of(store: Store, policy: Policy, node: bytes, options: MountOptions) -> Membership | None:
+    """This mount among the others; None if it writes nothing."""
+    if options.read_only:
+        return None
+    member = Membership(store.mounts, node)
+    try:
+        member.claim_name(policy.lease_s)
+    except BaseException:
+        member.leave(finished=True)
+        raise
+    return member
 
 
 def _engine_of(store: Store, policy: Policy, options: MountOptions) -> Engine | None:
