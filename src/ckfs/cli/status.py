@@ -5,6 +5,7 @@ Neither the store nor the mount is asked anything here, only the kernel's list o
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import json
 from collections.abc import Iterator
@@ -24,6 +25,16 @@ _PROTECTED_FROM = {
     "all but root": "from all but root",
     "all but removers": "from all but root's removers",
 }
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("mountpoint", metavar="MOUNTPOINT", help="a mount, or something on it")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return print_status(arguments.mountpoint, as_json=arguments.json)
 
 
 def print_status(path: str, *, as_json: bool) -> int:
