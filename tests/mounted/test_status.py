@@ -291,7 +291,7 @@ def test_no_mount_and_no_daemon_are_told_apart_from_a_store_that_is_down(mount: 
     for path in (workdir, workdir / "missing", mount.store):
         done = run_ckfs("status", path)
         assert (done.returncode, done.stdout) == (NOT_MOUNTED, "")
-        assert done.stderr == f"ckfs: {path}: not on a ckfs mount of this host\n"
+        assert done.stderr == f"ckfs: {path}: not on a ckfs mount\n"
     mount.kill()
     done = run_ckfs("status", mount.path)
     assert (done.returncode, done.stdout) == (NOT_MOUNTED, "")

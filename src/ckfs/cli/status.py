@@ -58,7 +58,7 @@ def is_well(status: Values) -> bool:
 def _answer(path: str) -> Values:
     mount = mount_above(path)
     if mount is None:
-        raise NotMounted(f"{shown(path)}: not on a ckfs mount of this host")
+        raise NotMounted(f"{shown(path)}: not on a ckfs mount")
     said: dict[str, object] = {}
     try:
         for values in ask(mount.device, "status", {}, silence_s=_SILENCE_S):
