@@ -119,7 +119,7 @@ def _quotas(status: Values) -> str:
     ledger = status["ledger"]
     if isinstance(ledger, dict):
         there = "reachable" if ledger["reachable"] else "out of reach"
-        return f"ledger ({ledger['kind']}), {there}, since {ledger['since']}"
+        return f"ledger ({ledger['kind']}), {there}, since {ledger['since']}; asked last {ledger['asked']}"
     return f"by the store's engine, {status['engine']}" if status["engine"] else "none"
 
 

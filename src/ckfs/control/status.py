@@ -73,7 +73,13 @@ def _quotas(core: Core) -> Values:
 
 
 def _ledger(ledger: Ledger) -> Values:
-    return {"kind": ledger.kind, "reachable": ledger.reach.is_there, "since_ns": ledger.reach.since_ns}
+    reach = ledger.reach
+    return {
+        "kind": ledger.kind,
+        "reachable": reach.is_there,
+        "since_ns": reach.since_ns,
+        "asked_ns": ledger.asked_ns,
+    }
 
 
 def _protection(core: Core) -> str:

@@ -63,6 +63,10 @@ class Book:
         return self._backend.reach
 
     @property
+    def asked_ns(self) -> int:
+        return self._backend.asked_ns
+
+    @property
     def last_failure(self) -> Reach | None:
         return self._backend.last_failure
 

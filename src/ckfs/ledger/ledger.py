@@ -133,6 +133,10 @@ class Ledger(Quotas, Protocol):
         """Whether it answered whoever asked it last, of this process. Asks nothing, and waits for nobody."""
 
     @property
+    def asked_ns(self) -> int:
+        """When somebody of this process asked it last, since the epoch."""
+
+    @property
     def last_failure(self) -> Reach | None:
         """As it was when it was away the last time."""
 

@@ -1,4 +1,4 @@
-"""Whether a ledger could be reached when it was asked last. Nobody asks it for that alone: mounts ask it all the time."""
+"""Whether a ledger could be reached when it was asked last. Nobody asks it for that alone."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Listened:
         self._backend = backend
         self._lock = threading.Lock()
         self._reach = Reach()
+        self.asked_ns = time.time_ns()
+        """When it was asked last, since the epoch."""
         self.last_failure: Reach | None = None
         """When it began to fail the last time."""
 
@@ -63,6 +65,7 @@ class Listened:
         return answer
 
     def _note(self, failure: str) -> None:
+        self.asked_ns = time.time_ns()
         if self._reach.is_there and not failure:
             return
         with self._lock:
