@@ -79,7 +79,7 @@ def test_a_mount_on_which_it_does_not_hold_is_named(mounts: tuple[Mount, Mount])
                 said = Quotas(a.store, at).say("set", payer.uid, "--hard", 2 * UNIT)
                 assert NOT_YET in said
                 assert "of node b: what was granted there before has not been given back" in said
-        until(
-            lambda: NOT_YET not in quotas.say("set", payer.uid, "--hard", 3 * UNIT),
-            lambda: "it does not give back once it goes on",
-        )
+    until(
+        lambda: NOT_YET not in quotas.say("set", payer.uid, "--hard", 3 * UNIT),
+        lambda: "it does not give back once it goes on",
+    )
