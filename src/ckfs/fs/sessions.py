@@ -247,7 +247,7 @@ class Sessions:
 
     async def count(self, session: Session, handle: Handle) -> None:
         """End *session* with what the file, open as *handle*, takes in the store now; not if a write begins meanwhile."""
-        claims = session.claims
+        claims, release = session.claims, handle.pin()  # it may be another's, who closes it meanwhile
         try:
             final, is_gone = await self._charge(handle)
             if is_gone and not session.is_ours_to_bury and await self._is_ours_to_bury(handle):
@@ -256,6 +256,8 @@ class Sessions:
             if not session.under_way:
                 self.end_unseen(session)
             raise
+        finally:
+            release()
         if not (session.ended or session.under_way) and session.claims == claims:
             self._end(session, final)
 
