@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_gc(commands)
     _add_fsck(commands)
     _add_ledger(commands)
+    _add_selftest(commands)
     _add_prepare(commands)
     _add_demo(commands)
     return parser
@@ -427,6 +428,50 @@ def _ledger(arguments: argparse.Namespace) -> int:
     from ckfs.cli import ledger
 
     return ledger.run(arguments)
+
+
+def _add_selftest(commands: Commands[_Parser]) -> None:
+    from ckfs.policy.enforcing import AUTO, ENGINES
+
+    command = commands.add_parser(
+        "selftest", help="whether a file system is fit for a store (root)", allow_abbrev=False
+    )
+    command.add_argument(
+        "store", metavar="STORE", nargs="?", help="the store's directory, or where it is to be"
+    )
+    command.add_argument(
+        "--hosts",
+        metavar="HOST,…",
+        action="append",
+        default=[],
+        help="other hosts with the same path, by ssh",
+    )
+    command.add_argument(
+        "--other", metavar="PATH", action="append", default=[], help="another mount of it on this host"
+    )
+    command.add_argument(
+        "--users", metavar="NAME,NAME", help="two users to act as; accounts of the system by default"
+    )
+    command.add_argument(
+        "--engine", choices=[AUTO, *ENGINES], help="try quotas by this engine, whatever the policy says"
+    )
+    command.add_argument("--limited", metavar="USER", help="a user who may have at most 256 MiB more there")
+    command.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=30.0,
+        help="what each check may take (default: %(default)g)",
+    )
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
+    command.set_defaults(run=_selftest)
+
+
+def _selftest(arguments: argparse.Namespace) -> int:
+    from ckfs.cli.selftest import selftest
+
+    return selftest(arguments)
 
 
 def _add_prepare(commands: Commands[_Parser]) -> None:

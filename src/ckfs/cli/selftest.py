@@ -1,0 +1,139 @@
+"""``ckfs selftest``: whether a file system is one that checkpoints can be trusted to, for root, before a store is made on it or after."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pwd
+import signal
+import socket
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+
+from ckfs import __version__
+from ckfs.cli.stores import prepare_for_stores
+from ckfs.cli.users import uid_of
+from ckfs.errors import CkfsError, NotPermitted, UsageError
+from ckfs.model import Owner
+from ckfs.names import Gid, Uid, shown
+from ckfs.selftest import serving
+from ckfs.selftest.outcome import Outcome, Verdict, encoded
+from ckfs.selftest.peers import is_host
+from ckfs.selftest.runner import About, Asked, run
+
+_ACCOUNTS = ("daemon", "bin", "sys", "games", "man")
+"""Of every host, and nobody's: two of them stand for users, unless others are named."""
+_SHORTEST_S, _LONGEST_S = 1.0, 3600.0
+
+
+def selftest(arguments: argparse.Namespace) -> int:
+    """Returns the exit status; raises CkfsError."""
+    if arguments.peer:
+        return serving.serve()
+    if arguments.store is None:
+        raise UsageError("give the store's directory, or where it is to be")
+    if os.geteuid() != 0:
+        raise NotPermitted(f"{shown(arguments.store)}: only root runs a selftest: it acts as several users")
+    asked = _asked(arguments)
+    prepare_for_stores()
+    report = _Report(asked, as_json=arguments.json)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        run(asked, report.tell, report.begin)
+    finally:
+        report.end()
+    return CkfsError.exit_status if report.counts[Verdict.FAIL] else 0
+
+
+def _asked(arguments: argparse.Namespace) -> Asked:
+    hosts = [host for text in arguments.hosts for host in text.split(",") if host]
+    for host in hosts:
+        if not is_host(host):
+            raise UsageError(f"--hosts {shown(host)}: not the name of a host")
+    if not _SHORTEST_S <= arguments.timeout <= _LONGEST_S:
+        raise UsageError(f"--timeout {arguments.timeout:g}: give {_SHORTEST_S:g} to {_LONGEST_S:g} seconds")
+    return Asked(
+        store=os.path.abspath(arguments.store),
+        users=_users(arguments.users),
+        hosts=tuple(hosts),
+        others=tuple(map(os.path.abspath, arguments.other)),
+        engine=arguments.engine,
+        limited=None if arguments.limited is None else _user(arguments.limited),
+        timeout_s=arguments.timeout,
+    )
+
+
+def _users(text: str | None) -> tuple[Owner, Owner]:
+    if text is None:
+        there = [name for name in _ACCOUNTS if _is_account(name)]
+        if len(there) < 2:
+            raise UsageError("name two users who are not root: --users NAME,NAME")
+    else:
+        there = text.split(",")
+    users = [_user(name) for name in there[:2]]
+    if len(there) < 2 or (text is not None and len(there) > 2) or len({user.uid for user in users} - {0}) < 2:
+        raise UsageError(f"--users {shown(text or '')}: give two different users who are not root")
+    return users[0], users[1]
+
+
+def _is_account(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _user(name: str) -> Owner:
+    """A user's group is that of his account; of a bare number, the same number."""
+    uid = uid_of(name)
+    try:
+        return Owner(Uid(uid), Gid(pwd.getpwuid(uid).pw_gid))
+    except KeyError:
+        return Owner(Uid(uid), Gid(uid))
+
+
+@dataclass(slots=True)
+class _Report:
+    asked: Asked
+    as_json: bool
+    counts: Counter[Verdict] = field(default_factory=Counter)
+    _about: About | None = None
+    _outcomes: list[Outcome] = field(default_factory=list)
+
+    def begin(self, about: About) -> None:
+        self._about = about
+        if not self.as_json:
+            print(
+                f"ckfs {__version__} on {shown(socket.gethostname())}: {shown(self.asked.store)}, {about.kind} ({about.source})"
+            )
+
+    def tell(self, outcome: Outcome) -> None:
+        """A line at once: some checks take a while."""
+        self.counts[outcome.verdict] += 1
+        self._outcomes.append(outcome)
+        if not self.as_json:
+            mend = f" -> {outcome.mend}" if outcome.mend else ""
+            print(
+                f"{outcome.verdict.value:<9}  {outcome.check:<24}  {shown(outcome.says)}{shown(mend)}",
+                flush=True,
+            )
+
+    def end(self) -> None:
+        if not self.as_json:
+            print("; ".join(f"{verdict.value}: {self.counts[verdict]}" for verdict in Verdict))
+            return
+        worst = next((one for one in (Verdict.FAIL, Verdict.WARN) if self.counts[one]), Verdict.OK)
+        document = {
+            "version": __version__,
+            "node": socket.gethostname(),
+            "store": shown(self.asked.store),
+            "file_system": None if self._about is None else asdict(self._about),
+            "peers": [*self.asked.others, *self.asked.hosts],
+            "verdict": worst.value,
+            "counts": {verdict.value: self.counts[verdict] for verdict in Verdict},
+            "checks": [encoded(outcome) for outcome in self._outcomes],
+        }
+        print(json.dumps(document, indent=1))
