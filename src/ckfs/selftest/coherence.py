@@ -35,7 +35,7 @@ def _seen(place: Place) -> list[Outcome]:
     if not place.peers:
         return [_not_tried(place, _PREFIX + aspect.name) for aspect in ASPECTS]
     with acting_as(place.keeper):
-        attributes = has_attributes(place.room)
+        attributes = has_attributes(place.new_room())
     chosen = [aspect for aspect in ASPECTS if attributes or aspect.name != _NEEDS_ATTRIBUTES]
     delays: Delays = {}
     watched_s = place.timeout_s / _PART_OF_TIME
@@ -72,7 +72,7 @@ def _seen_there(
     with acting_as(place.keeper):
         prepare_aspects(room, chosen)
     for peer in peers:
-        peer.told("prime", room=peer.there(room), aspects=names)
+        peer.told("prime", room=room, aspects=names)
     with acting_as(place.keeper):
         change_aspects(room, chosen)
     for peer in peers:
@@ -84,10 +84,10 @@ def _seen_there(
 def _seen_here(place: Place, peer: Joined, chosen: list[Aspect], delays: Delays, limit_s: float) -> None:
     """What a peer changes."""
     room, names = place.new_room(), [aspect.name for aspect in chosen]
-    peer.told("prepare", room=peer.there(room), aspects=names)
+    peer.told("prepare", room=room, aspects=names)
     with acting_as(place.keeper):
         watched = prime_aspects(room, chosen)
-        peer.told("change", room=peer.there(room), aspects=names)
+        peer.told("change", room=room, aspects=names)
         _note(delays, f"here, of {peer.name}", watch_aspects(watched, chosen, limit_s))
 
 
@@ -114,7 +114,7 @@ def _locks(place: Place) -> list[Outcome]:
             except OSError:
                 return [not_tried(_LOCKS, "there are no locks")]
             for peer in peers:
-                if peer.told("lock", room=peer.there(room))["got"]:
+                if peer.told("lock", room=room)["got"]:
                     says = f"what is locked here is locked by {peer.name} as well"
                     return [warn(_LOCKS, says, place.mend(Topic.LOCKS))]
         finally:

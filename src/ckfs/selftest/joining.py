@@ -18,7 +18,7 @@ ALL = "peers.reached"
 
 
 class Joined:
-    """A line to a peer that knows the place by its own path."""
+    """A line to a peer that works in the same room, and so knows what is in it by the same relative paths."""
 
     def __init__(self, line: Line, place: Place) -> None:
         self._line = line
@@ -26,16 +26,11 @@ class Joined:
         self.name = line.peer.name
         self.ask, self.answer, self.told = line.ask, line.answer, line.told
 
-    def there(self, path: str) -> str:
-        """The peer's path of what is *path* here."""
-        return os.path.join(self._line.peer.store, os.path.relpath(path, self._place.store))
-
     def hello(self) -> dict[str, object]:
         place = self._place
         return self.told(
             "hello",
-            scratch=self.there(place.scratch),
-            room=self.there(place.room),
+            room=os.path.join(self._line.peer.store, os.path.relpath(place.room, place.store)),
             uid=place.keeper.uid,
             gid=place.keeper.gid,
         )
@@ -57,7 +52,7 @@ def reach(place: Place) -> list[Outcome]:
         return [
             not_tried(ALL, "no other mount of the store was named", "give --hosts HOST,… or --other PATH")
         ]
-    with acting_as(place.keeper), open(os.path.join(place.room, PROOF), encoding="ascii") as file:
+    with acting_as(place.keeper), open(PROOF, encoding="ascii") as file:
         proof = file.read()
     try:
         with connected(place.peers, place.timeout_s) as lines:

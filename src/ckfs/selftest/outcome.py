@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from ckfs.errors import CkfsError
-
 if TYPE_CHECKING:
     from ckfs.selftest.place import Place
 
@@ -61,14 +59,6 @@ class Check:
     ids: tuple[str, ...]
     run: Callable[[Place], list[Outcome]]
     patience: int = 1
-
-
-class Unfit(CkfsError):
-    """What a check looks at is so wrong that it cannot go on; the message is what its line says."""
-
-    def __init__(self, says: str, mend: str = "") -> None:
-        super().__init__(says)
-        self.mend = mend
 
 
 def encoded(outcome: Outcome) -> dict[str, object]:

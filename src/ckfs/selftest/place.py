@@ -15,7 +15,8 @@ from ckfs.store.identity import acting_as
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """*room* is a directory in the scratch directory, whose name nobody else can know. *keeper* is who keeps the store: root, or
+    """*room* is a directory in the scratch directory, whose name nobody else can know: checks run in it as their working directory,
+    so that users who may not go to the store find what is meant for them by relative paths. *keeper* is who keeps the store: root, or
     where root is *squashed* the owner of the store's directory. *users* are two who are neither. *quota* is the policy's, if the
     store has been made and leaves quotas to an engine, or what the command was told to try."""
 
@@ -35,8 +36,8 @@ class Place:
     is_store: bool = False
 
     def new_room(self, mode: int = 0o700) -> str:
-        """The path of a new directory of the keeper's, of just this *mode*."""
-        path = os.path.join(self.room, secrets.token_hex(8))
+        """The path, from :attr:`room`, of a new directory of the keeper's, of just this *mode*."""
+        path = secrets.token_hex(8)
         with acting_as(self.keeper):
             os.mkdir(path)
             os.chmod(path, mode)

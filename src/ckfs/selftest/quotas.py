@@ -47,7 +47,7 @@ def _try(place: Place) -> list[Outcome]:
     if name == _COUNTS_ELSEWHERE:
         why = f"no engine of ckfs's is for {place.kind}: limits are set by its own tool"
         return [not_tried(check, why) for check in _IDS]
-    users = os.path.join(place.room, USERS)
+    users = USERS
     os.mkdir(users)
     os.chmod(users, 0o1777)
     uid = Uid(_FIRST_UID + secrets.randbelow(_UIDS))

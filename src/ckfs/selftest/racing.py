@@ -40,7 +40,7 @@ def _won(place: Place, act: str) -> tuple[list[Won], int]:
     here = Contest(act, room, own, "here")
     with joined(place) as lines:
         for number, line in enumerate(lines):
-            line.ask("get_ready", act=act, room=line.there(room), own=line.there(own), tag=f"peer{number}")
+            line.ask("get_ready", act=act, room=room, own=own, tag=f"peer{number}")
         with acting_as(place.keeper):
             here.get_ready()
         for line in lines:

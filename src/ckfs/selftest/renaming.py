@@ -11,6 +11,8 @@ from ckfs.selftest.place import Place
 from ckfs.store import syscalls
 from ckfs.store.identity import acting_as
 
+_AT_FDCWD = -100
+"""Of linux/fcntl.h: relative paths begin at the working directory."""
 _UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _NOTHING_TO_DO = "nothing has to be done"
 
@@ -26,6 +28,10 @@ def _file(room: str, name: str, content: bytes) -> str:
 def _content(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+def _rename(old: str, new: str, flags: int) -> None:
+    syscalls.rename(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flags)
 
 
 def _over(place: Place) -> list[Outcome]:
@@ -83,10 +89,9 @@ def _no_replace(place: Place) -> list[Outcome]:
     with acting_as(place.keeper):
         room = place.new_room()
         old, taken = _file(room, "old", b"old"), _file(room, "taken", b"taken")
+        free = os.path.join(room, "free")
         try:
-            syscalls.rename(-1, os.fsencode(old), -1, os.fsencode(taken), syscalls.RENAME_NOREPLACE)
-        except FileExistsError:
-            pass
+            _rename(old, free, syscalls.RENAME_NOREPLACE)
         except OSError as error:
             if error.errno not in _UNKNOWN:
                 raise
@@ -98,12 +103,13 @@ def _no_replace(place: Place) -> list[Outcome]:
                     _NOTHING_TO_DO,
                 )
             ]
+        try:
+            _rename(free, taken, syscalls.RENAME_NOREPLACE)
+        except FileExistsError:
+            pass
         else:
             return [fail(check, "renames over a file although it was told not to")]
-        syscalls.rename(
-            -1, os.fsencode(old), -1, os.fsencode(os.path.join(room, "free")), syscalls.RENAME_NOREPLACE
-        )
-        if _content(taken) != b"taken" or _content(os.path.join(room, "free")) != b"old":
+        if os.path.lexists(old) or _content(taken) != b"taken" or _content(free) != b"old":
             return [fail(check, "has not renamed what it said it had")]
     return [ok(check, "RENAME_NOREPLACE refuses a name that is taken")]
 
@@ -114,7 +120,7 @@ def _exchange(place: Place) -> list[Outcome]:
         room = place.new_room()
         one, other = _file(room, "one", b"one"), _file(room, "other", b"other")
         try:
-            syscalls.rename(-1, os.fsencode(one), -1, os.fsencode(other), syscalls.RENAME_EXCHANGE)
+            _rename(one, other, syscalls.RENAME_EXCHANGE)
         except OSError as error:
             if error.errno not in _UNKNOWN:
                 raise

@@ -35,7 +35,7 @@ def _keeper(place: Place) -> list[Outcome]:
     check = "root.keeper"
     uid = place.keeper.uid
     with acting_as(place.keeper):
-        fd = create(os.path.join(place.room, "keeper"))
+        fd = create(os.path.join(place.new_room(), "keeper"))
         made_by = os.fstat(fd).st_uid
         os.close(fd)
     if made_by != uid:

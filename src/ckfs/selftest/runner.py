@@ -140,27 +140,40 @@ def _run(place: Place, check: Check) -> tuple[list[Outcome], bool]:
     """What it found, and whether the store still answers."""
     limit_s = place.timeout_s * check.patience
     try:
-        found = bounded(lambda: [encoded(outcome) for outcome in check.run(place)], limit_s)
+        found = bounded(lambda: [encoded(outcome) for outcome in _outcomes(place, check)], limit_s)
     except NoAnswer as error:
-        return _failed(check, str(error)), _answers(place)
+        return _all_failed(check, str(error)), _answers(place)
     except Died as error:
-        return _failed(check, str(error)), True
+        return _all_failed(check, str(error)), True
     assert isinstance(found, list)
     return [decoded(values) for values in found], True
 
 
-def _failed(check: Check, says: str) -> list[Outcome]:
-    first, *others = check.ids
-    return [fail(first, says), *(fail(one, says) for one in others)]
+def _outcomes(place: Place, check: Check) -> list[Outcome]:
+    """In the process of the check."""
+    os.chdir(place.room)
+    try:
+        return check.run(place)
+    except OSError as error:
+        return _all_failed(check, error.strerror or str(error), _mend(error))
+
+
+def _all_failed(check: Check, says: str, mend: str = "") -> list[Outcome]:
+    return [fail(one, says, mend) for one in check.ids]
 
 
 def _answers(place: Place) -> bool:
     """Not only the one call may have hung."""
     try:
-        bounded(lambda: place.new_room(), min(_ANSWERS_WITHIN_S, place.timeout_s))
+        bounded(partial(_make_room, place), min(_ANSWERS_WITHIN_S, place.timeout_s))
     except (NoAnswer, Died):
         return False
     return True
+
+
+def _make_room(place: Place) -> None:
+    os.chdir(place.room)
+    place.new_room()
 
 
 def _say_that_nothing_can_be_tried(asked: Asked, tell: Tell, says: str, mend: str = "") -> None:

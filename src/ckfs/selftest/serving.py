@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import queue
-import socket
 import sys
 import threading
 import time
@@ -19,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ckfs import __version__
-from ckfs.engines.opening import mounted_on
 from ckfs.errors import CkfsError
 from ckfs.model import Owner
 from ckfs.names import Gid, Uid
@@ -46,20 +44,9 @@ class Serving:
     def hello(self, asked: Values) -> Values:
         self.keeper = Owner(Uid(_number(asked["uid"])), Gid(_number(asked["gid"])))
         with acting_as(self.keeper):
-            fd = os.open(str(asked["scratch"]), os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                mounted = mounted_on(fd)
-            finally:
-                os.close(fd)
-            with open(os.path.join(str(asked["room"]), PROOF), encoding="ascii") as file:
-                proof = file.read()
-        return {
-            "version": __version__,
-            "node": socket.gethostname(),
-            "proof": proof,
-            "kind": mounted.kind,
-            "options": mounted.options,
-        }
+            os.chdir(str(asked["room"]))
+            with open(PROOF, encoding="ascii") as file:
+                return {"version": __version__, "proof": file.read()}
 
     def prepare(self, asked: Values) -> Values:
         with acting_as(self.keeper):
