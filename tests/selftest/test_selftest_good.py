@@ -172,7 +172,7 @@ def test_a_store_in_use_is_left_as_it_was(disk: Path) -> None:
         ((), "give the store's directory"),
         (("/nowhere/at/all",), "No such file or directory"),
         (("/dev/null",), "Not a directory"),
-        (("/", "--hosts", "-oProxyCommand=x"), "not the name of a host"),
+        (("/", "--hosts=-oProxyCommand=x"), "not the name of a host"),
         (("/", "--timeout", "0"), "1 to 3600 seconds"),
         (("/", "--users", "root,daemon"), "two different users who are not root"),
         (("/", "--users", "nobody-of-that-name,daemon"), "no such user"),
