@@ -177,6 +177,7 @@ def test_a_store_in_use_is_left_as_it_was(disk: Path) -> None:
         (("/", "--users", "root,daemon"), "two different users who are not root"),
         (("/", "--users", "nobody-of-that-name,daemon"), "no such user"),
         (("/", "--engine", "paper"), "invalid choice"),
+        (("/", "--only", "luck"), "there are peers, identity,"),
     ],
 )
 def test_wrong_usage_is_status_2_and_one_line(arguments: tuple[str, ...], complaint: str) -> None:

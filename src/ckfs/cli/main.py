@@ -463,6 +463,9 @@ def _add_selftest(commands: Commands[_Parser]) -> None:
         default=30.0,
         help="what each check may take (default: %(default)g)",
     )
+    command.add_argument(
+        "--only", metavar="GROUP,…", help="these checks alone, or groups of them: names, coherence"
+    )
     command.add_argument("--json", action="store_true", help="one JSON document")
     command.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
     command.set_defaults(run=_selftest)

@@ -20,7 +20,7 @@ from ckfs.names import Gid, Uid, shown
 from ckfs.selftest import serving
 from ckfs.selftest.outcome import Outcome, Verdict, encoded
 from ckfs.selftest.peers import is_host
-from ckfs.selftest.runner import About, Asked, run
+from ckfs.selftest.runner import About, Asked, groups, run
 
 _ACCOUNTS = ("daemon", "bin", "sys", "games", "man")
 """Of every host, and nobody's: two of them stand for users, unless others are named."""
@@ -62,7 +62,18 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         engine=arguments.engine,
         limited=None if arguments.limited is None else _user(arguments.limited),
         timeout_s=arguments.timeout,
+        only=_only(arguments.only),
     )
+
+
+def _only(text: str | None) -> tuple[str, ...]:
+    names = tuple(name for name in (text or "").split(",") if name)
+    for name in names:
+        if name.partition(".")[0] not in groups():
+            raise UsageError(
+                f"--only {shown(name)}: there are {', '.join(groups())}, and the checks in these"
+            )
+    return names
 
 
 def _users(text: str | None) -> tuple[Owner, Owner]:

@@ -10,12 +10,12 @@ import errno
 import os
 import secrets
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from ckfs.engines.opening import mounted_on
-from ckfs.errors import StoreUnusable, UsageError
+from ckfs.errors import CkfsError, FsError, StoreUnusable, UsageError
 from ckfs.model import Owner
 from ckfs.names import Gid, Uid, shown
 from ckfs.policy import settings
@@ -62,6 +62,8 @@ class Asked:
     engine: str | None = None
     limited: Owner | None = None
     timeout_s: float = 30.0
+    only: tuple[str, ...] = ()
+    """Names of checks, or what they begin with up to the dot; empty for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +103,24 @@ def run(asked: Asked, tell: Tell, about: Callable[[About], None]) -> None:
         tell(left)
 
 
-def checks(asked: Asked, place: Place | None) -> tuple[Check, ...]:
-    """All, in their order."""
+def checks(asked: Asked, place: Place | None) -> list[Check]:
+    """Those that are meant, in their order."""
+    return [check for check in _all(asked, place) if check in joining.CHECKS or _is_meant(check, asked.only)]
+
+
+def groups() -> list[str]:
+    """What the names of checks begin with."""
+    nothing = Asked("", (ROOT, ROOT))
+    return list(dict.fromkeys(one.partition(".")[0] for check in _all(nothing, None) for one in check.ids))
+
+
+def _is_meant(check: Check, only: tuple[str, ...]) -> bool:
+    return not only or any(name in (one, one.partition(".")[0]) for one in check.ids for name in only)
+
+
+def _all(asked: Asked, place: Place | None) -> tuple[Check, ...]:
     tries_engine = place is not None and quotas.wanted(place)
-    errors = (
-        () if tries_engine and asked.limited is None else (late.check_of(limited=asked.limited is not None),)
-    )
+    says_late = asked.limited is not None or not tries_engine
     return (
         *joining.CHECKS,
         *identities.CHECKS,
@@ -117,12 +131,12 @@ def checks(asked: Asked, place: Place | None) -> tuple[Check, ...]:
         *syncing.CHECKS,
         *coherence.CHECKS,
         quotas.CHECK if tries_engine else quotas.NO_ENGINE,
-        *errors,
+        *([late.check_of(limited=asked.limited is not None)] if says_late else ()),
         *speed.CHECKS,
     )
 
 
-def _run_all(place: Place, chosen: tuple[Check, ...], tell: Tell) -> None:
+def _run_all(place: Place, chosen: Sequence[Check], tell: Tell) -> None:
     answers = True
     for check in chosen:
         if not answers:
@@ -343,10 +357,18 @@ def _remove_left_overs(place: Place) -> list[dict[str, object]]:
 
 def _remove(place: Place, store_fd: int, name: str) -> None:
     """A scratch directory, and what an engine keeps of it."""
-    if quotas.wanted(place):
-        for users in scratch.within(os.path.join(place.store, name), quotas.USERS):
-            quotas.clear(place, users)
+    left = None
+    for users in (
+        scratch.within(os.path.join(place.store, name), quotas.USERS) if quotas.wanted(place) else ()
+    ):
+        try:
+            if os.listdir(users):
+                quotas.clear(place, users)
+        except FsError as error:
+            left = error
     scratch.remove(store_fd, name)
+    if left is not None:
+        raise CkfsError(f"the directory is gone, but not what the engine keeps of it: {left}")
 
 
 def _removed(place: Place) -> Outcome:

@@ -25,7 +25,7 @@ def _file(place: Place) -> list[Outcome]:
     check = "fsync.file"
     took: list[float] = []
     with acting_as(place.keeper):
-        fd = create(os.path.join(place.new_room(), "file"))
+        fd = create(os.path.join(place.new_room(), "synced"))
         try:
             until = time.monotonic() + place.timeout_s / _PART_OF_TIME
             while len(took) < _TIMES and time.monotonic() < until:
