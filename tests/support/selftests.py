@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.mounting import run_ckfs
+from tests.support.mounting import command, environment
 
 LIMIT_S = 600.0
 """Seconds after which a selftest itself counts as hanging."""
@@ -39,9 +40,17 @@ class Report:
         return {check: row.says for check, row in self.rows.items() if row.verdict == verdict}
 
 
-def selftest(store: Path, *options: str | Path) -> Report:
-    """With ``--json``. Nothing but its document is on standard output, and nothing on standard error."""
-    done = run_ckfs("selftest", store, "--json", *options, timeout=LIMIT_S)
+def selftest(store: Path, *options: str | Path, **variables: str) -> Report:
+    """With ``--json``, and *variables* in its environment. Nothing but its document is on standard output, and nothing on standard
+    error."""
+    done = subprocess.run(
+        command("selftest", store, "--json", *options),
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
     assert done.stderr == ""
     return Report(done.returncode, json.loads(done.stdout))
 
