@@ -52,7 +52,7 @@ def test_ssh_asks_nobody_anything(workdir: Path, store: Path) -> None:
     selftest_by_ssh(workdir, store, RUNS, "tqn1")
     for call in (workdir / "calls").read_text().splitlines():
         assert call.startswith("-o BatchMode=yes -o ConnectTimeout=10 -- tqn1 ")
-        assert call.endswith(" -m ckfs selftest --peer")
+        assert call.endswith(" -P -m ckfs selftest --peer")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,14 @@ class Peer:
 
     @property
     def argv(self) -> list[str]:
-        here = [sys.executable, "-m", "ckfs", "selftest", "--peer"]
+        here = [
+            sys.executable,
+            "-P",
+            "-m",
+            "ckfs",
+            "selftest",
+            "--peer",
+        ]  # P: nothing of the directory that it starts in
         if self.host is None:
             return here
         options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_S}"]
@@ -117,7 +124,7 @@ def connected(peers: Sequence[Peer], timeout_s: float) -> Iterator[list[Line]]:
 def _running(peer: Peer, deadline: float) -> Iterator[Line]:
     try:
         process = subprocess.Popen(
-            peer.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            peer.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
         )
     except OSError as error:
         raise PeerFailed(f"{peer.name}: {peer.argv[0]} cannot be run: {error.strerror}") from None
