@@ -17,6 +17,7 @@ from ckfs.cli.users import uid_of
 from ckfs.errors import CkfsError, NotPermitted, UsageError
 from ckfs.model import Owner
 from ckfs.names import Gid, Uid, shown
+from ckfs.policy.enforcing import AUTO, ENGINES
 from ckfs.selftest import serving
 from ckfs.selftest.outcome import Outcome, Verdict, encoded
 from ckfs.selftest.peers import is_host
@@ -25,6 +26,42 @@ from ckfs.selftest.runner import About, Asked, groups, run
 _ACCOUNTS = ("daemon", "bin", "sys", "games", "man")
 """Of every host, and nobody's: two of them stand for users, unless others are named."""
 _SHORTEST_S, _LONGEST_S = 1.0, 3600.0
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "store", metavar="STORE", nargs="?", help="the store's directory, or where it is to be"
+    )
+    command.add_argument(
+        "--hosts",
+        metavar="HOST,…",
+        action="append",
+        default=[],
+        help="other hosts with the same path, by ssh",
+    )
+    command.add_argument(
+        "--other", metavar="PATH", action="append", default=[], help="another mount of it on this host"
+    )
+    command.add_argument(
+        "--users", metavar="NAME,NAME", help="two users to act as; accounts of the system by default"
+    )
+    command.add_argument(
+        "--engine", choices=[AUTO, *ENGINES], help="try quotas by this engine, whatever the policy says"
+    )
+    command.add_argument("--limited", metavar="USER", help="a user who may have at most 256 MiB more there")
+    command.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=30.0,
+        help="what each check may take (default: %(default)g)",
+    )
+    command.add_argument(
+        "--only", metavar="GROUP,…", help="these checks alone, or groups of them: names, coherence"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
+    command.set_defaults(run=selftest)
 
 
 def selftest(arguments: argparse.Namespace) -> int:
