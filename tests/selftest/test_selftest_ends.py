@@ -58,6 +58,20 @@ def test_who_interrupts_it_finds_nothing_left(faulty: FaultStore, number: signal
     processes_are_gone(faulty)
 
 
+def test_who_interrupts_it_at_its_very_beginning_finds_nothing_left(faulty: FaultStore) -> None:
+    """The scratch directory is there, and what it takes to work in it is not yet."""
+    faulty.hang("mkdir", path="selftest-[0-9a-f]*/")
+    process = subprocess.Popen(
+        command("selftest", faulty.path), env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        faulty.hanging("mkdir", within=WITHIN_S)
+        assert len(left_in(faulty.backing)) == 1
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert left_in(faulty.backing) == []
+
+
 def test_what_a_killed_one_left_is_named_and_removed_by_the_next(faulty: FaultStore) -> None:
     with in_the_middle(faulty) as process:
         process.kill()

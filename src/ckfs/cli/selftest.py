@@ -19,9 +19,10 @@ from ckfs.model import Owner
 from ckfs.names import Gid, Uid, shown
 from ckfs.policy.enforcing import AUTO, ENGINES
 from ckfs.selftest import serving
+from ckfs.selftest.ends import Asked
 from ckfs.selftest.outcome import Outcome, Verdict, encoded
 from ckfs.selftest.peers import is_host
-from ckfs.selftest.runner import About, Asked, groups, run
+from ckfs.selftest.runner import About, groups, run
 
 _ACCOUNTS = ("daemon", "bin", "sys", "games", "man")
 """Of every host, and nobody's: two of them stand for users, unless others are named."""
@@ -79,8 +80,10 @@ def selftest(arguments: argparse.Namespace) -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         run(asked, report.tell, report.begin)
-    finally:
+    except KeyboardInterrupt:
         report.end()
+        raise
+    report.end()
     return CkfsError.exit_status if report.counts[Verdict.FAIL] else 0
 
 

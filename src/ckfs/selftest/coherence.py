@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from ckfs.selftest.advice import Family, Topic, family_of
 from ckfs.selftest.aspects import ASPECTS, Aspect
@@ -23,6 +24,7 @@ from ckfs.store.identity import acting_as
 
 _PREFIX = "coherence."
 _LOCKS = "coherence.locks"
+_PATIENCE = 3
 _PART_OF_TIME = 3
 """Of the time that a check may take, each direction waits so long for what was not seen."""
 _NEEDS_ATTRIBUTES = "attribute"
@@ -39,10 +41,11 @@ def _seen(place: Place) -> list[Outcome]:
     chosen = [aspect for aspect in ASPECTS if attributes or aspect.name != _NEEDS_ATTRIBUTES]
     delays: Delays = {}
     watched_s = place.timeout_s / _PART_OF_TIME
-    with joined(place) as peers:
+    with joined(place, _PATIENCE) as peers, ThreadPoolExecutor(len(peers)) as threads:
         _seen_there(place, peers, chosen, delays, watched_s)
-        for peer in peers:
-            _seen_here(place, peer, chosen, delays, watched_s)
+        looks = [threads.submit(_seen_here, place, peer, chosen, watched_s) for peer in peers]
+        for peer, look in zip(peers, looks, strict=True):
+            _note(delays, f"here, of {peer.name}", look.result())
     return [
         _judged(place, aspect, delays, watched_s)
         if aspect in chosen
@@ -81,14 +84,14 @@ def _seen_there(
         _note(delays, peer.name, peer.answer()["delays"])
 
 
-def _seen_here(place: Place, peer: Joined, chosen: list[Aspect], delays: Delays, limit_s: float) -> None:
-    """What a peer changes."""
+def _seen_here(place: Place, peer: Joined, chosen: list[Aspect], limit_s: float) -> dict[str, float | None]:
+    """What a peer changes; in a thread for each, so that many do not take longer than one."""
     room, names = place.new_room(), [aspect.name for aspect in chosen]
     peer.told("prepare", room=room, aspects=names)
     with acting_as(place.keeper):
         watched = prime_aspects(room, chosen)
         peer.told("change", room=room, aspects=names)
-        _note(delays, f"here, of {peer.name}", watch_aspects(watched, chosen, limit_s))
+        return watch_aspects(watched, chosen, limit_s)
 
 
 def _judged(place: Place, aspect: Aspect, delays: Delays, limit_s: float) -> Outcome:
@@ -105,7 +108,7 @@ def _judged(place: Place, aspect: Aspect, delays: Delays, limit_s: float) -> Out
 def _locks(place: Place) -> list[Outcome]:
     if not place.peers:
         return [_not_tried(place, _LOCKS)]
-    with joined(place) as peers, acting_as(place.keeper):
+    with joined(place, _PATIENCE) as peers, acting_as(place.keeper):
         room = place.new_room()
         fd = lock_file(room)
         try:
@@ -123,6 +126,6 @@ def _locks(place: Place) -> list[Outcome]:
 
 
 CHECKS = (
-    Check(tuple(_PREFIX + aspect.name for aspect in ASPECTS), _seen, patience=3),
-    Check((_LOCKS,), _locks, patience=2),
+    Check(tuple(_PREFIX + aspect.name for aspect in ASPECTS), _seen, _PATIENCE),
+    Check((_LOCKS,), _locks, _PATIENCE),
 )

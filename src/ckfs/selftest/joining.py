@@ -15,6 +15,7 @@ from ckfs.selftest.serving import PROOF
 from ckfs.store.identity import acting_as
 
 ALL = "peers.reached"
+_PATIENCE = 1
 
 
 class Joined:
@@ -37,9 +38,9 @@ class Joined:
 
 
 @contextlib.contextmanager
-def joined(place: Place) -> Iterator[list[Joined]]:
-    """All peers, who have said hello; none, if there are none."""
-    with connected(place.peers, place.timeout_s) as lines:
+def joined(place: Place, patience: int) -> Iterator[list[Joined]]:
+    """All peers, who have said hello; none, if there are none. *patience* is that of the check."""
+    with connected(place.peers, place.timeout_s * patience) as lines:
         peers = [Joined(line, place) for line in lines]
         for peer in peers:
             peer.hello()
@@ -55,7 +56,7 @@ def reach(place: Place) -> list[Outcome]:
     with acting_as(place.keeper), open(PROOF, encoding="ascii") as file:
         proof = file.read()
     try:
-        with connected(place.peers, place.timeout_s) as lines:
+        with connected(place.peers, place.timeout_s * _PATIENCE) as lines:
             for line in lines:
                 trouble = _trouble(Joined(line, place), proof, line)
                 if trouble is not None:
@@ -78,4 +79,4 @@ def _trouble(peer: Joined, proof: str, line: Line) -> Outcome | None:
     return None
 
 
-CHECKS = (Check((ALL,), reach, patience=2),)
+CHECKS = (Check((ALL,), reach, _PATIENCE + 1),)

@@ -12,6 +12,8 @@ from ckfs.selftest.place import Place
 from ckfs.selftest.serving import won_of
 from ckfs.store.identity import acting_as
 
+PATIENCE = 2
+
 
 def race(place: Place, check: str, act: str, what: str, topic: Topic = Topic.EXCLUSIVE) -> Outcome:
     won, mounts = _won(place, act)
@@ -38,7 +40,7 @@ def _won(place: Place, act: str) -> tuple[list[Won], int]:
             assert common is not None
             common(wanted(room, number))
     here = Contest(act, room, own, "here")
-    with joined(place) as lines:
+    with joined(place, PATIENCE) as lines:
         for number, line in enumerate(lines):
             line.ask("get_ready", act=act, room=room, own=own, tag=f"peer{number}")
         with acting_as(place.keeper):
@@ -55,7 +57,7 @@ def _won(place: Place, act: str) -> tuple[list[Won], int]:
 
 
 def _of(check: str, act: str, what: str, topic: Topic = Topic.EXCLUSIVE) -> Check:
-    return Check((check,), lambda place: [race(place, check, act, what, topic)], patience=2)
+    return Check((check,), lambda place: [race(place, check, act, what, topic)], PATIENCE)
 
 
 CHECKS = (

@@ -104,9 +104,12 @@ def opened_store(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def make(store_fd: int, keeper: Owner, worker: Worker) -> str:
-    """A new one of *keeper*'s for *worker*; returns its name."""
-    name = _PREFIX + secrets.token_hex(8)
+def new_name() -> str:
+    return _PREFIX + secrets.token_hex(8)
+
+
+def make(store_fd: int, name: str, keeper: Owner, worker: Worker) -> None:
+    """One of *keeper*'s for *worker*."""
     with acting_as(keeper):
         os.mkdir(name, 0o700, dir_fd=store_fd)
         try:
@@ -121,7 +124,6 @@ def make(store_fd: int, keeper: Owner, worker: Worker) -> str:
             with contextlib.suppress(OSError):
                 remove(store_fd, name)
             raise
-    return name
 
 
 def left_overs(store_fd: int, keeper: Owner, own: str) -> list[LeftOver]:

@@ -9,7 +9,7 @@ from ckfs.selftest.advice import Topic
 from ckfs.selftest.identities import create
 from ckfs.selftest.outcome import Check, Outcome, fail, not_tried, ok
 from ckfs.selftest.place import Place
-from ckfs.selftest.racing import race
+from ckfs.selftest.racing import PATIENCE, race
 from ckfs.store.identity import acting_as
 
 _NAME = "user.ckfs.selftest"
@@ -102,5 +102,5 @@ def _create(place: Place) -> list[Outcome]:
 CHECKS = (
     Check(("attributes.user",), _user),
     Check(("attributes.size",), _size),
-    Check(("attributes.create",), _create, patience=2),
+    Check(("attributes.create",), _create, PATIENCE),
 )
