@@ -103,3 +103,11 @@ def test_an_engine_that_cannot_work_there_fails(workdir: Path) -> None:
     assert report.rows["quota.limit"].verdict == "fail"
     assert report.status == 1
     assert left_in(workdir) == []
+
+
+def test_who_is_near_his_limit_is_asked_instead_of_the_engine(top: Path) -> None:
+    report = selftest(top, "--engine", "btrfs", "--limited", "bin", "--only", "quota,late")
+    rows = [row["check"] for row in report.document["checks"]]
+    assert rows[-4:] == ["quota.limit", "quota.enforced", "late.errors", "store.nothing_left"]
+    assert "uid 2 wrote 256 MiB and met no limit" in report.rows["late.errors"].says
+    nothing_is_left(top)

@@ -77,7 +77,8 @@ def selftest(arguments: argparse.Namespace) -> int:
     prepare_for_stores()
     report = _Report(asked, as_json=arguments.json)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     try:
         run(asked, report.tell, report.begin)
     except KeyboardInterrupt:

@@ -57,7 +57,7 @@ def _seen(place: Place) -> list[Outcome]:
 def _not_tried(place: Place, check: str) -> Outcome:
     if family_of(place.kind) is Family.LOCAL:
         return not_tried(check, "a file system of this host alone, which has no other mount")
-    return not_tried(check, "no other mount of the store was named", "give --hosts HOST,… or --other PATH")
+    return not_tried(check, "no other mount of the store takes part", "give --hosts HOST,… or --other PATH")
 
 
 def _note(delays: Delays, who: str, found: object) -> None:

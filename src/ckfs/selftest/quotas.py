@@ -139,7 +139,10 @@ def clear(place: Place, users: str) -> None:
             engine.forget(account.uid)
 
 
-CHECK = Check(_IDS, _try, patience=2)
+def check_of(*, tells_late: bool) -> Check:
+    """*tells_late*: nobody was named who is near to a limit of his own, so that this one's is what late errors are tried by."""
+    ids = _IDS if tells_late else (LIMIT, ENFORCED)
+    return Check(ids, lambda place: [one for one in _try(place) if one.check in ids], patience=2)
 
 
 def _nobody(place: Place) -> list[Outcome]:

@@ -101,7 +101,7 @@ def _is_meant(check: Check, only: tuple[str, ...]) -> bool:
 
 def _all(asked: Asked, place: Place | None) -> tuple[Check, ...]:
     tries_engine = place is not None and quotas.wanted(place)
-    says_late = asked.limited is not None or not tries_engine
+    is_limited = asked.limited is not None
     return (
         *joining.CHECKS,
         *identities.CHECKS,
@@ -111,8 +111,8 @@ def _all(asked: Asked, place: Place | None) -> tuple[Check, ...]:
         *renaming.CHECKS,
         *syncing.CHECKS,
         *coherence.CHECKS,
-        quotas.CHECK if tries_engine else quotas.NO_ENGINE,
-        *([late.check_of(limited=asked.limited is not None)] if says_late else ()),
+        quotas.check_of(tells_late=not is_limited) if tries_engine else quotas.NO_ENGINE,
+        *([late.check_of(limited=is_limited)] if is_limited or not tries_engine else ()),
         *speed.CHECKS,
     )
 
