@@ -64,10 +64,12 @@ def test_who_interrupts_it_at_its_very_beginning_finds_nothing_left(faulty: Faul
     process = subprocess.Popen(
         command("selftest", faulty.path), env=environment(), stdout=subprocess.PIPE, text=True
     )
-    with process:
+    try:
         faulty.hanging("mkdir", within=WITHIN_S)
         assert len(left_in(faulty.backing)) == 1
         process.send_signal(signal.SIGINT)
+    finally:
+        process.communicate(timeout=WITHIN_S)
     assert process.returncode == 130
     assert left_in(faulty.backing) == []
 

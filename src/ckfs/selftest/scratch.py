@@ -207,11 +207,12 @@ def _remove(dir_fd: int, name: bytes, parent: Owner) -> None:
             _gone(lambda: os.unlink(name, dir_fd=dir_fd))
             return
     own = Owner(Uid(status.st_uid), Gid(status.st_gid))
-    with acting_as(own):
+    with contextlib.suppress(FileNotFoundError), acting_as(own):  # one that had hung may remove it, too
         if stat.S_IMODE(status.st_mode) & 0o700 != 0o700:
             os.chmod(name, 0o700, dir_fd=dir_fd)
         with _opened(dir_fd, name) as fd:
-            for below in list(syscalls.names_in(fd)):
+            # What says whose it is goes last: removing may be interrupted, too.
+            for below in sorted(syscalls.names_in(fd), key=lambda one: one == _WHO):
                 _remove(fd, below, own)
     with acting_as(parent):
         _gone(lambda: os.rmdir(name, dir_fd=dir_fd))
