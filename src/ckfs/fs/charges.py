@@ -75,6 +75,10 @@ class Charges(Protocol):
     def to_recount(self) -> set[Uid]:
         """Owners of whom only a recount tells what they use. Who has recounted one takes him out (:mod:`ckfs.fs.reclaiming`)."""
 
+    @property
+    def fell_short(self) -> int:
+        """How often somebody did not get what he asked for, since the limit was reached by what mounts have been granted; they may be dead."""
+
     async def run(self) -> None:
         """For the life of the mount."""
 
@@ -127,6 +131,10 @@ class Uncharged:
     @property
     def to_recount(self) -> set[Uid]:
         return set()
+
+    @property
+    def fell_short(self) -> int:
+        return 0
 
     async def run(self) -> None:
         pass

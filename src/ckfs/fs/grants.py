@@ -66,6 +66,8 @@ class Grants:
     lost: Callable[[Uid], None]
     free_unneeded: Callable[[Uid], Awaitable[object]]
     purses: dict[Uid, Purse] = field(default_factory=dict)
+    fell_short: int = 0
+    """How often others had not given back what was needed here, though they were asked to."""
     _lane: trio.Lock = field(default_factory=trio.Lock)
     _wake: trio.Event = field(default_factory=trio.Event)
     _back: trio.Event | None = None
@@ -147,6 +149,7 @@ class Grants:
         await self.draw(purse, amount)
         if not purse.balance.covers(amount):
             purse.fruitless_until_s = trio.current_time() + _FRUITLESS_S
+            self.fell_short += 1
 
     async def _assure_heard(self) -> None:
         member = self.core.member
