@@ -93,7 +93,9 @@ def disappear(mount: Mount, state_directory: Path, store: Path) -> None:
     """It says nothing any more, from a kernel that is not this one: only its beat tells that it is gone."""
     mount.process.send_signal(signal.SIGSTOP)
     [registration] = [
-        path for path in (store / "mounts").iterdir() if path.is_file() and b";n=gone;" in path.read_bytes()
+        path
+        for path in (store / "mounts").iterdir()
+        if path.is_file() and not path.is_symlink() and b";n=gone;" in path.read_bytes()
     ]
     registration.write_bytes(re.sub(rb";h=[^;]*", b";h=" + OTHER_KERNEL, registration.read_bytes()))
     mount.kill()
