@@ -196,9 +196,9 @@ def test_after_a_silence_it_serves_again_with_all_that_was_acknowledged(
 
         # What was under way has io_timeout, and is not hurt by a shorter silence.
         assert writer.result()[0] == 0
+        eventually(lambda: serves(mom, top), "it does not serve again")
         assert writer.do(timed, os.fsync, torn)[0] == 0
         writer.do(os.close, torn)
-        eventually(lambda: serves(mom, top), "it does not serve again")
         assert alice.do(content, f"{top}/set/complete") == b"complete"
         assert alice.do(content, f"{top}/set/torn") == b"begun, and under way"
         assert (faulty.backing / "store/users" / str(ALICE) / "set/synced").read_bytes() == b"synced"
