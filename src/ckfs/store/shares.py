@@ -25,8 +25,8 @@ from ckfs.store import attributes, writers
 from ckfs.store.metering import Ended, Meter, charge_of
 
 _GONE = b"user.ckfs.gone"
-_LOCK_TRIES = 200
-_LOCK_PAUSE_S = 0.002
+_LOCK_WITHIN_S = 5.0
+_LOCK_PAUSE_S = 0.001
 
 Marks = dict[MountId, Amount | None]
 """Mounts that have marked a file, with their shares; None of one that has none any more."""
@@ -194,13 +194,15 @@ def alone_with(fd: int) -> Iterator[None]:
 
 def _lock(fd: int) -> bool:
     """False if the store knows no locks, or somebody keeps it: a mount that was stopped is not waited for."""
-    for _ in range(_LOCK_TRIES):
+    deadline = time.monotonic() + _LOCK_WITHIN_S
+    while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
             time.sleep(_LOCK_PAUSE_S)
         except OSError:
             return False
         else:
             return True
-    return False
