@@ -224,7 +224,7 @@ class Reports:
     def _tell_change(self, target: Target, fd: int, ino: Inode, by_bytes: int) -> None:
         status = os.fstat(fd)
         payer = status.st_uid if isinstance(target, OpenFile) and target.payer is None else _payer(target)
-        if payer is None or by_bytes == 0 or status.st_nlink == 0:
+        if payer is None or by_bytes == 0 or not self.shares.still_counts(fd):
             return
         self.shares.take_in(fd, by_bytes)
         self.meter.changed(Uid(payer), ino, by_bytes)

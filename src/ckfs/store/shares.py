@@ -79,8 +79,8 @@ class Shares:
             share = NOTHING
             if not self.living(marks):
                 self._void(fd, marks)
-                status = os.fstat(fd)
-                share = charge_of(status, fd, self.unit) if status.st_nlink else NOTHING
+                if self.still_counts(fd):
+                    share = charge_of(os.fstat(fd), fd, self.unit)
             _write(fd, mount, share)
 
     def end(self, fd: int, ino: Inode, mount: MountId) -> None:
@@ -160,6 +160,16 @@ class Shares:
         """What the ledger counts a file with that is being written; None of one that is not."""
         marks = writers.among(names)
         return total(read(where)) if marks and self.living(marks) else None
+
+    def still_counts(self, fd: int) -> bool:
+        """Whether the open file has a name, or nobody has told yet that it has none. In the lock."""
+        return bool(os.fstat(fd).st_nlink) or not self._is_told(fd)
+
+    @staticmethod
+    def _is_told(fd: int) -> bool:
+        with contextlib.suppress(OSError):
+            return attributes.get_or_none(fd, _GONE) is not None
+        return False
 
     @staticmethod
     def _is_first_to_tell(fd: int) -> bool:
