@@ -23,7 +23,8 @@ from ckfs.names import Gid, SetName, Uid
 from ckfs.store.handover import Copying, name_owner
 from ckfs.store.layout import open_store
 from tests.support.agents import Agent
-from tests.support.faultfs import FaultStore, fault_store
+from tests.support.faultfs import FaultStore
+from tests.support.nfs import nfs_store
 from tests.support.mounting import Mount, mounted, run_ckfs
 from tests.support.users import ALICE, BOB, NOBODY, ROOT, as_user, errno_as, errno_of_call
 
@@ -43,8 +44,8 @@ def squashed(workdir: Path) -> Iterator[FaultStore]:
     """A shared file system whose server squashes root, below a local directory that users cannot enter."""
     private = workdir / "private"
     private.mkdir(mode=0o700)
-    with fault_store(private, squash=True) as faults:
-        yield faults
+    with nfs_store(private) as nfs:
+        yield nfs.clients[0]
 
 
 @pytest.fixture
