@@ -24,8 +24,8 @@ from ckfs.store.handover import Copying, name_owner
 from ckfs.store.layout import open_store
 from tests.support.agents import Agent
 from tests.support.faultfs import FaultStore
-from tests.support.nfs import nfs_store
 from tests.support.mounting import Mount, mounted, run_ckfs
+from tests.support.nfs import nfs_store
 from tests.support.users import ALICE, BOB, NOBODY, ROOT, as_user, errno_as, errno_of_call
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]

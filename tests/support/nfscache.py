@@ -112,7 +112,8 @@ class Unsent:
     is_said: bool = True
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
+        """In bytes."""
         return sum(len(data) for _, _, data in self.chunks)
 
     @property

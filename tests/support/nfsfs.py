@@ -389,7 +389,7 @@ class NfsFs(FaultFs):
         file = self._open[fh]
         unsent = self._unsent.setdefault(file.ino, Unsent())
         unsent.chunks.append((fh, off, buf))
-        if unsent.bytes > self._options.unsent_bytes:
+        if unsent.size > self._options.unsent_bytes:
             before = unsent.sample()
             await self._send(file.ino)
             if unsent.errors > before:
@@ -444,20 +444,23 @@ class NfsFs(FaultFs):
     @answers
     async def release(self, fh: int) -> None:
         file = self._open.pop(fh, None)
-        if file is not None:
-            if file.writable:
-                await self._send(file.ino)
-            await self._closed(file.ino)
-        await super().release(fh)
-
-    async def _closed(self, ino: int) -> None:
-        self._times_open[ino] -= 1
-        if self._times_open[ino]:
+        if file is None:
+            await super().release(fh)
             return
-        del self._times_open[ino]
-        aside = self._silly.pop(ino, None)
+        aside = self._closed(file.ino)  # at once: the kernel may have sent an unlink right behind this
+        if file.writable:
+            await self._send(file.ino)
+        await super().release(fh)
         if aside is not None:
             await trio.to_thread.run_sync(_remove, aside)
+
+    def _closed(self, ino: int) -> _Silly | None:
+        """One handle of it less; what waited for the last one, if it was that."""
+        self._times_open[ino] -= 1
+        if self._times_open[ino]:
+            return None
+        del self._times_open[ino]
+        return self._silly.pop(ino, None)
 
 
 def _writing(quotas: Quotas, fh: int, data: bytes, offset: int) -> Callable[[], None]:

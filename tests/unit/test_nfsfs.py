@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.posix.places import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2
 from tests.support.nfs import NfsStore, nfs_store
 from tests.support.users import ALICE, BOB, NOBODY, as_user, errno_as, errno_of_call
 

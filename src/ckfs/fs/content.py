@@ -16,6 +16,7 @@ import outcome
 import trio
 
 from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale, errno_of
+from ckfs.fs import lateness
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, Unwritten, place_of
@@ -208,7 +209,7 @@ class Content:
         handle = self.core.handle(number)
         handle.stream.read(offset, size, time.monotonic())
         if not self.core.gate.answers_at_once:
-            return await self._transfer(handle, lambda: os.pread(handle.fd, size, offset))
+            return await self._read_by_thread(handle, offset, size)
         piece = self.core.quick.read(handle.fd, offset, size)
         return await self._read_from_disk(handle, offset, size) if piece is None else piece
 
@@ -218,7 +219,20 @@ class Content:
             piece = self.core.quick.read(handle.fd, offset, size)
             if piece is not None:  # read ahead meanwhile
                 return piece
-            return await self._transfer(handle, lambda: os.pread(handle.fd, size, offset))
+            return await self._read_by_thread(handle, offset, size)
+
+    async def _read_by_thread(self, handle: Handle, offset: int, size: int) -> bytes:
+        def work() -> bytes:
+            return os.pread(handle.fd, size, offset)
+
+        try:
+            return await self._transfer(handle, work)
+        except (
+            Stale
+        ):  # on a network's store that is all that is left of a file which another host has removed
+            if not await self.sets.was_copied(handle.node):
+                raise
+            return await self._transfer(handle, work)
 
     async def write(self, number: FileHandle, offset: int, data: bytes) -> int:
         """Returns how many bytes were written, which may be fewer than given where the store ran out of room."""
@@ -247,21 +261,12 @@ class Content:
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what its owner needs least gives way."""
-        keeping, owner, door = self.sets.keeping, _stored_owner(handle), self.core.store.door
-        stored = None if owner is None else owner.uid
-
-        def put(piece: bytes, at: int) -> int:
-            with door.stored_as(stored):
-                return os.pwrite(handle.fd, piece, at)
-
-        charging = self.core.charging
+        keeping, owner, charging = self.sets.keeping, _stored_owner(handle), self.core.charging
 
         async def write(begin: int) -> int:
             session, count = await charging.claim(handle, offset + begin, len(data) - begin)
             piece = data if count == len(data) else data[begin : begin + count]
-            return await self._transfer(
-                handle, lambda: put(piece, offset + begin), partial(charging.done, session)
-            )
+            return await self._put(handle, owner, piece, offset + begin, partial(charging.done, session))
 
         written = 0
         while True:
@@ -277,13 +282,40 @@ class Content:
             if written == len(data) or not count:
                 return written
 
+    async def _put(self, handle: Handle, owner: Owner | None, piece: bytes, at: int, release: Release) -> int:
+        """Give the store a piece of *owner* (as stored), and ask it, if that is due, whether it keeps what it took. Unkept if it does not keep
+        what it took before."""
+        door, taken = self.core.store.door, handle.node.taken
+        stored = None if owner is None else owner.uid
+        asks, earlier, before = self.core.late.asks(taken, len(piece), owner), taken.is_any, taken.bytes
+
+        def put() -> int:
+            with door.stored_as(stored):
+                count = os.pwrite(handle.fd, piece, at)
+                if asks:
+                    lateness.ask(handle.fd)
+                return count
+
+        taken.under_way += 1
+        try:
+            count = await self._transfer(handle, put, release)
+        except OSError as error:
+            raise self.core.late.refused(error, owner, earlier=earlier or taken.under_way > 1) from error
+        finally:
+            taken.under_way -= 1
+        if asks:
+            taken.kept(before)
+        else:
+            taken.bytes += count
+        return count
+
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
         sync = os.fdatasync if data_only else os.fsync
         handle.node.unsynced = False  # before: what is written meanwhile may not be in it
         with self._failing(handle):
             await self.core.assure_membership(handle.mount)
-            await self._transfer(handle, lambda: sync(handle.fd))
+            await self._ask(handle, lambda: sync(handle.fd))
             self._check_all_written(handle)
         await self.states.synced(handle)
 
@@ -307,15 +339,34 @@ class Content:
         """Whether whoever opened *handle* has it open for writing still, after one descriptor of it was closed."""
         node, process = handle.node, handle.process
         others = sum(other.process == process and other is not handle for other in node.handles)
+        asks = self.core.late.is_late and node.taken.is_any
 
         def work() -> bool:
+            if asks:
+                lateness.ask(handle.fd)
             os.close(os.dup(handle.fd))  # closing is when NFS reports a full quota
             return process is not None and open_for_writing(process, node.ino) > others
 
         with self._failing(handle):
-            goes_on = await self._transfer(handle, work)
+            goes_on = await self._ask(handle, work)
             self._check_all_written(handle)
         return goes_on
+
+    async def _ask(self, handle: Handle, work: Callable[[], T]) -> T:
+        """Run *work*, in which the store says whether it keeps what it took."""
+        taken, owner, door = handle.node.taken, _stored_owner(handle), self.core.store.door
+        before, stored = taken.bytes, None if owner is None else owner.uid
+
+        def asking() -> T:
+            with door.stored_as(stored):
+                return work()
+
+        try:
+            result = await self._transfer(handle, asking)
+        except OSError as error:
+            raise self.core.late.refused(error, owner, earlier=taken.is_any) from error
+        taken.kept(before)
+        return result
 
     @staticmethod
     def _note_unwritten(node: Node, rest: Unwritten, *, is_said: bool) -> None:

@@ -114,7 +114,9 @@ class Door:
         except OSError as error:
             raise self._told(error, uid) from None
 
-    def _told(self, error: OSError, uid: Uid | None) -> OSError:
+    def _told(self, error: OSError, uid: Uid | None) -> OSError | Stale:
+        if error.errno == errno.ESTALE:  # another host has removed it, and the store is a network's
+            return Stale("the store says that the file is gone")
         if error.errno != errno.ENOSPC or self._over_quota is None or uid is None:
             return error
         with acting_as(ROOT):
@@ -363,12 +365,13 @@ class Door:
         fd, _ = self.make_file(staging, lambda _: new, os.O_WRONLY)
         try:
             with self.stored_as(realm_of(staging.components)):
-                _write_all(fd, content)
+                try:
+                    _write_all(fd, content)
+                finally:
+                    os.close(fd)  # a network's store may say only now that there is no room
         except OSError:
             self.unlink(staging)
             raise
-        finally:
-            os.close(fd)
 
     def _built(self, dir_fd: int, spot: Spot, build: Build) -> Record:
         return build(self.directory_record(dir_fd, spot.within) if spot.within is not None else None)

@@ -448,10 +448,12 @@ class SetNames:
         finally:
             os.close(fd)
 
-    def unlock_copy(self, ino: Inode, lock: int) -> None:
+    def unlock_copy(self, ino: Inode, lock: int, *, keep: bool = False) -> None:
+        """Give the lock back; *keep* what was noted in it."""
         with acting_as(self._service):
             try:
-                os.unlink(_lock_name(ino), dir_fd=self._staging_fd)
+                if not keep:
+                    os.unlink(_lock_name(ino), dir_fd=self._staging_fd)
             finally:
                 os.close(lock)
 
