@@ -1,7 +1,4 @@
-"""Stores of the in-process tests on what behaves like NFS with root squashed (:mod:`tests.support.nfsfs`).
-
-A test that takes ``store`` from here, or from a module that does, runs twice: on a plain directory, and there.
-"""
+"""Stores of the in-process tests on what behaves like NFS with root squashed (:mod:`tests.support.nfsfs`)."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -32,7 +28,7 @@ def store_on(nfs: NfsStore) -> list[Path]:
 
 
 @contextlib.contextmanager
-def place(kind: str, directory: Path) -> Iterator[Path]:
+def new_place(kind: str, directory: Path) -> Iterator[Path]:
     """A new store: *kind* is "plain" or "nfs"."""
     if kind == "plain":
         yield new_store(directory)
@@ -47,10 +43,3 @@ def on_server(path: Path) -> Path:
     """The store at *path* where root may look into it."""
     backing = path.parent.parent / "backing/store"
     return backing if path.parent.name.startswith("client") else path
-
-
-@pytest.fixture(params=["plain", "nfs"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A new store, on a plain directory and on what behaves like NFS."""
-    with place(cast("str", request.param), tmp_path) as path:
-        yield path

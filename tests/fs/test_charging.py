@@ -20,17 +20,12 @@ from ckfs.ledger.ledger import Drawn, Ledger, Opened
 from ckfs.names import Gid, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
 from ckfs.store import counting
-from tests.fs.cores import ALICE, BOB, Mount, charged, new_store
+from tests.fs.cores import ALICE, BOB, Mount, charged
 
 UNIT = 4096
 SET = "dump"
 STORE_ID = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
 ENOUGH_S = 20.0
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
 
 
 @pytest.fixture

@@ -20,15 +20,10 @@ from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
 from ckfs.names import Gid, Uid
 from ckfs.policy.quota import NOTHING, Amount
-from tests.fs.cores import ALICE, Mount, charged, new_store
+from tests.fs.cores import ALICE, Mount, charged
 from tests.fs.test_charging import ENOUGH_S, SET, STORE_ID, UNIT, limit, settled, write
 
 OVER = os.strerror(errno.EDQUOT)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from ckfs.store.copying import copy_tree
 from ckfs.store.removed import Item
 from ckfs.store.rereading import Checker, Reading, Result
 from ckfs.store.spots import Found, Spot
-from tests.fs.cores import ALICE, Mount, Process, mounted, new_store
+from tests.fs.cores import ALICE, Mount, Process, mounted
+from tests.fs.nfs_stores import on_server
 from tests.support.users import raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
@@ -50,11 +51,6 @@ async def digesting(path: Path, node: str = "a") -> AsyncIterator[Mount]:
         nursery.start_soon(mount.fs.digesting.run)
         yield mount
         nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
 
 
 async def attribute(process: Process, path: str, name: str = "digest") -> str | None:
@@ -166,7 +162,7 @@ async def test_a_change_makes_it_stale_at_once_and_new_later(store: Path, change
     async with digesting(store) as mount:
         await change(mount.alice, "s/image")
         value = await digest(mount.alice, "s/image")
-        content = (store / "users/2101/s/image").read_bytes()
+        content = (on_server(store) / "users/2101/s/image").read_bytes()
         assert value == of(content)
         assert content != CONTENT
 

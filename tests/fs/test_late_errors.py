@@ -45,8 +45,7 @@ async def dump(alice: Process, path: str, pieces: int, piece: bytes = PIECE) -> 
     for number in range(pieces):
         try:
             await alice.fs.content.write(handle, number * len(piece), piece)
-        except (OSError, FsError) as error:
-            assert errno_of(error) in REFUSALS
+        except (OSError, FsError):
             return handle, number
     return handle, None
 
@@ -78,7 +77,8 @@ async def test_a_dump_that_is_refused_gets_its_error_from_write(nfs: NfsStore, n
         await mount.alice.mkdir("dumps")
         nfs.clients[0].fail("write", number, path="image")
         handle, at = await dump(mount.alice, "dumps/image", 16)
-        assert at is not None and at * MIB <= FIRST_BYTES
+        assert at is not None
+        assert at * MIB <= FIRST_BYTES
         await refused(mount.alice, handle)
         assert await mount.alice.state("dumps/image") is State.PARTIAL
 

@@ -10,14 +10,10 @@ import pytest
 from ckfs.errors import FsError
 from ckfs.fs.listing import Emit
 from ckfs.store import record
-from tests.fs.cores import mounted, new_store
+from tests.fs.cores import mounted
+from tests.fs.nfs_stores import on_server
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
 
 
 async def test_many_entries_are_each_listed_once(store: Path) -> None:
@@ -37,7 +33,7 @@ async def test_entries_that_vanish_do_not_end_the_listing(store: Path) -> None:
         await alice.mkdir("set")
         for number in range(200):
             await alice.mknod(f"set/{number:04}")
-        place = store / "users" / "2101" / "set"
+        place = on_server(store) / "users" / "2101" / "set"
         order = os.listdir(place)
         async with alice.at("set") as ino:
             handle = await mount.fs.listing.opendir(ino, alice.caller)
@@ -75,7 +71,7 @@ async def test_a_file_that_cannot_be_looked_at_is_not_left_out(store: Path) -> N
         await mount.alice.mkdir("set")
         await mount.alice.save("set/a", b"A")
         await mount.alice.save("set/b", b"B")
-        os.setxattr(store / "users" / "2101" / "set" / "b", record.ATTRIBUTE, b"damaged")
+        os.setxattr(on_server(store) / "users" / "2101" / "set" / "b", record.ATTRIBUTE, b"damaged")
         try:
             listed = set(await mount.alice.list("set"))
         except (OSError, FsError):
@@ -88,7 +84,7 @@ async def test_a_set_whose_users_directory_is_gone_spoils_no_listing_and_no_name
     async with mounted(store) as mount:
         await mount.alice.mkdir("hers")
         await mount.bob.mkdir("his")
-        (store / "users" / "2101" / "hers").rmdir()
-        (store / "users" / "2101").rmdir()
+        (on_server(store) / "users" / "2101" / "hers").rmdir()
+        (on_server(store) / "users" / "2101").rmdir()
         assert set(await mount.root.list()) == {b"his"}
         await mount.bob.mkdir("hers")

@@ -26,8 +26,9 @@ from ckfs.store.record import new_inode
 from ckfs.store.removed import Damaged, Item, Note
 from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
-from tests.fs.cores import mounted, new_store
+from tests.fs.cores import keeper_of, mounted
 from tests.fs.failing import Failing, Killed, install
+from tests.fs.nfs_stores import on_server
 
 pytestmark = pytest.mark.root
 
@@ -45,11 +46,10 @@ def purge_older(store: Store, before_ns: int) -> int:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(place: Path) -> Path:
     """A store with a set of Alice's: an image, and a directory with two."""
-    path = new_store(tmp_path)
-    trio.run(_fill, path)
-    return path
+    trio.run(_fill, place)
+    return place
 
 
 async def _fill(path: Path) -> None:
@@ -81,7 +81,7 @@ def flags(request: pytest.FixtureRequest, failing: Failing) -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path, *, read_only: bool = False) -> Iterator[Store]:
-    with contextlib.closing(open_store(str(path), read_only=read_only)) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path), read_only=read_only)) as store:
         yield store
 
 
@@ -331,7 +331,7 @@ async def test_a_set_whose_name_is_taken_in_that_moment_goes_back_to_the_trash(
         store.trash.restore(item)
     monkeypatch.undo()
     assert tokens(listed(store)) == {item.token}
-    assert not (path / "users/2101/dump").exists()
+    assert not (on_server(path) / "users/2101/dump").exists()
 
 
 def test_of_two_who_restore_one_item_one_does(store: Store) -> None:
@@ -363,7 +363,7 @@ def test_a_link_whose_rename_failed_is_taken_back(store: Store, path: Path) -> N
     item = store.trash.link(spot_of(store, b"image"), note_of(store, b"image"))
     store.trash.drop(item)
     store.trash.drop(item)
-    assert not list((path / "trash/2101").iterdir())
+    assert not list((on_server(path) / "trash/2101").iterdir())
     assert store.door.examine(spot_of(store, b"image")).stat.st_nlink == 1
 
 
@@ -378,7 +378,7 @@ def test_a_link_that_is_the_last_name_is_not_taken_back(store: Store) -> None:
 async def test_purging_a_link_leaves_the_file(path: Path, store: Store) -> None:
     store.trash.link(spot_of(store, b"image"), note_of(store, b"image"))
     assert purge_older(store, NOW + 1) == 0
-    assert not list((path / "trash/2101").iterdir())
+    assert not list((on_server(path) / "trash/2101").iterdir())
     assert await tree(path) == WHOLE
 
 
@@ -392,7 +392,7 @@ def test_a_file_is_in_the_trash_once(store: Store, path: Path, again: str) -> No
         item = store.trash.link(spot, note)
         store.door.unlink(spot)
     assert [(entry.token, entry.note) for entry in listed(store)] == [(item.token, note)]
-    assert len(list((path / "trash/2101").iterdir())) == 1
+    assert len(list((on_server(path) / "trash/2101").iterdir())) == 1
 
 
 # For good
@@ -448,7 +448,7 @@ def test_what_is_older_goes(store: Store) -> None:
 def test_a_directory_goes_with_all_below(path: Path, store: Store) -> None:
     item = put(store, b"")
     assert store.trash.purge(item) >= len(CONTENT)
-    assert not list((path / "trash/2101").iterdir())
+    assert not list((on_server(path) / "trash/2101").iterdir())
     with pytest.raises(FileNotFoundError):
         store.trash.purge(item)
 
@@ -464,7 +464,7 @@ def test_half_a_directory_does_not_come_back(path: Path, store: Store, failing: 
         assert left == [item]
     assert (left[0].when_ns, left[0].token) == (0, item.token + ".purged")
     purge_older(store, 1)  # before anything else, and before its time
-    assert not list((path / "trash/2101").iterdir())
+    assert not list((on_server(path) / "trash/2101").iterdir())
 
 
 # What is not as it should be
@@ -479,8 +479,8 @@ def test_what_cannot_be_told_is_reported(path: Path, store: Store) -> None:
     (directory / "roots").write_bytes(b"content")
     for name, note in (("damaged", b"1;u=x"), ("newer", b"2;u=0")):
         os.setxattr(directory / name, b"user.ckfs.trash", note)
-    (path / "trash/nobody").mkdir()
-    (path / "trash/2102").mkdir()  # root's
+    (on_server(path) / "trash/nobody").mkdir()
+    (on_server(path) / "trash/2102").mkdir()  # root's
     entries = list(store.trash.items())
     reasons = {entry.token: entry.reason for entry in entries if isinstance(entry, Damaged)}
     unknown = "nothing says what it was"
@@ -740,10 +740,10 @@ def test_what_is_emptied_is_kept_also_after_a_rename_that_died_before_it_took_pl
             assert await mount.alice.load("dump/image") == b""
             mount.check_nothing_held()
 
-    with contextlib.closing(open_store(str(path))) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
         store.trash.link(spot_of(store, b"image"), note_of(store, b"image"))
     trio.run(empty)
-    with contextlib.closing(open_store(str(path))) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
         (item,) = store.trash.items()
         assert isinstance(item, Item)
         assert (path / os.fsdecode(b"/".join(item.spot.components))).read_bytes() == CONTENT
@@ -758,5 +758,5 @@ def test_what_has_a_second_name_of_its_owner_s_is_emptied_under_both(path: Path)
             mount.check_nothing_held()
 
     trio.run(empty)
-    with contextlib.closing(open_store(str(path))) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
         assert list(store.trash.items()) == []

@@ -700,6 +700,10 @@ class FaultStore:
         """From now on root is nobody."""
         self._send("squash")
 
+    def expire(self) -> None:
+        """Let what an NFS-like client remembers of attributes expire."""
+        self._send("expire")
+
     def die(self) -> None:
         """End the store's process; its mount stays, and answers ENOTCONN."""
         self._socket.sendall(b"die\n")
