@@ -41,5 +41,5 @@ def new_place(kind: str, directory: Path) -> Iterator[Path]:
 
 def on_server(path: Path) -> Path:
     """The store at *path* where root may look into it."""
-    backing = path.parent.parent / "backing/store"
-    return backing if path.parent.name.startswith("client") else path
+    is_client = path.parent.name.startswith("client")
+    return path.parent.parent / "backing" / path.name if is_client else path

@@ -149,7 +149,7 @@ async def test_an_image_lies_in_the_trash_with_all_that_is_known_of_its_removal(
     assert item.note == note
     assert item.found.record == before.record
     assert (item.found.stat.st_mtime_ns, item.found.stat.st_size) == (before.stat.st_mtime_ns, len(CONTENT))
-    where = path / "trash/2101" / item.token
+    where = on_server(path) / "trash/2101" / item.token
     assert where.read_bytes() == CONTENT
     assert (where.stat().st_uid, where.parent.stat().st_mode & 0o7777) == (2101, 0o700)
     assert (path / "trash").stat().st_mode & 0o7777 == 0o1777
@@ -323,7 +323,7 @@ async def test_a_set_whose_name_is_taken_in_that_moment_goes_back_to_the_trash(
     real = SetNames.enter
 
     def enter(names: SetNames, name: SetName, entry: SetEntry) -> None:
-        os.symlink("1:77:2102.2102:2102.2102:dump", path / "names/dump")
+        os.symlink("1:77:2102.2102:2102.2102:dump", on_server(path) / "names/dump")
         real(names, name, entry)
 
     monkeypatch.setattr(SetNames, "enter", enter)
@@ -472,7 +472,7 @@ def test_half_a_directory_does_not_come_back(path: Path, store: Store, failing: 
 
 def test_what_cannot_be_told_is_reported(path: Path, store: Store) -> None:
     item = put(store, b"image")
-    directory = path / "trash/2101"
+    directory = on_server(path) / "trash/2101"
     for name in ("plain", "damaged", "newer"):
         (directory / name).write_bytes(b"content")
         os.chown(directory / name, 2101, 2101)
@@ -493,9 +493,10 @@ def test_what_cannot_be_told_is_reported(path: Path, store: Store) -> None:
 
 @pytest.mark.trio
 async def test_a_store_without_a_trash_gets_one(path: Path, store: Store) -> None:
-    (path / "trash").rmdir()
+    (on_server(path) / "trash").rmdir()
     assert listed(store) == []
-    (path / "trash").mkdir(mode=0o700)  # by one that died
+    (on_server(path) / "trash").mkdir(mode=0o700)  # by one that died
+    os.chown(on_server(path) / "trash", store.service.uid, store.service.gid)
     item = put(store, b"image")
     assert (path / "trash").stat().st_mode & 0o7777 == 0o1777
     store.trash.restore(item)
@@ -554,7 +555,7 @@ def test_all_is_made_as_whose_it_is(tmp_path: Path) -> None:
     service = Owner(Uid(2999), Gid(2999))
     path = tmp_path / "kept"
     assert initialise(str(path), service)
-    (path / "trash").rmdir()
+    (on_server(path) / "trash").rmdir()
     os.chmod(path, 0o755)
     tmp_path.chmod(0o711)
     with contextlib.closing(open_store(str(path), service)) as store:
@@ -659,20 +660,18 @@ def test_a_note_leads_nowhere_else(names: bytes) -> None:
         *((act, inner) for act in ("put", "restore", "restore anew") for inner in (b"image", b"tree", b"")),
     ],
 )
-def test_whoever_dies_loses_nothing(
-    path: Path, tmp_path: Path, failing: Failing, act: str, inner: bytes
-) -> None:
+def test_whoever_dies_loses_nothing(path: Path, failing: Failing, act: str, inner: bytes) -> None:
     """Killed at each of its calls: all is in the set, or all in the trash, or (a set) all at a place without a name."""
     if act.startswith("restore"):
         with opened(path) as store:
             put(store, inner)
     for at in range(1, 300):
-        copy = tmp_path / "copy"
-        subprocess.run(["cp", "-a", path, copy], check=True)
+        copy = path.parent / "copy"
+        subprocess.run(["cp", "-a", on_server(path), on_server(path).parent / "copy"], check=True)
         with opened(copy) as store:
             done = _killed_at(store, failing, act, inner, at)
         _check_nothing_lost(copy, inner, failing.log)
-        shutil.rmtree(copy)
+        shutil.rmtree(on_server(path).parent / "copy")
         if done:
             break
     else:
@@ -697,10 +696,10 @@ def _check_nothing_lost(path: Path, inner: bytes, calls: list[str]) -> None:
     parts = {b"image": 1, b"tree": 2, b"": 3}
     files = {}
     for top in ("users", "trash", "staging"):
-        for directory, _, names in os.walk(path / top):
+        for directory, _, names in os.walk(on_server(path) / top):
             files.update({Path(directory, name).stat().st_ino: Path(directory, name) for name in names})
     assert sorted(file.read_bytes() for file in files.values()) == sorted([CONTENT, b"one", b"two"]), calls
-    in_trash = [file for file in files.values() if file.is_relative_to(path / "trash")]
+    in_trash = [file for file in files.values() if file.is_relative_to(on_server(path) / "trash")]
     assert len(in_trash) in (0, parts[inner]), calls
     with opened(path) as store:
         for item in store.trash.items():
@@ -715,12 +714,13 @@ def _check_nothing_lost(path: Path, inner: bytes, calls: list[str]) -> None:
 def _restore_by_hand(store: Store) -> None:
     """A whole set that was on its way back may lie at its place and have no name: docs/store.md says what to do."""
     named = {store.names.read(name).place for name in store.names.all()}
-    users = Path(store.path, "users/2101")
+    server = on_server(Path(store.path))
+    users = server / "users/2101"
     for place in set(os.listdir(os.fsencode(users))) - named:
         note = removed.decode(os.getxattr(os.fsencode(users) + b"/" + place, b"user.ckfs.trash"))
         assert note is not None
         assert note.set_name in (SET, NEW)
-        os.rename(os.fsencode(users) + b"/" + place, Path(store.path, "trash/2101/by-hand"))
+        os.rename(os.fsencode(users) + b"/" + place, server / "trash/2101/by-hand")
         (item,) = (item for item in listed(store) if item.token == "by-hand")
         store.trash.restore(item)
 
@@ -746,7 +746,7 @@ def test_what_is_emptied_is_kept_also_after_a_rename_that_died_before_it_took_pl
     with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
         (item,) = store.trash.items()
         assert isinstance(item, Item)
-        assert (path / os.fsdecode(b"/".join(item.spot.components))).read_bytes() == CONTENT
+        assert (on_server(path) / os.fsdecode(b"/".join(item.spot.components))).read_bytes() == CONTENT
 
 
 def test_what_has_a_second_name_of_its_owner_s_is_emptied_under_both(path: Path) -> None:
