@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from ckfs.ledger import state
-from tests.support.mounting import Mount, make_store, mounted, state_directory
+from tests.support.mounting import Mount, make_store, mounted, run_ckfs, state_directory
+from tests.support.nfs import directory_for, nfs_store
 
 
 @contextlib.contextmanager
@@ -86,6 +88,21 @@ def module_mount(root_and_fuse: None, module_workdir: Path) -> Iterator[Mount]:
     store = _private_store(module_workdir)
     with mounted(store, module_workdir / "mount") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def module_mount_on_nfs(root_and_fuse: None, module_workdir: Path) -> Iterator[Mount]:
+    """As ``module_mount``, on what behaves like NFS whose server squashes root."""
+    private = module_workdir / "nfs"
+    private.mkdir(mode=0o700)
+    keeper = pwd.getpwnam("daemon")  # every Debian has it; it stands for the account that an admin makes
+    with nfs_store(private) as nfs:
+        directory_for(nfs, keeper.pw_uid, keeper.pw_gid)
+        store = nfs.clients[0].path / "store"
+        run_ckfs("init", store, "--service-user", keeper.pw_name).check_returncode()
+        options = [f"service_user={keeper.pw_name}"]
+        with mounted(store, module_workdir / "mount-on-nfs", options=options) as running:
+            yield running
 
 
 def _private_store(directory: Path) -> Path:

@@ -18,6 +18,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -33,6 +34,13 @@ RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
 _libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count()
+
+
+@pytest.fixture(scope="module", params=["module_mount", "module_mount_on_nfs"], ids=["plain", "nfs"])
+def module_mount(request: pytest.FixtureRequest, module_mount: Mount) -> Mount:
+    """On a plain directory, and on what behaves like NFS whose server squashes root."""
+    chosen = cast("str", request.param)
+    return module_mount if chosen == "module_mount" else cast("Mount", request.getfixturevalue(chosen))
 
 
 @pytest.fixture
@@ -171,7 +179,8 @@ MISLED: dict[str, Misled] = {
 @pytest.fixture(scope="module")
 def two(root_and_fuse: None, module_mount: Mount, module_workdir: Path) -> Iterator[tuple[Mount, Mount]]:
     """Two mounts of one store, shared by the tests of this module."""
-    with mounted(module_mount.store, module_workdir / "other", node="other") as other:
+    other_path = module_workdir / f"other-{module_mount.path.name}"
+    with mounted(module_mount.store, other_path, node="other", options=module_mount.options) as other:
         yield module_mount, other
 
 

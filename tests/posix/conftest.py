@@ -23,7 +23,19 @@ def no_umask() -> Iterator[None]:
     os.umask(before)
 
 
-@pytest.fixture(scope="module", params=["directory", "mount", "mount-root"])
+PLACES = ["directory", "mount", "mount-root"]
+ON_NFS = {"data", "open", "remove"}
+"""Of which the store has a part: these run on a store that behaves like NFS, too."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "area" in metafunc.fixturenames:
+        about = metafunc.module.__name__.rpartition("test_posix_")[2]
+        places = [*PLACES, *(["mount-on-nfs"] if about in ON_NFS else [])]
+        metafunc.parametrize("area", places, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def area(request: pytest.FixtureRequest, root_and_fuse: None, module_workdir: Path) -> Place:
     """One place per module: all its tests share a daemon, and each works in its own ``place``."""
     kind = cast("str", request.param)
@@ -31,8 +43,9 @@ def area(request: pytest.FixtureRequest, root_and_fuse: None, module_workdir: Pa
         directory = module_workdir / "plain"
         directory.mkdir(mode=0o755)
     else:
-        directory = request.getfixturevalue("module_mount").path
-        if kind == "mount":
+        of = "module_mount_on_nfs" if kind == "mount-on-nfs" else "module_mount"
+        directory = request.getfixturevalue(of).path
+        if kind != "mount-root":
             directory /= "set"
             directory.mkdir(mode=0o755)
     return Place(kind, str(directory))

@@ -87,6 +87,8 @@ class Mount:
         self.path = path
         self.store = store
         self.process = process
+        self.options: tuple[str, ...] = ()
+        """Which mount options it was given beside role and node."""
         self.ended = False
         """True once a test has ended the mount itself."""
         self._log_file = log_file
@@ -184,6 +186,7 @@ def mounted(
                 umask=UMASK,
             )
             mount = Mount(mountpoint, store, process, log_file)
+            mount.options = tuple(options)
             try:
                 readiness.wait_for(mount)
                 yield mount
