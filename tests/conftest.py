@@ -13,8 +13,14 @@ from pathlib import Path
 import pytest
 
 from ckfs.ledger import state
-from tests.support.mounting import Mount, make_store, mounted, run_ckfs, state_directory
+from tests.support import ledgers
+from tests.support.ledgers import Policy
+from tests.support.mounting import Mount, mounted, run_ckfs, state_directory
 from tests.support.nfs import directory_for, nfs_store
+from tests.support.payers import Quotas, ledger_in, private_store
+from tests.support.postgres import Server, running, skip_unless_installed
+
+pytest_plugins = ("tests.fs.failing",)
 
 
 @contextlib.contextmanager
@@ -62,7 +68,7 @@ def module_workdir() -> Iterator[Path]:
 @pytest.fixture
 def store(root_and_fuse: None, workdir: Path) -> Path:
     """A new store below a directory of root, 0700, so that users cannot reach it around ckfs."""
-    return _private_store(workdir)
+    return private_store(workdir)
 
 
 @pytest.fixture
@@ -85,7 +91,7 @@ def two_mounts(store: Path, workdir: Path) -> Iterator[tuple[Mount, Mount]]:
 @pytest.fixture(scope="module")
 def module_mount(root_and_fuse: None, module_workdir: Path) -> Iterator[Mount]:
     """A node's mount of a new store, shared by all tests of one module."""
-    store = _private_store(module_workdir)
+    store = private_store(module_workdir)
     with mounted(store, module_workdir / "mount") as running:
         yield running
 
@@ -105,7 +111,31 @@ def module_mount_on_nfs(root_and_fuse: None, module_workdir: Path) -> Iterator[M
             yield running
 
 
-def _private_store(directory: Path) -> Path:
-    private = directory / "private"
-    private.mkdir(mode=0o700)
-    return make_store(private)
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL that all tests of a process share: it is not theirs to stop. Each store gets a database of its own."""
+    skip_unless_installed()
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["embedded", "postgresql"])
+def ledger(request: pytest.FixtureRequest) -> Policy:
+    """What a policy says of where the ledger is. All tests of a module run with each."""
+    if request.param == "embedded":
+        return ledgers.embedded
+    return ledgers.in_new_database(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture
+def own_state(workdir: Path) -> Iterator[Path]:
+    """Where this host keeps the ledgers of the test's stores."""
+    with ledger_in(workdir / "state"):
+        yield workdir / "state"
+
+
+@pytest.fixture
+def quotas(root_and_fuse: None, own_state: Path, workdir: Path) -> Quotas:
+    """Of a new store, which is not mounted yet."""
+    store = private_store(workdir)
+    return Quotas(store, store)

@@ -27,7 +27,7 @@ from tests.e2e.torque import (
     write_image,
 )
 from tests.support.jobfiles import Job, binary
-from tests.support.loops import make_btrfs
+from tests.support.loops import btrfs
 from tests.support.mounting import make_store, mounted, run_ckfs
 from tests.support.users import ALICE, ROOT, as_user, errno_as
 
@@ -74,23 +74,13 @@ def pbs_home(module_workdir: Path) -> Path:
 @contextlib.contextmanager
 def _btrfs_with_quota(directory: Path) -> Iterator[Path]:
     """A directory on a larger file system that has a quota."""
-    disk, top = directory.with_suffix(".disk"), directory.with_suffix(".top")
-    with disk.open("wb") as file:
-        file.truncate(512 << 20)
-    make_btrfs(disk)
-    top.mkdir(mode=0o700)
-    done = subprocess.run(["mount", "-o", "loop", disk, top], check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"cannot mount btrfs from a file: {done.stderr.strip()}")
-    try:
+    with btrfs(directory) as top:
         limited = top / "limited"
         subprocess.run(["btrfs", "quota", "enable", top], check=True, capture_output=True)
         subprocess.run(["btrfs", "subvolume", "create", limited], check=True, capture_output=True)
         _limit(limited, STORE_BYTES)
         limited.chmod(0o700)
         yield limited
-    finally:
-        subprocess.run(["umount", "-l", top], check=True)
 
 
 def _limit(subvolume: Path, size_bytes: int) -> None:
@@ -127,7 +117,7 @@ def three_with_quota(
     root_and_fuse: None, workdir: Path, pbs_home: Path
 ) -> Iterator[tuple[dict[str, str], Path]]:
     """The mounts, and what the quota is of."""
-    with _btrfs_with_quota(workdir / "quota") as private, _three(private, workdir, pbs_home) as mounts:
+    with _btrfs_with_quota(workdir) as private, _three(private, workdir, pbs_home) as mounts:
         yield mounts, private
 
 

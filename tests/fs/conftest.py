@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from ckfs.ledger import sqlite
+from ckfs.ledger.book import Book
+from tests.fs.cores import STORE_ID
 from tests.fs.nfs_stores import new_place
 
 
@@ -28,3 +32,10 @@ def store(place: Path) -> Path:
 def path(place: Path) -> Path:
     """As ``place``."""
     return place
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Book]:
+    book = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    yield book
+    book.close()

@@ -75,7 +75,7 @@ def of(content: bytes) -> str:
 
 
 def spot_of(mount: Mount, name: bytes, *below: bytes) -> Spot:
-    entry = mount.core.store.names.read(name)  # type: ignore[arg-type]
+    entry = mount.core.store.names.read(SetName(name))
     return Spot(entry.stored, (*entry.spot.components, *below))
 
 

@@ -167,7 +167,7 @@ async def test_a_writer_that_begins_in_the_moment_of_completion_is_not_overtaken
 
     def put_before_the_end(*arguments: object) -> object:
         writers.put(fd, cluster.b.core.mount_id)
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments)  # type: ignore[arg-type]  # passed on as they came
 
     with monkeypatch.context() as patched:
         patched.setattr(lifecycle, "after", put_before_the_end)

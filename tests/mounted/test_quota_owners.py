@@ -14,7 +14,8 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.images import append, content, save, write_at
 from tests.support.jobfiles import Job, binary
-from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, Payer, Place, new_payer, place_in
+from tests.support.ledgers import Policy
+from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, Payer, Place, new_payer, paying, place_in
 from tests.support.users import ROOT, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -29,9 +30,9 @@ def pbs_home(module_workdir: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(root_and_fuse: None, module_workdir: Path, pbs_home: Path) -> Iterator[Place]:
+def place(root_and_fuse: None, module_workdir: Path, pbs_home: Path, ledger: Policy) -> Iterator[Place]:
     def policy(text: str) -> str:
-        return text.replace('"/var/spool/torque"', f'"{pbs_home}"')
+        return ledger(text.replace('"/var/spool/torque"', f'"{pbs_home}"'))
 
     with place_in(
         module_workdir, policy=policy, options=["partial"], may_log=["is partial: a write failed"]
@@ -47,17 +48,9 @@ def make_job(pbs_home: Path, payer: Payer) -> None:
 
 
 @pytest.fixture
-def payer(place: Place) -> Iterator[Payer]:
-    payer = new_payer(place.mount, place.quotas)
-    yield payer
-    payer.has()
-
-
-@pytest.fixture
 def other(place: Place) -> Iterator[Payer]:
-    payer = new_payer(place.mount, place.quotas)
-    yield payer
-    payer.has()
+    with paying(place) as payer:
+        yield payer
 
 
 IN_SET = Charge(7 * UNIT, 4)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.ledgers import Policy, rewrite_policy
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
 from tests.support.users import as_user
 
@@ -26,6 +27,7 @@ LIMIT_S = 30.0
 
 T = TypeVar("T")
 _uids = itertools.count(3001)
+_places = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,9 @@ class Quotas:
     store: Path
     at: Path
 
+    def __post_init__(self) -> None:
+        assert os.statvfs(self.store).f_frsize == UNIT
+
     def say(self, *arguments: str | int) -> str:
         """``ckfs quota ARGUMENTS``, which must succeed: what it prints."""
         done = run_ckfs("quota", *map(str, arguments), "--store", self.at)
@@ -190,7 +195,7 @@ class Payer:
         """``fn(*args)`` as he."""
         return as_user(self.uid, fn, *args)
 
-    def may_add(self, bytes: int | None = None, files: int | None = None) -> None:  # noqa: A002
+    def may_add(self, bytes: int | None = None, files: int | None = None) -> None:  # noqa: A002 - as in Charge
         """From now on his hard limits are what he has, and so much more; None is no limit."""
         has = self.quotas.settled(self.uid)
         self.hard_bytes = None if bytes is None else has.bytes + bytes
@@ -245,6 +250,14 @@ class Place:
 
 
 @contextlib.contextmanager
+def paying(place: Place) -> Iterator[Payer]:
+    """Somebody whom no other test knows. When the block is over, usage is what lies in the store."""
+    payer = new_payer(place.mount, place.quotas)
+    yield payer
+    payer.has()
+
+
+@contextlib.contextmanager
 def ledger_in(directory: Path) -> Iterator[None]:
     """Mounts and commands keep what this host knows of stores in *directory*, and not where an admin's ckfs has it."""
     before = os.environ.get("CKFS_STATE_DIR")
@@ -262,19 +275,19 @@ def private_store(directory: Path) -> Path:
     """A new store below a directory of root's."""
     private = directory / "private"
     private.mkdir(mode=0o700)
-    store = make_store(private)
-    assert os.statvfs(store).f_frsize == UNIT
-    return store
+    return make_store(private)
 
 
 @contextlib.contextmanager
-def place_in(directory: Path, *, policy: Callable[[str], str] = str, **options: Any) -> Iterator[Place]:
+def place_in(directory: Path, *, policy: Policy = str, **options: Any) -> Iterator[Place]:
     """A new store in *directory* with a mount, whose policy is what *policy* makes of the default; *options* are those of
     :func:`mounted`. At the end a recount finds nothing but what the ledger says."""
-    with ledger_in(directory / "state"):
-        store = private_store(directory)
-        (store / "policy.toml").write_text(policy((store / "policy.toml").read_text()))
-        with mounted(store, directory / "mount", **options) as mount:
+    own = directory / f"place-{next(_places)}"
+    own.mkdir(mode=0o711)
+    with ledger_in(own / "state"):
+        store = private_store(own)
+        rewrite_policy(store, policy)
+        with mounted(store, own / "mount", **options) as mount:
             place = Place(store, mount, Quotas(store, mount.path))
             yield place
             place.quotas.all_given_back()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,8 @@ from ckfs.names import Uid
 from ckfs.policy import quota
 from ckfs.policy.quota import (
     DEFAULT_GRACE_S,
+    GRANT_BYTES,
+    MOST_GRANT_BYTES,
     NOTHING,
     UNLIMITED,
     Account,
@@ -22,6 +26,7 @@ from ckfs.policy.quota import (
     Settings,
     grace_left_s,
     limits_of,
+    next_grant,
 )
 
 ALICE = Uid(2101)
@@ -209,14 +214,14 @@ def test_grace_of_files_and_of_bytes_are_apart() -> None:
         (GIB - 9, 10, 1000, 9),
         (GIB, 10, 1000, 0),
         (GIB + 5, 10, 1000, 0),
-        (GIB - MIB - 9, 10, MIB, 10),
+        (GIB - MIB // 8 - 9, 10, MIB, 10),
         # farther: all that is wanted, but no more than a share of what is free
         (0, 10, 1000, 1000),
         (0, 10, 10 + MIB, 10 + MIB),
-        (GIB - MIB - 10, 10, MIB, 10 + MIB // 16),
-        (GIB - 64 * MIB - 10, 10, 10 + 4 * MIB, 10 + 4 * MIB),
-        (GIB - 64 * MIB - 10, 10, 10 + 4 * MIB + 1, 10 + 4 * MIB),
-        (0, 0, GIB, 64 * MIB),
+        (GIB - MIB // 8 - 10, 10, MIB, 10 + MIB // 64),
+        (GIB - 64 * MIB - 10, 10, 10 + 8 * MIB, 10 + 8 * MIB),
+        (GIB - 64 * MIB - 10, 10, 10 + 8 * MIB + 1, 10 + 8 * MIB),
+        (0, 0, GIB, 128 * MIB),
         (0, 0, 0, 0),
     ],
 )
@@ -228,11 +233,11 @@ def test_grants_shrink_to_exact_near_the_hard_limit(used: int, least: int, wante
 @pytest.mark.parametrize(
     ("free", "least", "wanted", "granted"),
     [
-        (256, 0, 64, 16),
-        (257, 1, 65, 17),
-        (256, 1, 65, 16),
-        (17, 1, 65, 2),
-        (16, 1, 65, 1),
+        (256, 0, 64, 32),
+        (257, 1, 65, 33),
+        (256, 1, 65, 32),
+        (9, 1, 65, 2),
+        (8, 1, 65, 1),
         (1 << 20, 1, 65, 65),
         (3, 5, 64, 3),
     ],
@@ -251,9 +256,9 @@ def test_without_a_limit_all_that_is_wanted_is_granted() -> None:
     ("used", "granted"),
     [
         (0, MIB),
-        (GIB - 16 * MIB - 10, MIB),
-        (GIB - 8 * MIB - 10, 10 + MIB // 2),
-        (GIB - MIB, 10),
+        (GIB - 8 * MIB - 10, MIB),
+        (GIB - 4 * MIB - 10, 10 + MIB // 2),
+        (GIB - MIB // 8, 10),
         (GIB - 10, 10),
         (GIB, 10),
     ],
@@ -295,3 +300,18 @@ def test_a_grant_is_never_more_than_there_is_nor_less_than_is_needed_if_there_is
     assert left is None or granted <= left
     if soft is not None and granted > least:
         assert used + claimed + granted <= soft or used + claimed > soft
+
+
+@pytest.mark.parametrize(
+    ("before", "since_s", "asked"),
+    [
+        (GRANT_BYTES, 0.1, 2 * GRANT_BYTES),  # it did not last a second
+        (GRANT_BYTES, 2.0, GRANT_BYTES),
+        (8 * GRANT_BYTES, 2.0, 8 * GRANT_BYTES),
+        (8 * GRANT_BYTES, 60.0, GRANT_BYTES),  # somebody else's burst
+        (MOST_GRANT_BYTES, 0.1, MOST_GRANT_BYTES),
+        (GRANT_BYTES, math.inf, GRANT_BYTES),  # the first
+    ],
+)
+def test_who_writes_fast_asks_for_more_at_a_time(before: int, since_s: float, asked: int) -> None:
+    assert next_grant(before, since_s) == asked

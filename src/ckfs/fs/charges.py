@@ -13,6 +13,7 @@ from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.ranges import Ranges
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import Amount
+from ckfs.store.entries import SetEntry
 
 
 class Session:
@@ -22,21 +23,27 @@ class Session:
         "base",
         "claims",
         "ended",
+        "entry",
         "held",
         "idle",
         "ino",
         "is_left",
         "is_ours_to_bury",
+        "is_told",
         "payer",
         "ranges",
         "under_way",
     )
 
-    def __init__(self, ino: Inode, payer: Uid, base: Amount) -> None:
+    def __init__(self, ino: Inode, payer: Uid, base: Amount, entry: SetEntry | None = None) -> None:
         self.ino = ino
         self.payer = payer
+        self.entry = entry
+        """What the name of its set said when *payer* was read from it; None if it had no name any more."""
         self.base = base
         """What the file counted with when this began."""
+        self.is_told = False
+        """The ledger has noted it, or is away."""
         self.ranges = Ranges()
         """What was written or is about to be, in whole units: all of it is claimed."""
         self.held = 0
@@ -68,6 +75,10 @@ class Charges(Protocol):
     def to_recount(self) -> set[Uid]:
         """Owners of whom only a recount tells what they use. Who has recounted one takes him out (:mod:`ckfs.fs.reclaiming`)."""
 
+    @property
+    def fell_short(self) -> int:
+        """How often somebody did not get what he asked for, since the limit was reached by what mounts have been granted; they may be dead."""
+
     async def run(self) -> None:
         """For the life of the mount."""
 
@@ -81,7 +92,8 @@ class Charges(Protocol):
         not as much."""
 
     async def begun(self, handle: Handle) -> None:
-        """The file was marked as being written by this mount: from now on others leave it to this one to tell what becomes of it."""
+        """The file was emptied, and marked as being written by this mount: from now on others leave it to this one to tell what
+        becomes of it. Of one that was just made, the first write tells."""
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
         """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, however late
@@ -119,6 +131,10 @@ class Uncharged:
     @property
     def to_recount(self) -> set[Uid]:
         return set()
+
+    @property
+    def fell_short(self) -> int:
+        return 0
 
     async def run(self) -> None:
         pass

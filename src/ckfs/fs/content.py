@@ -143,6 +143,7 @@ class Content:
 
     def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
         handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
+        handle.appends = bool(flags & os.O_APPEND)
         handle.direct = self._goes_past_the_cache(node, flags)
         handle.wrote = handle.marked = handle.admitted = wrote
         handle.mount = self.core.mount_id if wrote and handle.writable else None
@@ -290,7 +291,7 @@ class Content:
         asks, earlier, before = self.core.late.asks(taken, len(piece), owner), taken.is_any, taken.bytes
 
         def put() -> int:
-            with door.stored_as(stored):
+            with door.refusals.stored_as(stored):
                 count = os.pwrite(handle.fd, piece, at)
                 if asks:
                     lateness.ask(handle.fd)
@@ -358,7 +359,7 @@ class Content:
         before, stored = taken.bytes, None if owner is None else owner.uid
 
         def asking() -> T:
-            with door.stored_as(stored):
+            with door.refusals.stored_as(stored):
                 return work()
 
         try:

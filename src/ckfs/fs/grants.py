@@ -22,7 +22,7 @@ from ckfs.fs.core import Core
 from ckfs.fs.purse import Purse
 from ckfs.ledger.ledger import Drawn, Ledger, Opened, Posting
 from ckfs.names import Inode, MountId, Uid
-from ckfs.policy.quota import GRANT_BYTES, GRANT_FILES, NOTHING, Account, Amount
+from ckfs.policy.quota import GRANT_FILES, NOTHING, Account, Amount, next_grant
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +33,15 @@ _INTERVAL_S = 0.25
 _SOON_S = 0.02
 """What was freed, so soon: who removes one file often removes many, and one posting tells of all."""
 _IDLE_S = 1.0
-"""A balance that nobody took from for so long is given back."""
+"""A balance that nobody took from for so long is given back; not while the ledger is away, which could not give it to others."""
 _RECALL_S = 2.0
 """For so long the other mounts are waited for that are asked to give back what they do not need."""
 _RECALL_LOOK_S = 0.05
 _FRUITLESS_S = 1.0
 _EXACT_S = 5.0
 """After a recall, for so long nothing is drawn beyond what is needed."""
+_LOOK_S = 1.0
+"""So often is looked whether others ask for something back, where there is plenty."""
 _THREADS = 4
 
 
@@ -64,6 +66,8 @@ class Grants:
     lost: Callable[[Uid], None]
     free_unneeded: Callable[[Uid], Awaitable[object]]
     purses: dict[Uid, Purse] = field(default_factory=dict)
+    fell_short: int = 0
+    """How often others had not given back what was needed here, though they were asked to."""
     _lane: trio.Lock = field(default_factory=trio.Lock)
     _wake: trio.Event = field(default_factory=trio.Event)
     _back: trio.Event | None = None
@@ -75,6 +79,7 @@ class Grants:
     _late: set[Uid] = field(default_factory=set)
     """For whom something may have been granted of which this mount has not heard. Threads add to it."""
     _answering: bool = False
+    _looked_s: float = 0.0
     _batch: _Batch | None = None
     _to_note: dict[Inode, tuple[Uid, Opened]] = field(default_factory=dict)
     _noting: list[tuple[Uid, Opened]] = field(default_factory=list)
@@ -102,7 +107,7 @@ class Grants:
         """Move *amount* from the purse of *uid* to what is held, drawing what it lacks; False if there is not as much. Raises
         NoGrant if the ledger is away for longer than a call may take."""
         purse = self.purse(uid)
-        purse.used_s = trio.current_time()
+        purse.is_used = True
         if self._is_valid() and purse.take(amount):
             return True
         deadline_s = trio.current_time() + self.core.op_timeout_s
@@ -117,6 +122,12 @@ class Grants:
             except LedgerDown:
                 continue
             return purse.take(amount)
+
+    def take_at_once(self, uid: Uid, count: int) -> bool:
+        """As :meth:`take`, of *count* bytes; False also if something would have to be drawn first."""
+        purse = self.purse(uid)
+        purse.is_used = True
+        return self._is_valid() and purse.take_bytes(count)
 
     def _is_valid(self) -> bool:
         """Whether the ledger cannot have taken back what this mount has: others have heard of it lately."""
@@ -138,6 +149,7 @@ class Grants:
         await self.draw(purse, amount)
         if not purse.balance.covers(amount):
             purse.fruitless_until_s = trio.current_time() + _FRUITLESS_S
+            self.fell_short += 1
 
     async def _assure_heard(self) -> None:
         member = self.core.member
@@ -148,11 +160,12 @@ class Grants:
         """Let the purse have *amount*, and more while there is plenty, if the ledger grants it; and note the files *opened*."""
         async with self._turn():
             if amount:
-                await self._post_all()  # what was freed here is to be had, too
+                await self._post_what_counts(purse)
             lacks = (amount - purse.balance).not_below_zero()
             mount, uid = self.mount, purse.uid
             given_up = threading.Event()
-            call = partial(self.ledger.draw, mount, uid, lacks, self._wanted(purse, lacks), opened)
+            wanted = self._wanted(purse, lacks)
+            call = partial(self.ledger.draw, mount, uid, lacks, wanted, opened)
 
             def draw() -> Drawn:
                 drawn = call()
@@ -167,8 +180,16 @@ class Grants:
                 self._late.add(uid)
                 raise
             self._take_up(purse, drawn)
+            if lacks:
+                purse.is_short = not purse.balance.covers(wanted)
         self.watch(drawn.account)
         return drawn
+
+    async def _post_what_counts(self, purse: Purse) -> None:
+        """In the lane, before something is drawn: what was freed here is to be had, and what was not claimed is not."""
+        self.gather()
+        if purse.changes_room or self._batch or self._noting:
+            await self._post_all()
 
     def _take_up(self, purse: Purse, drawn: Drawn) -> None:
         if not purse.drawn(drawn):
@@ -188,9 +209,13 @@ class Grants:
     @staticmethod
     def _wanted(purse: Purse, lacks: Amount) -> Amount:
         """Of what is short more than is needed, so that it need not be asked for at every call."""
-        if purse.is_wanted_by_others(trio.current_time()):
+        now_s = trio.current_time()
+        if purse.is_wanted_by_others(now_s):
             return lacks
-        return lacks + Amount(GRANT_BYTES if lacks.bytes else 0, GRANT_FILES if lacks.files else 0)
+        if lacks.bytes:
+            purse.piece_bytes = next_grant(purse.piece_bytes, now_s - purse.drawn_s)
+            purse.drawn_s = now_s
+        return lacks + Amount(purse.piece_bytes if lacks.bytes else 0, GRANT_FILES if lacks.files else 0)
 
     async def _recall(self, uid: Uid) -> None:
         """Ask the others for what they do not need, and wait until they have answered."""
@@ -222,7 +247,8 @@ class Grants:
             if self._back is None:
                 self._back = trio.Event()
                 log.warning(
-                    "the ledger of quotas is away: grants are spent, and no new ones drawn: %s", error
+                    "the ledger of quotas is away: grants are spent, and no new ones drawn: %s",
+                    str(error) or f"it did not answer within {self.core.op_timeout_s:g} s",
                 )
             raise LedgerDown("the ledger is away") from None
         if self._back is not None:
@@ -270,13 +296,23 @@ class Grants:
         self.gather()
         now_s = trio.current_time()
         for purse in self.purses.values():
-            if purse.balance and now_s - purse.used_s > _IDLE_S:
+            if self._back is None and purse.idle_s(now_s) > _IDLE_S and purse.balance:
                 purse.give_up_balance()
         async with self._lane:
             await self._post_all()
             await self._take_up_late()
-            is_asked = any(not purse.is_empty for purse in self.purses.values()) or self._back is not None
-            return await self._ask(partial(self.ledger.recalled, self.mount)) if is_asked else set()
+            if not self._looks(now_s):
+                return set()
+            self._looked_s = now_s
+            return await self._ask(partial(self.ledger.recalled, self.mount))
+
+    def _looks(self, now_s: float) -> bool:
+        """Whether it is time to look what others ask for, who do so near a limit: hundreds of mounts that write far from theirs
+        should not all ask four times a second."""
+        if self._back is not None:
+            return True
+        has = [purse for purse in self.purses.values() if not purse.is_empty]
+        return bool(has) and (any(purse.is_short for purse in has) or now_s - self._looked_s > _LOOK_S)
 
     async def post(self) -> None:
         """Post everything there is; returns when the ledger has it. Raises LedgerDown."""
@@ -288,6 +324,16 @@ class Grants:
         if self._back is None:
             with contextlib.suppress(LedgerDown):
                 await self.post()
+
+    async def tell_notes(self) -> None:
+        """As :meth:`tell`, of files that were noted; what else is to be posted waits for its time, unless it is of them."""
+        with contextlib.suppress(LedgerDown):
+            async with self._turn():
+                news = any(purse.has_news_of(self._to_note) for purse in self.purses.values())
+                if news or self._batch or self._noting:
+                    await self._post_all()
+                self._noting, self._to_note = list(self._to_note.values()), {}
+                await self._note_all()
 
     async def _post_all(self) -> None:
         """In the lane. Notes are told after what was posted when they were taken: what is settled in there may be written, and so

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from ckfs.errors import Stale
+from ckfs.errors import BadHandle, Stale
 from ckfs.fs.lateness import Taken
 from ckfs.fs.streams import Stream
 from ckfs.model import Caller
@@ -31,8 +31,10 @@ class Handle:
 
     __slots__ = (
         "_closing",
+        "_is_closed",
         "_pins",
         "admitted",
+        "appends",
         "direct",
         "file",
         "marked",
@@ -52,6 +54,8 @@ class Handle:
         self.file = file
         self.opener = opener
         self.writable = writable
+        self.appends = False
+        """The descriptor in the store is open with O_APPEND, whatever the caller has made of his."""
         self.direct = False
         """The kernel keeps no pages for it."""
         self.reading = trio.Lock()
@@ -70,19 +74,26 @@ class Handle:
         """Under which registration of this mount the image was marked since it was last settled."""
         self._pins = 0
         self._closing: Release | None = None
+        self._is_closed = False
 
     @property
     def fd(self) -> int:
         return self.file.fd
 
     def pin(self) -> Release:
-        """Keep the descriptor open until the returned call is made."""
+        """Keep the descriptor open until the returned call is made. BadHandle if it is closed: its number may be another file's."""
+        if self._is_closed:
+            raise BadHandle("the file has been closed meanwhile")
         self._pins += 1
         return self._unpin
 
     def _unpin(self) -> None:
         self._pins -= 1
-        if self._pins == 0 and self._closing is not None:
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._pins == 0 and self._closing is not None and not self._is_closed:
+            self._is_closed = True
             self._closing()
 
     def reopened(self) -> None:
@@ -91,8 +102,7 @@ class Handle:
     def close_when_unused(self, close: Release) -> None:
         """Call *close* as soon as no call uses the descriptor any more."""
         self._closing = close
-        if self._pins == 0:
-            close()
+        self._close_if_unused()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +212,16 @@ class Node:
         entry = self.top.entry
         assert entry is not None
         return entry
+
+    @property
+    def entry_above(self) -> SetEntry | None:
+        """What the name of the set says that this is in; None as :attr:`set_entry` is Stale."""
+        node = self
+        for _ in range(_DEEPEST):
+            if node.entry is not None or node.parent is None:
+                return node.entry
+            node = node.parent
+        return None
 
     @property
     def payer(self) -> Uid | None:

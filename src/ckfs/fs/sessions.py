@@ -25,6 +25,7 @@ from ckfs.ledger.ledger import Opened, Settled
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import metering
+from ckfs.store.charges import charge_while_open, is_gone_for_us
 
 _MOST_RANGES = 4096
 """A file that was written in more pieces is settled in between."""
@@ -139,22 +140,32 @@ class Sessions:
     async def of(self, handle: Handle) -> Session:
         """That of the file which is open as *handle*; begun if there is none."""
         node = handle.node
-        session = self._sessions.get(node.ino)
-        if session is not None and self._goes_on(session, node):
-            return session
-        async with self._alone(node.ino):
+        if (going := self.going_on(node)) is not None:
+            return going
+        async with self._alone(node.ino):  # nobody writes before the ledger has heard of it
             session = self._sessions.get(node.ino)
             if session is None:
                 return await self._begin(handle)
+            if not session.is_told:  # whoever began it was given up
+                await self._tell(session)
             if self._goes_on(session, node):
                 return session
             await self.until_idle(session)  # those who come next wait for this one
             await self.count(session, handle)
             return await self._begin(handle) if session.ended else session
 
+    def going_on(self, node: Node) -> Session | None:
+        """That of *node*, if there is one that its next write may be claimed in."""
+        session = self._sessions.get(node.ino)
+        return session if session and session.is_told and self._goes_on(session, node) else None
+
     def _goes_on(self, session: Session, node: Node) -> bool:
         """It is neither in too many pieces, nor another's by now than whose it was when this began."""
-        return len(session.ranges) <= _MOST_RANGES and session.payer == self._core.payer_of(node)
+        if len(session.ranges) > _MOST_RANGES:
+            return False
+        if session.entry is not None and session.entry is node.entry_above:
+            return True
+        return session.payer == self._core.payer_of(node)
 
     @asynccontextmanager
     async def _alone(self, ino: Inode) -> AsyncIterator[None]:
@@ -174,19 +185,33 @@ class Sessions:
         self.gather()
         if is_gone and node.ino not in self._lingering:
             base = NOTHING  # another mount has removed it, and said so: nobody was charged with it any more
-        session = self._sessions[node.ino] = Session(node.ino, self._core.payer_of(node), base)
+        payer = self._core.payer_of(node)
+        session = self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
         session.is_ours_to_bury = is_gone
         if node.ino not in self._lingering:  # else it is noted
             self.grants.note(session.payer, Opened(node.ino, base))
-            await self.grants.tell()  # what other mounts tell of the file from now on is settled with it
+            await self._tell(session)  # what other mounts tell of the file from now on is settled with it
+        session.is_told = True
         return session
 
+    async def _tell(self, session: Session) -> None:
+        await self.grants.tell_notes()
+        session.is_told = True
+
+    async def _until_told(self, ino: Inode) -> None:
+        """Until the ledger has heard of a session that is just beginning: one that ends before counts with what others change."""
+        session = self._sessions.get(ino)
+        if session is not None and not session.is_told:
+            async with self._alone(ino):
+                pass
+
     async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
-        look = partial(self._core.store.door.charge_open, handle.file)
+        look = partial(charge_while_open, self._core.store.door, handle.file)
         return await self._core.gate.look(look, releases=(handle.pin(),))
 
     async def settle(self, handle: Handle) -> None:
         node = handle.node
+        await self._until_told(node.ino)
         session = self._sessions.get(node.ino)
         if session is None or any(other.wrote for other in node.handles):
             return
@@ -197,6 +222,7 @@ class Sessions:
         await self.grants.tell()  # before other mounts hear that it is written no more
 
     async def settle_now(self, node: Node) -> None:
+        await self._until_told(node.ino)
         session = self._sessions.get(node.ino)
         if session is not None:
             await self.until_idle(session)
@@ -216,12 +242,12 @@ class Sessions:
         self._linger(self._core.payer_of(node), node.ino, charge)  # its handle is open yet
 
     async def _is_ours_to_bury(self, handle: Handle) -> bool:
-        look = partial(self._core.store.door.is_gone_for_us, handle.file)
+        look = partial(is_gone_for_us, self._core.store.door, handle.file)
         return await self._core.gate.call(look, releases=(handle.pin(),))
 
     async def count(self, session: Session, handle: Handle) -> None:
         """End *session* with what the file, open as *handle*, takes in the store now; not if a write begins meanwhile."""
-        claims = session.claims
+        claims, release = session.claims, handle.pin()  # it may be another's, who closes it meanwhile
         try:
             final, is_gone = await self._charge(handle)
             if is_gone and not session.is_ours_to_bury and await self._is_ours_to_bury(handle):
@@ -230,6 +256,8 @@ class Sessions:
             if not session.under_way:
                 self.end_unseen(session)
             raise
+        finally:
+            release()
         if not (session.ended or session.under_way) and session.claims == claims:
             self._end(session, final)
 

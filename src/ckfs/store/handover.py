@@ -195,7 +195,7 @@ class Copying:
 
     def _take_lock(self) -> None:
         try:
-            self._lock = self._store.names.lock_copy(self._entry.ino)
+            self._lock = self._store.names.copy_locks.lock(self._entry.ino)
             self._left = not _clear(self._store, self._lock)
             if self._left:
                 raise BlockingIOError(errno.EAGAIN, "files that it had before are still open on this host")
@@ -278,7 +278,7 @@ class Copying:
                 pass
             finally:
                 if self._lock is not None:
-                    self._store.names.unlock_copy(self._entry.ino, self._lock, keep=self._left)
+                    self._store.names.copy_locks.unlock(self._entry.ino, self._lock, keep=self._left)
 
     def _is_the_set(self) -> bool:
         """A store may say that it could not switch, and have done it."""
@@ -290,9 +290,9 @@ class Copying:
 def remove_left(store: Store) -> bool:
     """Remove the old files of hand-overs that died after the copy had become the set. Whether some are open on this host, and stay."""
     stays = False
-    for ino in store.names.locked_copies():
+    for ino in store.names.copy_locks.locked():
         try:
-            lock = store.names.lock_copy(ino)
+            lock = store.names.copy_locks.lock(ino)
         except OSError:  # being copied
             continue
         in_use = False
@@ -301,7 +301,7 @@ def remove_left(store: Store) -> bool:
         except (OSError, FsError) as error:
             log.warning("a copied set's old files cannot be removed: %s", error)
         finally:
-            store.names.unlock_copy(ino, lock, keep=in_use)
+            store.names.copy_locks.unlock(ino, lock, keep=in_use)
         stays = stays or in_use
     return stays
 
