@@ -14,8 +14,26 @@ from ckfs.ledger.book import Book
 from tests.fs.cores import STORE_ID
 from tests.fs.nfs_stores import new_place
 
+ON_NFS = {
+    "desk",
+    "digests",
+    "listing",
+    "names",
+    "other_mounts",
+    "states",
+    "trash",
+    "ways_around_protection",
+}
+"""The suites that run there too. Those of what is charged do not: on a store of a network that is not exact (docs/quotas.md)."""
 
-@pytest.fixture(params=["plain", "nfs"])
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames:
+        about = metafunc.module.__name__.rpartition("test_")[2]
+        metafunc.parametrize("place", ["plain", "nfs"] if about in ON_NFS else ["plain"], indirect=True)
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A new store."""
     with new_place(cast("str", request.param), tmp_path) as path:
