@@ -18,6 +18,7 @@ from ckfs.engines.opening import open_engine
 from ckfs.names import Gid, Uid
 from ckfs.policy.enforcing import QuotaMode, QuotaPolicy
 from ckfs.policy.quota import Settings
+from tests.support.inherited import leave_mounts_to_the_host
 
 ALICE, BOB = Uid(2101), Uid(2102)
 MIB = 1 << 20
@@ -43,6 +44,7 @@ def _call(*arguments: str | Path) -> None:
 
 def _prepare(directory: Path) -> Path:
     """Where the volume is mounted."""
+    leave_mounts_to_the_host()
     _call("ip", "link", "set", "lo", "up")
     _call("hostname", _HOST)
     for name, text in (("hosts", f"127.0.0.1 localhost {_HOST}\n"), ("nsswitch.conf", "hosts: files\n")):
