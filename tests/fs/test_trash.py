@@ -649,6 +649,8 @@ def test_a_note_leads_nowhere_else(names: bytes) -> None:
 )
 def test_whoever_dies_loses_nothing(path: Path, failing: Failing, act: str, inner: bytes) -> None:
     """Killed at each of its calls: all is in the set, or all in the trash, or (a set) all at a place without a name."""
+    if on_server(path) != path and inner == b"tree":
+        pytest.skip("there an image and a whole set show the same; each call takes long")
     if act.startswith("restore"):
         with opened(path) as store:
             put(store, inner)

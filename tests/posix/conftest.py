@@ -24,8 +24,8 @@ def no_umask() -> Iterator[None]:
 
 
 PLACES = ["directory", "mount", "mount-root"]
-ON_NFS = {"data", "open", "remove"}
-"""Of which the store has a part: these run on a store that behaves like NFS, too."""
+ON_NFS = {"remove"}
+"""These run on a store that behaves like NFS, too: where it differs most. (The others do as well, and take minutes.)"""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
