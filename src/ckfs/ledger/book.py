@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ckfs.ledger import limits, sums
 from ckfs.ledger.ledger import Basis, Drawn, Opened, OpenFile, Posting
+from ckfs.ledger.reach import Listened, Reach
 from ckfs.ledger.sheet import COLUMNS, Sheet, account_in
 from ckfs.ledger.transaction import Backend, Row, Transaction
 from ckfs.names import Inode, MountId, Uid
@@ -55,7 +56,23 @@ class Book:
     """The ledger of one store, as :class:`ckfs.ledger.ledger.Ledger` describes it. Any thread may call it."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self._backend = Listened(backend)
+
+    @property
+    def kind(self) -> str:
+        return self._backend.kind
+
+    @property
+    def reach(self) -> Reach:
+        return self._backend.reach
+
+    @property
+    def asked_ns(self) -> int:
+        return self._backend.asked_ns
+
+    @property
+    def last_failure(self) -> Reach | None:
+        return self._backend.last_failure
 
     # Quotas
 
