@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from ckfs.ledger import state
+from tests.support import gluster_cluster
+from tests.support.gluster_cluster import Cluster
 from tests.support.mounting import Mount, make_store, mounted, state_directory
 
 
@@ -41,6 +43,13 @@ def root_and_fuse() -> None:
         pytest.skip("needs root, to be other users and to mount")
     if not os.path.exists("/dev/fuse"):
         pytest.skip("needs /dev/fuse")
+
+
+@pytest.fixture(scope="session")
+def gluster(root_and_fuse: None) -> Iterator[Cluster]:
+    """A GlusterFS cluster whose volume squashes root: one for all tests that need it, which run in one process."""
+    with gluster_cluster.running() as cluster:
+        yield cluster
 
 
 @pytest.fixture

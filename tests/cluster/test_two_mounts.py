@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.posix.places import remove
 from tests.support.agents import Agent, race
+from tests.support.gluster_cluster import Cluster
 from tests.support.mounting import Mount, mounted
 from tests.support.users import ALICE, BOB, as_user, errno_of_call
 
@@ -31,6 +33,8 @@ RACES = 300
 OTHER_RACES = 100
 CONTROL = 10
 """Of these the control, which only shows what is asked, makes one in so many."""
+GLUSTER = 10
+"""So do hosts of a GlusterFS cluster on one computer, where a call takes a hundred times as long."""
 PROCESSES_PER_MOUNT = 2
 
 
@@ -41,6 +45,8 @@ class Views:
     roots: tuple[str, ...]
     below: str = ""
     """Where in them the test works: at the top, where each entry is a set of its own, or inside a set."""
+    one_in: int = 1
+    """Of the repetitions that a test is written for."""
 
     def path(self, mount: int, name: str) -> str:
         """*name* as seen through the mount of that number."""
@@ -48,7 +54,7 @@ class Views:
 
     def count(self, count: int) -> int:
         """How often to do what is to be done *count* times on ckfs."""
-        return count // CONTROL if len(set(self.roots)) == 1 else count
+        return count // self.one_in
 
     @property
     def is_top(self) -> bool:
@@ -69,15 +75,32 @@ def ckfs(two_mounts: tuple[Mount, Mount], store: Path, workdir: Path) -> Iterato
         yield (*(str(mount.path) for mount in two_mounts), str(third.path))
 
 
+@pytest.fixture(scope="module")
+def three_hosts(gluster: Cluster, module_workdir: Path) -> Iterator[tuple[str, ...]]:
+    store = gluster.make_store("--quota", "none")
+    with contextlib.ExitStack() as stack:
+        mounts = [stack.enter_context(host.mounts(store, module_workdir / host.name)) for host in gluster.hosts]
+        yield tuple(str(mount.path) for mount in mounts)
+
+
+@pytest.fixture
+def gluster_hosts(three_hosts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Empty at the beginning of each test: a cluster takes its time to mount."""
+    yield three_hosts
+    for name in os.listdir(three_hosts[0]):
+        remove(f"{three_hosts[0]}/{name}")
+
+
 @pytest.fixture(params=["top", "set"])
 def views(request: pytest.FixtureRequest, roots: tuple[str, ...]) -> Views:
+    one_in = {"plain": CONTROL, "gluster_hosts": GLUSTER}.get(request.node.callspec.params["roots"], 1)
     if request.param == "top":
-        return Views(roots)
+        return Views(roots, one_in=one_in)
     as_user(ALICE, os.mkdir, os.path.join(roots[0], "set"), 0o755)
-    return Views(roots, "set")
+    return Views(roots, "set", one_in)
 
 
-@pytest.fixture(params=["plain", "ckfs"])
+@pytest.fixture(params=["plain", "ckfs", pytest.param("gluster_hosts", marks=pytest.mark.cluster)])
 def roots(request: pytest.FixtureRequest) -> tuple[str, ...]:
     chosen: tuple[str, ...] = request.getfixturevalue(request.param)
     return chosen

@@ -20,6 +20,7 @@ What an admin does on the storage server, ``Cluster.make_directory`` does. All e
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pwd
 import shutil
@@ -61,6 +62,7 @@ _SERVERS, _HOSTS = 3, 3
 _NETWORK = "10.77.0"
 _DAEMON_PLACES = ("/run", "/var/lib/glusterd", "/var/log/glusterfs")
 _ADMINS = "/run/admin"
+_numbers = itertools.count(1)
 
 
 def skip_unless_installed() -> None:
@@ -123,13 +125,14 @@ class Cluster:
         self.servers[0].run("mkdir", "-m", f"{mode:o}", f"{_ADMINS}/{name}")
         self.servers[0].run("chown", f"{uid}:{gid}", f"{_ADMINS}/{name}")
 
-    def make_store(self, name: str, *options: str) -> None:
-        """The directory by the admin, the rest by ``ckfs init`` on a host."""
-        account = pwd.getpwnam(SERVICE)
+    def make_store(self, *options: str) -> str:
+        """A new store on the volume, its directory made by the admin and the rest by ``ckfs init`` on a host. Returns its name."""
+        name, account = f"store{next(_numbers)}", pwd.getpwnam(SERVICE)
         self.make_directory(name, account.pw_uid, account.pw_gid)
         done = run_ckfs("init", self.hosts[0].volume / name, "--service-user", SERVICE, *options)
         if done.returncode != 0:
             raise AssertionError(f"ckfs init: exit status {done.returncode}: {done.stdout}{done.stderr}")
+        return name
 
     def gluster(self, *words: str, check: bool = True) -> str:
         return self.servers[0].run("gluster", "--mode=script", *words, check=check)
@@ -206,9 +209,20 @@ def _start_servers(servers: list[Machine], directory: Path) -> None:
             server.run("mount", "-t", "tmpfs", "-o", "mode=0755", "none", place)
         server.run("mkdir", "/run/gluster", _ADMINS)
         (directory / server.name).mkdir(mode=0o700)
+        _make_brick(server, directory / server.name / "brick")
         server.run("glusterd")
     for server in servers:
         wait_until(server.path("/run/glusterd.socket").is_socket, f"glusterd answers on {server.name}")
+
+
+def _make_brick(server: Machine, brick: Path) -> None:
+    """In memory, where that keeps users' attributes (Linux 6.6 and later): the cluster is slow enough."""
+    brick.mkdir()
+    server.run("mount", "-t", "tmpfs", "-o", "mode=0755", "none", brick)
+    try:
+        server.run("setfattr", "-n", "user.test", "-v", "kept", brick)
+    except MachineTrouble:
+        server.run("umount", brick)
 
 
 def _make_volume(servers: list[Machine], directory: Path) -> None:
@@ -218,15 +232,17 @@ def _make_volume(servers: list[Machine], directory: Path) -> None:
     first, *others = servers
     for server in others:
         gluster("peer", "probe", server.address)
-    wait_until(
-        lambda: gluster("peer", "status").count("Peer in Cluster (Connected)") == len(others),
-        "all peers are connected",
-    )
-    bricks = [f"{server.address}:{directory / server.name / 'brick'}" for server in servers]
+    for server in servers:  # each of them asks the others
+        wait_until(lambda server=server: _connected(server) == len(others), f"{server.name} is connected to all")
+    bricks = [f"{server.address}:{directory / server.name / 'brick' / 'data'}" for server in servers]
     gluster("volume", "create", VOLUME, "replica", str(len(bricks)), *bricks, "force")
     options = {**COHERENT, **SQUASHED, **PATIENCE}
     gluster("volume", "set", VOLUME, *(word for option in options.items() for word in option))
     gluster("volume", "start", VOLUME)
+
+
+def _connected(server: Machine) -> int:
+    return server.run("gluster", "peer", "status").count("Peer in Cluster (Connected)")
 
 
 def _mount_for_admins(server: Machine) -> None:

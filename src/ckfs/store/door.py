@@ -301,6 +301,16 @@ class Door:
         with _as_owner_of(directory.fd):
             return self.examine_in(directory.fd, name)
 
+    def entries_from(self, directory: OpenFile, position: int | None) -> list[tuple[bytes, int]]:
+        """As :func:`syscalls.directory_entries`, from where the open *directory* stands or from *position*.
+
+        As its owner: GlusterFS asks who reads at every read, not only when a directory is opened.
+        """
+        with _as_owner_of(directory.fd):
+            if position is not None:
+                os.lseek(directory.fd, position, os.SEEK_SET)
+            return syscalls.directory_entries(directory.fd)
+
     def names_at(self, spot: Spot) -> list[bytes]:
         """The names in the directory *spot*."""
         with self.opened(spot, os.O_RDONLY | os.O_DIRECTORY) as fd:
