@@ -78,9 +78,8 @@ def ckfs(two_mounts: tuple[Mount, Mount], store: Path, workdir: Path) -> Iterato
 @pytest.fixture(scope="module")
 def three_hosts(gluster: Cluster, module_workdir: Path) -> Iterator[tuple[str, ...]]:
     store = gluster.make_store("--quota", "none")
-    with contextlib.ExitStack() as stack:
-        mounts = [stack.enter_context(host.mounts(store, module_workdir / host.name)) for host in gluster.hosts]
-        yield tuple(str(mount.path) for mount in mounts)
+    with gluster.mounted_on(store, module_workdir, ("host1", "host2", "host3")) as mounts:
+        yield tuple(mounts.values())
 
 
 @pytest.fixture

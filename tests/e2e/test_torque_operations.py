@@ -26,9 +26,12 @@ from tests.e2e.torque import (
     Torque,
     write_image,
 )
+from tests.support import postgres
+from tests.support.gluster_cluster import Cluster
 from tests.support.jobfiles import Job, binary
 from tests.support.loops import make_btrfs
 from tests.support.mounting import make_store, mounted, run_ckfs
+from tests.support.quotas import set_quota
 from tests.support.users import ALICE, ROOT, as_user, errno_as
 
 pytestmark = pytest.mark.root
@@ -48,6 +51,7 @@ ALLOWED = {
 }
 """How calls of TORQUE's may fail (docs/torque.md): EPERM, EBUSY and EINTR from rmdir stop a mom for ten seconds."""
 
+PARTIAL = r"image .* is partial: (its writer was killed|a write failed)"
 _numbers = itertools.count()
 
 
@@ -102,24 +106,44 @@ def _three(private: Path, where: Path, pbs_home: Path) -> Iterator[dict[str, str
     store = make_store(private)
     policy = store / "policy.toml"
     policy.write_text(policy.read_text().replace('"/var/spool/torque"', f'"{pbs_home}"'))
-    partial = r"image .* is partial: (its writer was killed|a write failed)"
     where.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
         mounts = {}
         for host in HOSTS:
             role = "server" if host == SERVER else "node"
-            mount = stack.enter_context(mounted(store, where / host, role=role, node=host, may_log=[partial]))
+            mount = stack.enter_context(mounted(store, where / host, role=role, node=host, may_log=[PARTIAL]))
             mounts[host] = str(mount.path)
         yield mounts
 
 
-@pytest.fixture(scope="module")
-def three_mounts(root_and_fuse: None, module_workdir: Path, pbs_home: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module", params=["tmpfs", pytest.param("gluster", marks=pytest.mark.cluster)])
+def three_mounts(
+    request: pytest.FixtureRequest, root_and_fuse: None, module_workdir: Path, pbs_home: Path
+) -> Iterator[dict[str, str]]:
+    if request.param == "gluster":
+        with _three_hosts(request.getfixturevalue("gluster"), module_workdir, pbs_home) as mounts:
+            yield mounts
+        return
     with (
         _tmpfs(module_workdir / "private", 0o700) as private,
         _three(private, module_workdir, pbs_home) as mounts,
     ):
         yield mounts
+
+
+@contextlib.contextmanager
+def _three_hosts(gluster: Cluster, where: Path, pbs_home: Path) -> Iterator[dict[str, str]]:
+    """Hosts of a cluster whose store squashes root; the ledger of its quotas, in PostgreSQL, lets the user have as much as the
+    small file system has room for."""
+    postgres.skip_unless_installed()
+    with postgres.running() as database:
+        store = gluster.make_store()
+        policy = gluster.kept / store / "policy.toml"
+        text = policy.read_text().replace('"/var/spool/torque"', f'"{pbs_home}"')
+        policy.write_text(text.replace('"embedded"', f'"{database.new_database("ckfs")}"'))
+        with gluster.mounted_on(store, where, HOSTS, server=SERVER, may_log=[PARTIAL]) as mounts:
+            set_quota(Path(mounts[SERVER]), ALICE, str(STORE_BYTES))
+            yield mounts
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from typing import cast
 import pytest
 
 from tests.posix.places import DIRECTORY, Place, make, remove
+from tests.support.gluster_cluster import Cluster
+from tests.support.mounting import Mount
 
 _numbers = itertools.count(1)
 
@@ -23,7 +25,18 @@ def no_umask() -> Iterator[None]:
     os.umask(before)
 
 
-@pytest.fixture(scope="module", params=["directory", "mount", "mount-root"])
+@pytest.fixture(scope="session")
+def gluster_mount(gluster: Cluster) -> Iterator[Mount]:
+    """A node's mount of a store on GlusterFS that squashes root, shared by all modules: what they leave behind is nothing."""
+    store = gluster.make_store("--quota", "none")
+    with gluster.hosts[0].mounts(store, gluster.directory / store) as running:
+        yield running
+
+
+@pytest.fixture(
+    scope="module",
+    params=["directory", "mount", "mount-root", pytest.param("gluster", marks=pytest.mark.cluster)],
+)
 def area(request: pytest.FixtureRequest, root_and_fuse: None, module_workdir: Path) -> Place:
     """One place per module: all its tests share a daemon, and each works in its own ``place``."""
     kind = cast("str", request.param)
@@ -31,9 +44,9 @@ def area(request: pytest.FixtureRequest, root_and_fuse: None, module_workdir: Pa
         directory = module_workdir / "plain"
         directory.mkdir(mode=0o755)
     else:
-        directory = request.getfixturevalue("module_mount").path
-        if kind == "mount":
-            directory /= "set"
+        directory = request.getfixturevalue("gluster_mount" if kind == "gluster" else "module_mount").path
+        if kind in {"mount", "gluster"}:
+            directory /= f"set{next(_numbers)}"
             directory.mkdir(mode=0o755)
     return Place(kind, str(directory))
 

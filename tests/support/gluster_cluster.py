@@ -134,6 +134,28 @@ class Cluster:
             raise AssertionError(f"ckfs init: exit status {done.returncode}: {done.stdout}{done.stderr}")
         return name
 
+    @contextlib.contextmanager
+    def mounted_on(
+        self,
+        store: str,
+        where: Path,
+        nodes: Sequence[str],
+        *,
+        server: str | None = None,
+        may_log: Sequence[str] = (),
+    ) -> Iterator[dict[str, str]]:
+        """The store mounted by one host after the other, as the *nodes*, at ``where/NODE``; the one called *server* by that role.
+
+        Returns the mount points.
+        """
+        with contextlib.ExitStack() as stack:
+            mounts = {}
+            for host, node in zip(self.hosts, nodes, strict=False):
+                role = "server" if node == server else "node"
+                mounting = host.mounts(store, where / node, role=role, node=node, may_log=may_log)
+                mounts[node] = str(stack.enter_context(mounting).path)
+            yield mounts
+
     def gluster(self, *words: str, check: bool = True) -> str:
         return self.servers[0].run("gluster", "--mode=script", *words, check=check)
 
@@ -172,6 +194,7 @@ def running() -> Iterator[Cluster]:
     """A new cluster; skips, with a line that says why, where none comes up."""
     skip_unless_installed()
     directory = Path(tempfile.mkdtemp(prefix="ckfs-gluster-"))
+    directory.chmod(0o711)  # users pass through to mounts of ckfs; what else is here is root's alone
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         stack.enter_context(_cleared_up_if_killed(directory))
@@ -233,7 +256,9 @@ def _make_volume(servers: list[Machine], directory: Path) -> None:
     for server in others:
         gluster("peer", "probe", server.address)
     for server in servers:  # each of them asks the others
-        wait_until(lambda server=server: _connected(server) == len(others), f"{server.name} is connected to all")
+        wait_until(
+            lambda server=server: _connected(server) == len(others), f"{server.name} is connected to all"
+        )
     bricks = [f"{server.address}:{directory / server.name / 'brick' / 'data'}" for server in servers]
     gluster("volume", "create", VOLUME, "replica", str(len(bricks)), *bricks, "force")
     options = {**COHERENT, **SQUASHED, **PATIENCE}
