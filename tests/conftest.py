@@ -10,11 +10,38 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
 
 from ckfs.ledger import state
 from tests.support import gluster_cluster
+from tests.support.distribution import ByFileOrCluster
 from tests.support.gluster_cluster import Cluster
-from tests.support.mounting import Mount, make_store, mounted, state_directory
+from tests.support.mounting import Mount, mounted, state_directory
+from tests.support.payers import Quotas, ledger_in, private_store
+
+pytest_plugins = ("tests.fs.failing",)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--whole-cluster",
+        action="store_true",
+        help="run on the GlusterFS cluster all that can run there, not only what fits in time: it takes hours",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked ``whole_cluster`` unless it is asked for."""
+    if config.getoption("whole_cluster"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("whole_cluster")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("whole_cluster")]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFileOrCluster | None:
+    return ByFileOrCluster(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @contextlib.contextmanager
@@ -69,7 +96,7 @@ def module_workdir() -> Iterator[Path]:
 @pytest.fixture
 def store(root_and_fuse: None, workdir: Path) -> Path:
     """A new store below a directory of root, 0700, so that users cannot reach it around ckfs."""
-    return _private_store(workdir)
+    return private_store(workdir)
 
 
 @pytest.fixture
@@ -92,12 +119,20 @@ def two_mounts(store: Path, workdir: Path) -> Iterator[tuple[Mount, Mount]]:
 @pytest.fixture(scope="module")
 def module_mount(root_and_fuse: None, module_workdir: Path) -> Iterator[Mount]:
     """A node's mount of a new store, shared by all tests of one module."""
-    store = _private_store(module_workdir)
+    store = private_store(module_workdir)
     with mounted(store, module_workdir / "mount") as running:
         yield running
 
 
-def _private_store(directory: Path) -> Path:
-    private = directory / "private"
-    private.mkdir(mode=0o700)
-    return make_store(private)
+@pytest.fixture
+def own_state(workdir: Path) -> Iterator[Path]:
+    """Where this host keeps the ledgers of the test's stores."""
+    with ledger_in(workdir / "state"):
+        yield workdir / "state"
+
+
+@pytest.fixture
+def quotas(root_and_fuse: None, own_state: Path, workdir: Path) -> Quotas:
+    """Of a new store, which is not mounted yet."""
+    store = private_store(workdir)
+    return Quotas(store, store)

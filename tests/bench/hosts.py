@@ -20,6 +20,7 @@ from ckfs.names import Uid
 from ckfs.policy.quota import Amount
 from tests.bench.owners import FAR, NEAR, NONE, Owner, book_of, clear, fill, let_post
 from tests.bench.places import SET, USER, scratch_in
+from tests.bench.workloads import write_file
 from tests.support import postgres
 from tests.support.agents import Agent
 from tests.support.mounting import make_store, mounted
@@ -143,11 +144,5 @@ def _on_a_store(
 
 def _write(path: str, size: int, call: int) -> tuple[float, float]:
     """A new file; when it was opened and when it was closed, by the clock that all processes of the machine share."""
-    data = memoryview(os.urandom(call))
-    begin = time.monotonic()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    for _ in range(size // call):
-        if os.write(fd, data) != call:
-            raise OSError("a short write")
-    os.close(fd)
-    return begin, time.monotonic()
+    taken, closed = write_file(path, size, call), time.monotonic()
+    return closed - taken, closed

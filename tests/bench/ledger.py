@@ -32,6 +32,7 @@ from tests.bench.owners import (
     let_post,
 )
 from tests.bench.places import SET, scratch_in
+from tests.bench.workloads import make_files, write
 from tests.support.agents import Agent
 from tests.support.mounting import Mount, make_store, mounted
 
@@ -224,26 +225,11 @@ def _mounted(scratch: Path, policy: str) -> Iterator[Mount]:
         yield mount
 
 
-# What owners do
-
-
-def _write(directory: str, size: int, call: int) -> float:
-    """A new file, from open to close. Its name is a temporary one: it goes for good when it is removed."""
-    data = memoryview(os.urandom(call))
-    begin = time.monotonic()
-    fd = os.open(f"{directory}/image.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    for _ in range(size // call):
-        if os.write(fd, data) != call:
-            raise OSError("a short write")
-    os.close(fd)
-    return time.monotonic() - begin
+# What owners do, with files of temporary names: they go for good when they are removed
 
 
 def _make(directory: str, count: int) -> float:
-    begin = time.monotonic()
-    for number in range(count):
-        os.close(os.open(f"{directory}/{number}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    return time.monotonic() - begin
+    return make_files(directory, count, ".tmp")
 
 
 def _remove(directory: str, count: int) -> float:
@@ -253,7 +239,7 @@ def _remove(directory: str, count: int) -> float:
     return time.monotonic() - begin
 
 
-_WORK: dict[str, Callable[..., float]] = {"write": _write, "make": _make, "remove": _remove}
+_WORK: dict[str, Callable[..., float]] = {"write": write, "make": _make, "remove": _remove}
 
 
 # How often the ledger is asked
@@ -285,7 +271,7 @@ def _asked(scratch: Path, writers: list[_Writer], amounts: tuple[int, int], most
                 if writer.owner is not None:
                     before = _tally(tables)
                     rest = writer.owner.book.account(writer.owner.uid).used
-                    writer.agent.begin(_write, writer.directory, size, call)
+                    writer.agent.begin(write, writer.directory, size, call)
                     writer.agent.result(_LONGEST_S)
                     writer.agent.do(clear, writer.directory)
                     let_post()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ckfs.names import Gid, SetName, Uid
 from ckfs.store.layout import Store, open_store
 from ckfs.store.record import new_inode
 from tests.bench.places import USER, as_user, forget_names, scratch_in
+from tests.bench.workloads import list_files
 from tests.support.mounting import Mount, make_store, mounted
 
 _OWNERS = 50
@@ -79,7 +79,7 @@ def _touched(mount: Mount, sets: int, ready_s: float, say: Callable[[str], None]
     first_s = as_user(_first_entry, str(mount.path))
     listed_s = as_user(_list_names, str(mount.path), sets)
     say(f"first entry after {first_s:.3f} s, all names after {listed_s:.1f} s")
-    touched_s = as_user(_list_all, str(mount.path))
+    touched_s = as_user(list_files, str(mount.path))
     touched_bytes, _ = _memory(mount)
     say(f"ls -l of all: {touched_s:.1f} s; {touched_bytes / 1e6:.0f} MB resident")
     forgotten_bytes = _forgotten(mount)
@@ -105,14 +105,6 @@ def _list_names(directory: str, expected: int) -> float:
     return time.monotonic() - begin
 
 
-def _list_all(directory: str) -> float:
-    begin = time.monotonic()
-    subprocess.run(
-        ["ls", "-l", directory], check=True, stdout=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}
-    )
-    return time.monotonic() - begin
-
-
 def _forgotten(mount: Mount) -> int | None:
     """VmRSS once the kernel has dropped what it knew and the daemon heard of it; None where that cannot be asked for."""
     if not forget_names():
@@ -131,4 +123,5 @@ def _memory(mount: Mount) -> tuple[int, int]:
     """VmRSS and VmHWM."""
     with open(f"/proc/{mount.process.pid}/status", encoding="ascii") as lines:
         fields = dict(line.split(":", 1) for line in lines)
-    return tuple(int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+    resident, most = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return resident, most

@@ -134,4 +134,4 @@ def _remove(path: str, took: Counter[str]) -> None:
     begin = time.perf_counter()
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-        took[STEPS[3]] += time.perf_counter() - begin  # type: ignore[assignment]
+        took[STEPS[3]] += time.perf_counter() - begin  # type: ignore[assignment]  # a Counter counts floats as well

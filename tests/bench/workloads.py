@@ -94,18 +94,18 @@ def scenarios(scale: Scale) -> list[list[Step]]:
 
 
 def write(directory: str, size: int, call: int) -> float:
-    return _write(f"{directory}/{_FILE}", size, call)
+    return write_file(f"{directory}/{_FILE}", size, call)
 
 
 def write_synced(directory: str, size: int, call: int) -> float:
-    return _write(f"{directory}/{_SYNCED}", size, call, sync=True)
+    return write_file(f"{directory}/{_SYNCED}", size, call, sync=True)
 
 
 def write_small(directory: str, size: int, call: int) -> float:
-    return _write(f"{directory}/{_SMALL_CALLS}", size, call)
+    return write_file(f"{directory}/{_SMALL_CALLS}", size, call)
 
 
-def _write(path: str, size: int, call: int, *, sync: bool = False) -> float:
+def write_file(path: str, size: int, call: int, *, sync: bool = False) -> float:
     """A new file, from open to close."""
     data = memoryview(os.urandom(call))
     begin = time.monotonic()
@@ -139,7 +139,7 @@ def write_at_once(directory: str, size: int, call: int) -> float:
         if child == 0:
             status = 1
             try:
-                _write(f"{directory}/{number}.tmp", size, call)
+                write_file(f"{directory}/{number}.tmp", size, call)
                 status = 0
             finally:
                 os._exit(status)
@@ -150,10 +150,10 @@ def write_at_once(directory: str, size: int, call: int) -> float:
     return time.monotonic() - begin
 
 
-def make_files(directory: str, count: int) -> float:
+def make_files(directory: str, count: int, suffix: str = "") -> float:
     begin = time.monotonic()
     for number in range(count):
-        os.close(os.open(f"{directory}/{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(os.open(f"{directory}/{number}{suffix}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     return time.monotonic() - begin
 
 

@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 
 from ckfs.store import record
-from tests.fs.cores import BOB
+from tests.fs.cores import BOB, copied
 from tests.fs.damage import (
     DAMAGES,
     Damage,
     all_bytes,
     codes,
-    copied,
     dump,
     fsck,
     item,
@@ -31,7 +30,7 @@ from tests.fs.damage import (
     whole_store,
     without_attributes,
 )
-from tests.fs.failing import Failing, Killed, install
+from tests.fs.failing import Failing, Killed
 
 pytestmark = pytest.mark.root
 
@@ -74,18 +73,6 @@ MENDED = [damage for damage in DAMAGES if not damage.stays]
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return whole_store(tmp_path_factory.mktemp("template"))
-
-
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
-    return install(monkeypatch)
-
-
-@pytest.fixture(params=[False, True], ids=["flags", "no flags"])
-def flags(request: pytest.FixtureRequest, failing: Failing) -> bool:
-    """With and without RENAME_EXCHANGE, which NFS does not know."""
-    failing.lacks_noreplace = request.param
-    return not request.param
 
 
 @pytest.mark.parametrize("damage", [*MENDED, SEVERAL], ids=str)

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -24,8 +23,8 @@ from ckfs.model import State
 from ckfs.names import SetName
 from ckfs.store.layout import open_store
 from ckfs.store.removed import Item
-from tests.fs.cores import ALICE, mounted, new_store
-from tests.fs.failing import Failing, install
+from tests.fs.cores import ALICE, copied, mounted, new_store
+from tests.fs.failing import Failing
 
 pytestmark = pytest.mark.root
 
@@ -82,16 +81,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     resolver.write_text('#!/bin/sh\ncase "$1" in 7.server) exit 44 ;; esac\nexit 1\n')
     resolver.chmod(0o755)
     (store / "policy.toml").write_text(POLICY.format(resolver=resolver))
-    return store
-
-
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
-    return install(monkeypatch)
-
-
-def copied(template: Path, store: Path) -> Path:
-    subprocess.run(["cp", "-a", template, store], check=True)
     return store
 
 

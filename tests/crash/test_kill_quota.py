@@ -7,7 +7,6 @@ import contextlib
 import errno
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,9 +19,7 @@ from tests.support.payers import (
     Payer,
     Quotas,
     charged,
-    ledger_in,
     new_payer,
-    private_store,
     until,
 )
 from tests.support.users import raises_errno
@@ -38,19 +35,11 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def state(workdir: Path) -> Iterator[Path]:
-    """Where this host keeps the ledger."""
-    with ledger_in(workdir / "state"):
-        yield workdir / "state"
-
-
-@pytest.fixture
-def quotas(root_and_fuse: None, state: Path, workdir: Path) -> Quotas:
-    """Of a new store, which is not mounted yet, whose mounts look often whether others are dead."""
-    store = private_store(workdir)
-    policy = store / "policy.toml"
+def quotas(quotas: Quotas) -> Quotas:
+    """Of a store whose mounts look often whether others are dead."""
+    policy = quotas.store / "policy.toml"
     policy.write_text(policy.read_text().replace("lease = 60.0", "lease = 2.0"))
-    return Quotas(store, store)
+    return quotas
 
 
 def gets_all_that_is_left(payer: Payer) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -27,8 +26,8 @@ from ckfs.names import SetName
 from ckfs.store import rereading
 from ckfs.store.rereading import Checker
 from ckfs.store.spots import Spot
-from tests.fs.cores import ALICE, Mount, Seen, mounted, new_store
-from tests.fs.failing import Failing, Killed, install
+from tests.fs.cores import ALICE, Mount, Seen, copied, mounted, new_store
+from tests.fs.failing import Failing, Killed
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -237,18 +236,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
-    return install(monkeypatch)
-
-
 @pytest.mark.parametrize("transition", TRANSITIONS, ids=lambda transition: transition.name)
 def test_a_death_at_any_step_leaves_a_legal_state_and_every_complete_checkpoint(
     transition: Transition, failing: Failing, template: Path, tmp_path: Path
 ) -> None:
     for at in range(1, _MOST_CALLS):
         store = tmp_path / str(at)
-        subprocess.run(["cp", "-a", template, store], check=True)
+        copied(template, store)
         died = trio.run(_one, transition, failing, store, at)
         shutil.rmtree(store)
         if not died:

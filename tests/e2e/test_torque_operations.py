@@ -29,7 +29,7 @@ from tests.e2e.torque import (
 from tests.support import postgres
 from tests.support.gluster_cluster import Cluster
 from tests.support.jobfiles import Job, binary
-from tests.support.loops import make_btrfs
+from tests.support.loops import btrfs
 from tests.support.mounting import make_store, mounted, run_ckfs
 from tests.support.quotas import set_quota
 from tests.support.users import ALICE, ROOT, as_user, errno_as
@@ -78,23 +78,13 @@ def pbs_home(module_workdir: Path) -> Path:
 @contextlib.contextmanager
 def _btrfs_with_quota(directory: Path) -> Iterator[Path]:
     """A directory on a larger file system that has a quota."""
-    disk, top = directory.with_suffix(".disk"), directory.with_suffix(".top")
-    with disk.open("wb") as file:
-        file.truncate(512 << 20)
-    make_btrfs(disk)
-    top.mkdir(mode=0o700)
-    done = subprocess.run(["mount", "-o", "loop", disk, top], check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"cannot mount btrfs from a file: {done.stderr.strip()}")
-    try:
+    with btrfs(directory) as top:
         limited = top / "limited"
         subprocess.run(["btrfs", "quota", "enable", top], check=True, capture_output=True)
         subprocess.run(["btrfs", "subvolume", "create", limited], check=True, capture_output=True)
         _limit(limited, STORE_BYTES)
         limited.chmod(0o700)
         yield limited
-    finally:
-        subprocess.run(["umount", "-l", top], check=True)
 
 
 def _limit(subvolume: Path, size_bytes: int) -> None:
@@ -142,7 +132,7 @@ def _three_hosts(gluster: Cluster, where: Path, pbs_home: Path) -> Iterator[dict
         text = policy.read_text().replace('"/var/spool/torque"', f'"{pbs_home}"')
         policy.write_text(text.replace('"embedded"', f'"{database.new_database("ckfs")}"'))
         with gluster.mounted_on(store, where, HOSTS, server=SERVER, may_log=[PARTIAL]) as mounts:
-            set_quota(Path(mounts[SERVER]), ALICE, str(STORE_BYTES))
+            set_quota(Path(mounts[SERVER]), ALICE, "--hard", "16M")
             yield mounts
 
 
@@ -151,7 +141,7 @@ def three_with_quota(
     root_and_fuse: None, workdir: Path, pbs_home: Path
 ) -> Iterator[tuple[dict[str, str], Path]]:
     """The mounts, and what the quota is of."""
-    with _btrfs_with_quota(workdir / "quota") as private, _three(private, workdir, pbs_home) as mounts:
+    with _btrfs_with_quota(workdir) as private, _three(private, workdir, pbs_home) as mounts:
         yield mounts, private
 
 

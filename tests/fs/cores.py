@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import trio
 
 from ckfs.errors import NotFound
-from ckfs.fs.charging import charge
+from ckfs.fs.charging import Charging, charge
 from ckfs.fs.core import Core
 from ckfs.fs.filesystem import Filesystem, filesystem
 from ckfs.fs.membership import Membership
@@ -25,6 +26,9 @@ from ckfs.store.layout import initialise, open_store
 from ckfs.store.spots import Found
 
 ROOT = Caller(Uid(0), Gid(0), 0, 0o022)
+STORE_ID = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
+"""For a ledger."""
+
 ALICE = Caller(Uid(2101), Gid(2101), 0, 0o022)
 BOB = Caller(Uid(2102), Gid(2102), 0, 0o022)
 
@@ -269,6 +273,12 @@ def new_store(directory: Path) -> Path:
     return path
 
 
+def copied(store: Path, to: Path) -> Path:
+    """A store, or a part of one, once more, with all that belongs to its files."""
+    subprocess.run(["cp", "-a", store, to], check=True)
+    return to
+
+
 @contextlib.asynccontextmanager
 async def mounted(
     path: Path,
@@ -316,6 +326,12 @@ def mounted_for_long(
         yield Mount(core, filesystem(core))
         if member is not None:
             member.leave(finished=all(handle.mount is None for handle in core.handles.all()))
+
+
+def charging_of(mount: Mount) -> Charging:
+    """Of a mount that :func:`charged` gave."""
+    assert isinstance(mount.core.charging, Charging)
+    return mount.core.charging
 
 
 @contextlib.asynccontextmanager

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import stat
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from ckfs.store.checking.findings import Finding
 from ckfs.store.entries import SetEntry, decode, encode
 from ckfs.store.layout import registry
 from ckfs.store.mounts import encode as mount_line
-from tests.fs.cores import ALICE, BOB, Mount, mounted, new_store
+from tests.fs.cores import ALICE, BOB, Mount, copied, mounted, new_store
 
 IMAGE, ONE, TWO, SINGLE, JOB, CLAIMED, OLD = (
     b"an image " * 1000,
@@ -75,11 +74,6 @@ def whole_store(directory: Path) -> Path:
 
     trio.run(fill)
     return store
-
-
-def copied(store: Path, to: Path) -> Path:
-    subprocess.run(["cp", "-a", store, to], check=True)
-    return to
 
 
 def fsck(store: Path, *, repair: bool = False, pause: Callable[[], None] = lambda: None) -> list[Finding]:

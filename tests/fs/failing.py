@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ckfs.store import attributes, door, setnames, syscalls
+from ckfs.store import attributes, charges, copylocks, door, namelinks, namespace, refusals, syscalls, way
 from ckfs.store.checking import mending, naming, registry, top
 
 _CALLS = frozenset(
@@ -107,9 +107,35 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Failing:
     """From now on the store's calls of this process go through what is returned."""
     failing = Failing()
     replacement = _Os(failing)
-    for module in (attributes, door, setnames, mending, naming, registry, top):
+    for module in (
+        attributes,
+        charges,
+        door,
+        namespace,
+        refusals,
+        way,
+        namelinks,
+        copylocks,
+        mending,
+        naming,
+        registry,
+        top,
+    ):
         monkeypatch.setattr(module, "os", replacement)
     monkeypatch.setattr(syscalls, "rename", failing.rename(syscalls.rename))
     for name in ("set_times", "directory_entries"):
         monkeypatch.setattr(syscalls, name, failing.wrapped(name, getattr(syscalls, name)))
     return failing
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    """The store's calls of this test."""
+    return install(monkeypatch)
+
+
+@pytest.fixture(params=[False, True], ids=["flags", "no flags"])
+def flags(request: pytest.FixtureRequest, failing: Failing) -> bool:
+    """With and without RENAME_NOREPLACE and RENAME_EXCHANGE, which NFS does not know."""
+    failing.lacks_noreplace = request.param
+    return not request.param

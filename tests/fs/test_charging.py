@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,30 +14,16 @@ import pytest
 import trio
 
 from ckfs.fs.metadata import Changes
-from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
 from ckfs.ledger.ledger import Drawn, Ledger, Opened
 from ckfs.names import Gid, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
 from ckfs.store import counting
-from tests.fs.cores import ALICE, BOB, Mount, charged, new_store
+from tests.fs.cores import ALICE, BOB, Mount, charged
 
 UNIT = 4096
 SET = "dump"
-STORE_ID = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
 ENOUGH_S = 20.0
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Book]:
-    book = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
-    yield book
-    book.close()
 
 
 def limit(ledger: Book, uid: int = ALICE.uid, *, units: int, files: int = 1000) -> None:
@@ -49,8 +35,7 @@ async def settled(ledger: Book, *mounts: Mount, uid: int = ALICE.uid) -> Amount:
     store = mounts[0].core.store
     counted = counting.count(store, Uid(uid), store.door.unit)
     with trio.move_on_after(ENOUGH_S):
-        # The ledger sends no event.
-        while ledger.account(Uid(uid)) != replace(ledger.account(Uid(uid)), used=counted, claimed=NOTHING):  # noqa: ASYNC110
+        while ledger.account(Uid(uid)) != replace(ledger.account(Uid(uid)), used=counted, claimed=NOTHING):  # noqa: ASYNC110 - the ledger sends no event
             await trio.sleep(0.02)
     account = ledger.account(Uid(uid))
     assert (account.used, account.claimed) == (counted, NOTHING)

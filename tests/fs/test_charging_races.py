@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,13 @@ import trio
 from ckfs.errors import LedgerUnusable
 from ckfs.fs import grants
 from ckfs.fs.metadata import Changes
-from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
 from ckfs.names import Gid, Uid
 from ckfs.policy.quota import NOTHING, Amount
-from tests.fs.cores import ALICE, Mount, charged, new_store
-from tests.fs.test_charging import ENOUGH_S, SET, STORE_ID, UNIT, limit, settled, write
+from tests.fs.cores import ALICE, Mount, charged, charging_of
+from tests.fs.test_charging import ENOUGH_S, SET, UNIT, limit, settled, write
 
 OVER = os.strerror(errno.EDQUOT)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Book]:
-    book = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
-    yield book
-    book.close()
 
 
 class Interrupted:
@@ -95,7 +82,7 @@ async def test_a_file_without_a_name_counts_until_its_last_descriptor_is_closed(
         await mount.alice.unlink(f"{SET}/.gone")
         assert await mount.fs.content.write(first, 0, bytes(4 * UNIT)) == 4 * UNIT
         await mount.alice.close(first)
-        await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+        await charging_of(mount).grants.post()
         assert ledger.account(uid()).total.bytes == 5 * UNIT
         assert await mount.fs.content.write(second, 4 * UNIT, bytes(4 * UNIT)) == UNIT
         await mount.alice.close(second)
@@ -158,14 +145,14 @@ async def test_attributes_need_room(store: Path, ledger: Book) -> None:
 async def test_something_new_is_never_counted_and_claimed(store: Path, ledger: Book) -> None:
     limit(ledger, units=100, files=2)
     async with charged(store, ledger) as mount:
-        core = mount.core.charging
+        charging = charging_of(mount)
         await mount.alice.mkdir(SET)
         await settled(ledger, mount)
-        async with core.claimed(uid(), Amount(0, 1)):
-            core.made(uid(), Amount(0, 1))  # type: ignore[attr-defined]
-            await core.grants.post()  # type: ignore[attr-defined]
+        async with charging.claimed(uid(), Amount(0, 1)):
+            charging.made(uid(), Amount(0, 1))
+            await charging.grants.post()
             assert ledger.account(uid()).total.files == 2
-        await core.grants.post()  # type: ignore[attr-defined]
+        await charging.grants.post()
         assert ledger.account(uid()).used.files == 2
         assert ledger.account(uid()).claimed.files == 0
 
@@ -180,7 +167,7 @@ async def test_a_file_that_is_removed_elsewhere_before_anything_was_written(
     async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
         await one.alice.mkdir(SET)
         handle = await one.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
-        await one.core.charging.grants.post()  # type: ignore[attr-defined]
+        await charging_of(one).grants.post()
         await other.alice.unlink(f"{SET}/.image")
         await one.alice.close(handle)
         assert await settled(ledger, one, other) == Amount(UNIT, 1)
@@ -233,7 +220,7 @@ async def test_who_writes_on_in_a_set_that_another_mount_gave_away_writes_for_it
         async with mount.root.at(SET):  # the kernel knows the directories of what is open
             handle = await mount.root.create(f"{SET}/.image", flags=os.O_WRONLY)
             assert await mount.fs.content.write(handle, 0, bytes(2 * UNIT)) == 2 * UNIT
-            await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+            await charging_of(mount).grants.post()
             await other.root.setattr(SET, Changes(uid=uid(), gid=Gid(ALICE.gid)))
             await mount.root.stat(SET)
             assert await mount.fs.content.write(handle, 2 * UNIT, bytes(10 * UNIT)) == 3 * UNIT
@@ -323,7 +310,7 @@ async def test_a_write_that_was_given_up_and_happens_later_is_claimed(
             assert begun.is_set()
             monkeypatch.undo()
             with trio.fail_after(ENOUGH_S):
-                while not mount.core.gate.is_up:  # noqa: ASYNC110
+                while not mount.core.gate.is_up:  # noqa: ASYNC110 - the gate sends no event when the store is up again
                     await trio.sleep(0.02)
             await mount.alice.close(handle)
             await trio.sleep(2 * grants._INTERVAL_S)
@@ -335,7 +322,7 @@ async def test_a_write_that_was_given_up_and_happens_later_is_claimed(
 
 async def settled_after_recount(ledger: Book, mount: Mount) -> None:
     with trio.fail_after(ENOUGH_S):
-        while uid() not in mount.core.charging.to_recount:  # noqa: ASYNC110
+        while uid() not in charging_of(mount).to_recount:  # noqa: ASYNC110 - no event tells of it
             await trio.sleep(0.02)
-    await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+    await charging_of(mount).grants.post()
     assert ledger.account(uid()).total.bytes >= 4 * UNIT

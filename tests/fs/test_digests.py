@@ -27,7 +27,7 @@ from ckfs.store.copying import copy_tree
 from ckfs.store.removed import Item
 from ckfs.store.rereading import Checker, Reading, Result
 from ckfs.store.spots import Found, Spot
-from tests.fs.cores import ALICE, Mount, Process, mounted, new_store
+from tests.fs.cores import ALICE, Mount, Process, mounted
 from tests.support.users import raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
@@ -52,11 +52,6 @@ async def digesting(path: Path, node: str = "a") -> AsyncIterator[Mount]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
-
-
 async def attribute(process: Process, path: str, name: str = "digest") -> str | None:
     """What the mount says; None for ENODATA."""
     async with process.at(path) as ino:
@@ -79,7 +74,7 @@ def of(content: bytes) -> str:
 
 
 def spot_of(mount: Mount, name: bytes, *below: bytes) -> Spot:
-    entry = mount.core.store.names.read(name)  # type: ignore[arg-type]
+    entry = mount.core.store.names.read(SetName(name))
     return Spot(entry.stored, (*entry.spot.components, *below))
 
 

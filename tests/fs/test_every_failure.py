@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import shutil
-import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +24,8 @@ from ckfs.fs.metadata import Changes
 from ckfs.model import Role, State
 from ckfs.names import Uid
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
-from tests.fs.cores import ALICE, Mount, Seen, mounted, new_store
-from tests.fs.failing import Failing, Killed, install
+from tests.fs.cores import ALICE, Mount, Seen, copied, mounted, new_store
+from tests.fs.failing import Failing, Killed
 
 pytestmark = pytest.mark.root
 
@@ -177,11 +176,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
-    return install(monkeypatch)
-
-
 def _store_fds(store: Path) -> list[str]:
     links = []
     for name in os.listdir("/proc/self/fd"):
@@ -201,8 +195,7 @@ async def _act(mount: Mount, operation: Operation) -> BaseException | None:
 async def _until_closed(store: Path, expected: list[str]) -> None:
     """Descriptors are closed in threads that nobody waits for."""
     with trio.move_on_after(2):
-        # The kernel sends no event when a descriptor is closed.
-        while _store_fds(store) != expected:  # noqa: ASYNC110
+        while _store_fds(store) != expected:  # noqa: ASYNC110 - the kernel sends no event when a descriptor is closed
             await trio.sleep(0.001)
     assert _store_fds(store) == expected, "a descriptor of the store is left open"
 
@@ -225,7 +218,7 @@ class Rounds:
     def run(self, one: One, at: int, error: Callable[[], BaseException]) -> None:
         what = f"at {at} {error.__name__}{' without noreplace' * self.failing.lacks_noreplace}"
         store = self.directory / what.replace(" ", "-")  # its own path: what one round leaks is not another's
-        subprocess.run(["cp", "-a", self.template, store], check=True)
+        copied(self.template, store)
         try:
             trio.run(one, store, at, error)
         except (AssertionError, OSError, FsError) as problem:

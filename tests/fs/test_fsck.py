@@ -26,7 +26,7 @@ from ckfs.store.layout import open_store
 from ckfs.store.mounts import encode as mount_line
 from ckfs.store.spots import Spot
 from ckfs.store.writers import mark_of
-from tests.fs.cores import ALICE, BOB, Process, Seen, mounted, new_store
+from tests.fs.cores import ALICE, BOB, Process, Seen, copied, mounted, new_store
 from tests.fs.damage import (
     ATTRIBUTE,
     CONTENTS,
@@ -41,7 +41,6 @@ from tests.fs.damage import (
     Damage,
     all_bytes,
     codes,
-    copied,
     dump,
     entry_of,
     fsck,
@@ -143,7 +142,7 @@ def test_the_table_in_the_documents_is_that_of_the_code() -> None:
     text = (Path(__file__).parents[2] / "docs/store.md").read_text("utf-8")
     rows = [line for line in text.splitlines() if re.match(r"\| `[a-z-]+` \| (error|warning|note) \|", line)]
     assert rows == [
-        f"| `{kind.code}` | {kind.severity.value} | {kind.sentence} | {kind.mending or '–'} |"  # noqa: RUF001
+        f"| `{kind.code}` | {kind.severity.value} | {kind.sentence} | {kind.mending or '–'} |"  # noqa: RUF001 - as in the page
         for kind in Kind
     ]
 

@@ -13,17 +13,12 @@ from ckfs.errors import StoreDown
 from ckfs.names import ROOT_INODE
 from ckfs.store.door import Door
 from ckfs.store.spots import Found, Spot
-from tests.fs.cores import ALICE, mounted, new_store
+from tests.fs.cores import ALICE, mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
 _LIMIT_S = 20.0
 _TIMEOUT_S = 1.0
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
 
 
 class _Held:

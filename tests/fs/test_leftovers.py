@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,8 +27,8 @@ from ckfs.store.layout import Store, open_store
 from ckfs.store.leftovers import Leftover, Leftovers, Writers
 from ckfs.store.removed import Item
 from ckfs.store.spots import Found, Spot
-from tests.fs.cores import ALICE, mounted, new_store
-from tests.fs.failing import Failing, Killed, install
+from tests.fs.cores import ALICE, copied, mounted, new_store
+from tests.fs.failing import Failing, Killed
 
 pytestmark = pytest.mark.root
 
@@ -72,9 +71,7 @@ async def _fill(path: Path) -> None:
 
 @pytest.fixture
 def path(template: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "store"
-    subprocess.run(["cp", "-a", template, path], check=True)
-    return path
+    return copied(template, tmp_path / "store")
 
 
 @pytest.fixture
@@ -190,9 +187,9 @@ def test_a_set_that_changes_hands_is_left_alone(store: Store) -> None:
 
 def test_so_is_one_that_is_being_copied(store: Store) -> None:
     ino = store.names.read(SET).ino
-    lock = store.names.lock_copy(ino)
+    lock = store.names.copy_locks.lock(ino)
     assert found_in(later(store, 20), SET, GONE) == []
-    store.names.unlock_copy(ino, lock)
+    store.names.copy_locks.unlock(ino, lock)
     assert said(found_in(later(store, 20), SET, GONE)) == WHOLE
 
 
@@ -380,11 +377,6 @@ async def _walk(path: Path) -> dict[str, tuple[int, int, State, bytes]]:
 # Deaths
 
 
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
-    return install(monkeypatch)
-
-
 def everything(leftovers: Leftovers) -> list[Item]:
     """What ``ckfs gc --apply`` does."""
     items = []
@@ -428,7 +420,7 @@ def test_whoever_dies_on_the_way_loses_nothing_and_another_goes_on(
 
 @contextlib.contextmanager
 def _with_a_place(template: Path, path: Path) -> Iterator[Store]:
-    subprocess.run(["cp", "-a", template, path], check=True)
+    copied(template, path)
     (path / "users/2101/made").mkdir()
     os.chown(path / "users/2101/made", 2101, 2101)
     with contextlib.closing(open_store(str(path))) as store:

@@ -10,14 +10,9 @@ import pytest
 from ckfs.errors import FsError
 from ckfs.fs.listing import Emit
 from ckfs.store import record
-from tests.fs.cores import mounted, new_store
+from tests.fs.cores import mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
 
 
 async def test_many_entries_are_each_listed_once(store: Path) -> None:

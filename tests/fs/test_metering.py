@@ -21,10 +21,11 @@ from ckfs.store.counting import count, payers
 from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.layout import Store, open_store
 from ckfs.store.metering import attribute_bytes, charge_of, is_charged
+from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, TRASH
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
-from ckfs.store.setnames import NAMES
+from ckfs.store.reports import Unreported
 from ckfs.store.spots import Found, OpenFile, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.fs.cores import new_store
@@ -527,7 +528,7 @@ def test_nothing_is_told_through_the_unmetered_door(metered: Metered) -> None:
 def test_a_door_without_a_meter_makes_no_call_more(path: Path) -> None:
     with contextlib.closing(open_store(str(path))) as store:
         assert store.door.unmetered is store.door
-        assert store.door._reports is None
+        assert isinstance(store.door.reports, Unreported)
 
 
 # The count

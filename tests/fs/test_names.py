@@ -318,7 +318,7 @@ async def test_a_rename_without_flags_in_the_store_leaves_one_name(
 async def test_nothing_changes_a_name_through_a_read_only_mount(path: Path, made: SetEntry) -> None:
     with opened(path, read_only=True) as store:
         names = store.names
-        changes: tuple[Callable[[], None], ...] = (
+        changes: tuple[Callable[[], object], ...] = (
             lambda: names.enter(NEW, made),
             lambda: names.change(OLD, made, replace(made, owner=BOB)),
             lambda: names.move_if_free(OLD, NEW),

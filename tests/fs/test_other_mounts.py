@@ -22,7 +22,7 @@ from ckfs.model import Role, State
 from ckfs.names import FileHandle, MountId
 from ckfs.policy import lifecycle
 from ckfs.store import writers, writing
-from tests.fs.cores import ALICE, Mount, mounted, new_store
+from tests.fs.cores import ALICE, Mount, mounted
 
 pytestmark = [pytest.mark.trio, pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -61,11 +61,6 @@ class Cluster:
     def a_is_ended(self) -> None:
         assert self.a.core.member is not None
         self.b.core.store.mounts.end(self.a.core.member.id)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
 
 
 @pytest.fixture
@@ -168,7 +163,7 @@ async def test_a_writer_that_begins_in_the_moment_of_completion_is_not_overtaken
 
     def put_before_the_end(*arguments: object) -> object:
         writers.put(fd, cluster.b.core.mount_id)
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments)  # type: ignore[arg-type]  # passed on as they came
 
     with monkeypatch.context() as patched:
         patched.setattr(lifecycle, "after", put_before_the_end)

@@ -88,7 +88,7 @@ async def test_one_who_is_at_his_own_limit_hears_edquot(
 ) -> None:
     async with mounted(_store(tmp_path)) as mount:
         mount.core.store.names.make_realms_by(_plain)
-        mount.core.store.door.tell_quotas_by(lambda uid: uid == ALICE.uid)
+        mount.core.store.door.refusals.tell_quotas_by(lambda uid: uid == ALICE.uid)
         await mount.alice.mkdir("set")
         await mount.alice.save("set/image", b"x")
         assert await _refusals(mount, store_calls, WORKS[name]) == {errno.EDQUOT}
@@ -106,7 +106,7 @@ async def test_the_end_of_the_store_stays_enospc(
             return False
 
         mount.core.store.names.make_realms_by(_plain)
-        mount.core.store.door.tell_quotas_by(note)
+        mount.core.store.door.refusals.tell_quotas_by(note)
         await mount.alice.mkdir("set")
         await mount.alice.save("set/image", b"x")
         assert await _refusals(mount, store_calls, WORKS[name]) == {errno.ENOSPC}

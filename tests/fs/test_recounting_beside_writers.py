@@ -17,14 +17,13 @@ from ckfs.ledger.book import Book
 from ckfs.names import FileHandle
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import counting
-from tests.fs.cores import ALICE, Mount, charged, new_store
+from tests.fs.cores import ALICE, STORE_ID, Mount, charged, new_store
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
 UNIT = 4096
 ROUNDS = 4
 LONG_S = 60.0
-STORE_ID = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
 
 
 @dataclass
@@ -77,11 +76,11 @@ async def is_right(mount: Mount, ledger: Book) -> None:
     count = partial(counting.count, store, ALICE.uid, store.door.unit)
     with trio.fail_after(LONG_S):
         # The ledger sends no event.
-        while ledger.account(ALICE.uid).claimed != NOTHING:  # noqa: ASYNC110
+        while ledger.account(ALICE.uid).claimed != NOTHING:  # noqa: ASYNC110 - the ledger sends no event
             await trio.sleep(0.05)
     counted = await trio.to_thread.run_sync(count)
     with trio.move_on_after(LONG_S):  # what was open without a name is given back when it is posted
-        while ledger.account(ALICE.uid).used != counted:  # noqa: ASYNC110
+        while ledger.account(ALICE.uid).used != counted:  # noqa: ASYNC110 - the ledger sends no event
             await trio.sleep(0.05)
     assert ledger.account(ALICE.uid).used == counted
     assert ledger.check() == []

@@ -19,16 +19,11 @@ from ckfs.model import State
 from ckfs.names import Uid
 from ckfs.store import writing
 from ckfs.store.door import Door
-from tests.fs.cores import ALICE, Mount, mounted, new_store
+from tests.fs.cores import ALICE, Mount, mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
 _LIMIT_S = 20.0
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
 
 
 @contextlib.asynccontextmanager
@@ -166,8 +161,7 @@ async def test_after_a_write_that_timed_out_the_image_is_partial(
         with pytest.raises(FsError):
             await mount.fs.content.write(handle, 0, b"x")
         held.go.set()
-        # The gate sends no event when the store is up again.
-        while not mount.core.gate.is_up:  # noqa: ASYNC110
+        while not mount.core.gate.is_up:  # noqa: ASYNC110 - the gate sends no event when the store is up again
             await trio.sleep(0.01)
         await mount.alice.close(handle)
         assert await mount.alice.state("set/image") is State.PARTIAL

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import errno
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +19,10 @@ from ckfs.fs.superseded import Superseded
 from ckfs.model import Caller, Owner, Role, State
 from ckfs.names import SetName
 from ckfs.store.removed import Item, Note
+from ckfs.store.spots import Spot
 from ckfs.store.trash import Trash
-from tests.fs.cores import ALICE, BOB, Mount, mounted, mounted_for_long, new_store
-from tests.fs.failing import Failing, Killed, install
+from tests.fs.cores import ALICE, BOB, Mount, copied, mounted, mounted_for_long, new_store
+from tests.fs.failing import Failing, Killed
 
 pytestmark = pytest.mark.root
 
@@ -58,9 +58,7 @@ async def fill_set(mount: Mount, name: str, owner: Caller) -> None:
 
 @pytest.fixture
 def path(template: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "store"
-    subprocess.run(["cp", "-a", template, path], check=True)
-    return path
+    return copied(template, tmp_path / "store")
 
 
 @pytest.fixture
@@ -245,9 +243,9 @@ def in_between(act: Callable[[], object]) -> Callable[..., Item]:
     """Let *act* happen after the last look and before the checkpoint is moved."""
     real = Trash.put
 
-    def put(self: Trash, spot: object, note: Note) -> Item:
+    def put(self: Trash, spot: Spot, note: Note) -> Item:
         act()
-        return real(self, spot, note)  # type: ignore[arg-type]
+        return real(self, spot, note)
 
     return put
 
@@ -293,11 +291,6 @@ def test_another_that_has_its_name_by_then_is_not_taken(
     assert there(mount) == {"aside", "one", "three", "four"}
 
 
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
-    return install(monkeypatch)
-
-
 @pytest.mark.parametrize("for_room", [False, True], ids=["time", "room"])
 def test_a_death_at_any_step_costs_no_kept_checkpoint(
     template: Path, tmp_path: Path, failing: Failing, for_room: bool
@@ -310,7 +303,7 @@ def test_a_death_at_any_step_costs_no_kept_checkpoint(
                 return
             continue
         path = tmp_path / str(at)
-        subprocess.run(["cp", "-a", template, path], check=True)
+        copied(template, path)
         with mounted_for_long(path, role=Role.SERVER) as mount:
             one = Superseded(mount.core, mount.fs.sets.guard)
             with failing.armed(at, Killed), contextlib.suppress(Killed):

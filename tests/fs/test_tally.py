@@ -168,7 +168,7 @@ def ledger(path: str) -> Iterator[Book]:
 
 
 def test_what_may_have_been_posted_is_posted_again_and_counts_once(ledger: Book) -> None:
-    counting = Tally(Failing(ledger, 2), lambda _: False)  # type: ignore[arg-type]
+    counting = Tally(Failing(ledger, 2), lambda _: False)  # type: ignore[arg-type]  # a ledger, but for one call
     counting.begin()
     counting.gone(ALICE.uid, Inode(2), Amount(4096, 1))
     counting.end()
@@ -177,7 +177,7 @@ def test_what_may_have_been_posted_is_posted_again_and_counts_once(ledger: Book)
 
 def test_a_ledger_that_stays_away_ends_with_a_line(ledger: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally, "_LIMIT_S", 0.0)
-    counting = Tally(Failing(ledger, 1000), lambda _: False)  # type: ignore[arg-type]
+    counting = Tally(Failing(ledger, 1000), lambda _: False)  # type: ignore[arg-type]  # a ledger, but for one call
     counting.changed(ALICE.uid, Inode(2), -4096)
     with pytest.raises(LedgerDown):
         counting.end()

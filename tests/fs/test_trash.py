@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -26,8 +25,8 @@ from ckfs.store.record import new_inode
 from ckfs.store.removed import Damaged, Item, Note
 from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
-from tests.fs.cores import mounted, new_store
-from tests.fs.failing import Failing, Killed, install
+from tests.fs.cores import copied, mounted, new_store
+from tests.fs.failing import Failing, Killed
 
 pytestmark = pytest.mark.root
 
@@ -65,18 +64,6 @@ async def _fill(path: Path) -> None:
 def store(path: Path) -> Iterator[Store]:
     with opened(path) as store:
         yield store
-
-
-@pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
-    return install(monkeypatch)
-
-
-@pytest.fixture(params=[False, True], ids=["flags", "no flags"])
-def flags(request: pytest.FixtureRequest, failing: Failing) -> bool:
-    """With and without RENAME_NOREPLACE, which NFS does not know."""
-    failing.lacks_noreplace = request.param
-    return not request.param
 
 
 @contextlib.contextmanager
@@ -586,7 +573,7 @@ def test_where_no_note_fits_what_is_there_gives_way(
     def rename_noted(*args: object) -> Found:
         if left:
             raise left.pop()
-        return real(*args)  # type: ignore[arg-type]
+        return real(*args)  # type: ignore[arg-type]  # passed on as they came
 
     monkeypatch.setattr(store.door, "rename_noted", rename_noted)
     item = put(store, b"image")
@@ -668,7 +655,7 @@ def test_whoever_dies_loses_nothing(
             put(store, inner)
     for at in range(1, 300):
         copy = tmp_path / "copy"
-        subprocess.run(["cp", "-a", path, copy], check=True)
+        copied(path, copy)
         with opened(copy) as store:
             done = _killed_at(store, failing, act, inner, at)
         _check_nothing_lost(copy, inner, failing.log)

@@ -14,17 +14,12 @@ from ckfs.errors import Exists, FsError, errno_of
 from ckfs.fs.metadata import Changes
 from ckfs.model import State
 from ckfs.store.syscalls import RENAME_EXCHANGE
-from tests.fs.cores import ALICE, Mount, Process, mounted, new_store
+from tests.fs.cores import ALICE, Mount, Process, mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
 SET = "7.server.CK"
 IMAGE = b"an image"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
 
 
 @contextlib.asynccontextmanager

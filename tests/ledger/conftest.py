@@ -15,7 +15,13 @@ import pytest
 from ckfs.ledger import postgres, sqlite
 from ckfs.ledger.book import Book
 from tests.support.clocks import WallClock
-from tests.support.postgres import Server, running, skip_unless_installed
+from tests.support.postgres import (
+    Server,
+    pooled,
+    running,
+    skip_unless_installed,
+    skip_unless_pooler_installed,
+)
 
 STORE = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
 TIMEOUT_S = 60.0
@@ -51,12 +57,32 @@ def in_postgres(server: Server) -> Iterator[Where]:
     yield Where(partial(postgres.open_ledger, connection, STORE, TIMEOUT_S, clock=clock), clock)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(scope="module")
+def pooler(server: Server) -> Iterator[Callable[[str], str]]:
+    """One before it, with fewer sessions than tests have connections."""
+    skip_unless_pooler_installed()
+    with pooled(server, sessions=3) as string_for:
+        yield string_for
+
+
+@contextlib.contextmanager
+def in_pooled_postgres(server: Server, string_for: Callable[[str], str]) -> Iterator[Where]:
+    """Each transaction may have another session."""
+    name, clock = f"ledger_{secrets.token_hex(4)}", WallClock()
+    server.new_database(name)
+    yield Where(partial(postgres.open_ledger, string_for(name), STORE, TIMEOUT_S, clock=clock), clock)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "pooled"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Where]:
-    if request.param == "sqlite":
-        made = in_sqlite(tmp_path)
-    else:
-        made = in_postgres(request.getfixturevalue("server"))
+    match request.param:
+        case "sqlite":
+            made = in_sqlite(tmp_path)
+        case "postgres":
+            made = in_postgres(request.getfixturevalue("server"))
+        case _:
+            pooler = request.getfixturevalue("pooler")
+            made = in_pooled_postgres(request.getfixturevalue("server"), pooler)
     with made as found:
         yield found
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -43,6 +43,7 @@ from tests.model.test_metering_model import ANSWERS
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
 UNIT = 4096
+T = TypeVar("T")
 STORE_ID = "0d6f3a8e-2b1c-4c55-9a37-5e1f60c7d9b4"
 HARD = Amount(16 * UNIT, 9)
 ENOUGH_S = 20.0
@@ -76,7 +77,7 @@ class Loop:
             await self._end.wait()
             nursery.cancel_scope.cancel()
 
-    def run(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    def run(self, call: Callable[[], Awaitable[T]]) -> T:
         return trio.from_thread.run(call, trio_token=self._token)
 
     def begin(self, task: Callable[[], Awaitable[None]]) -> trio.CancelScope:
@@ -164,8 +165,8 @@ class Charged(RuleBasedStateMachine):
             self.ledger.close()
             shutil.rmtree(self.place)
 
-    def _tried(self, call: Callable[[], Awaitable[object]]) -> object:
-        async def tried() -> object:
+    def _tried(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        async def tried() -> T | None:
             try:
                 return await call()
             except Exception as error:
@@ -182,14 +183,14 @@ class Charged(RuleBasedStateMachine):
         living = self.mounts[at]
         handle = self._tried(lambda: living.mount.process(caller).create(path))
         if handle is not None:
-            living.handles.append(handle)  # type: ignore[arg-type]
+            living.handles.append(handle)
 
     @rule(at=MOUNTS, caller=CALLERS, path=PATHS, flags=FLAGS)
     def open(self, at: int, caller: Caller, path: str, flags: int) -> None:
         living = self.mounts[at]
         handle = self._tried(lambda: living.mount.process(caller).open(path, flags))
         if handle is not None:
-            living.handles.append(handle)  # type: ignore[arg-type]
+            living.handles.append(handle)
 
     @rule(at=MOUNTS, which=WHICH, offset=OFFSETS, size=SIZES)
     def write(self, at: int, which: int, offset: int, size: int) -> None:

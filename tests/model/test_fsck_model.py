@@ -22,8 +22,8 @@ from ckfs.names import Inode
 from ckfs.store import record
 from ckfs.store.checking.findings import Finding, Kind
 from ckfs.store.entries import SetEntry, decode, encode
-from tests.fs.cores import ALICE, BOB
-from tests.fs.damage import ATTRIBUTE, NOTE, all_bytes, codes, copied, fsck, left, put, whole_store
+from tests.fs.cores import ALICE, BOB, copied
+from tests.fs.damage import ATTRIBUTE, NOTE, all_bytes, codes, fsck, left, put, whole_store
 
 pytestmark = pytest.mark.root
 

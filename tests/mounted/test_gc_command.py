@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ckfs.cli import gc as _imported_before_another_user_needs_it  # noqa: F401
+from ckfs.cli import gc as _imported_before_another_user_needs_it  # noqa: F401 - its name says why
 from ckfs.cli.main import main
 from tests.support.mounting import Mount, mounted, run_ckfs
 from tests.support.users import ALICE, as_user

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ckfs.cli import main as command_line
-from ckfs.daemon import serve as _imported_before_another_user_needs_it  # noqa: F401
+from ckfs.daemon import serve as _imported_before_another_user_needs_it  # noqa: F401 - its name says why
 from tests.support.agents import Agent
 from tests.support.faultfs import fault_store
 from tests.support.mounting import (

@@ -101,7 +101,7 @@ def test_what_a_killed_daemon_was_writing_is_partial_for_everybody(patient: Path
         with mounted(patient, workdir / "a", node="a") as a:
             make_set(a)
             image = open(a.path / SET / "image", "wb", buffering=0)  # noqa: SIM115 - it outlives its mount
-            synced = open(a.path / SET / "synced", "wb", buffering=0)  # noqa: SIM115
+            synced = open(a.path / SET / "synced", "wb", buffering=0)  # noqa: SIM115 - it outlives its mount
             for file in (image, synced):
                 file.write(b"bytes")
             os.fsync(synced.fileno())
@@ -142,7 +142,7 @@ def test_the_housekeeper_settles_and_forgets_the_dead(patient: Path, workdir: Pa
     with mounted(patient, workdir / "b", node="b", role="server", may_log=CUT_OFF) as b:
         with mounted(patient, workdir / "a", node="a") as a:
             make_set(a)
-            image = open(a.path / SET / "image", "wb", buffering=0)  # noqa: SIM115
+            image = open(a.path / SET / "image", "wb", buffering=0)  # noqa: SIM115 - it outlives its mount
             image.write(b"half")
             a.kill()
         with contextlib.suppress(OSError):

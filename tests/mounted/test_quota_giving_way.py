@@ -28,13 +28,6 @@ def place(root_and_fuse: None, module_workdir: Path) -> Iterator[Place]:
         yield place
 
 
-@pytest.fixture
-def payer(place: Place) -> Iterator[Payer]:
-    payer = new_payer(place.mount, place.quotas)
-    yield payer
-    payer.has()
-
-
 def in_trash(place: Place, payer: Payer) -> list[str]:
     """The paths of what lies in his trash, sorted."""
     done = run_ckfs("trash", "ls", "--json", "--owner", str(payer.uid), "--store", place.mount.path)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import append, content, opened, resize, save, state, write_all, write_at
-from tests.support.payers import UNIT, Charge, Payer, Place, new_payer, place_in
+from tests.support.payers import UNIT, Charge, Payer, Place, place_in
 from tests.support.users import errno_of_call, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -36,13 +36,6 @@ def place(root_and_fuse: None, module_workdir: Path) -> Iterator[Place]:
         module_workdir, options=["partial"], may_log=["is partial: a write failed", "the trash has no room"]
     ) as place:
         yield place
-
-
-@pytest.fixture
-def payer(place: Place) -> Iterator[Payer]:
-    payer = new_payer(place.mount, place.quotas)
-    yield payer
-    payer.has()
 
 
 # Calls

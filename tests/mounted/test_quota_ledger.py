@@ -5,33 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.images import content, save
 from tests.support.mounting import MountTrouble, mounted, run_ckfs
-from tests.support.payers import UNIT, Charge, Quotas, ledger_in, new_payer, private_store
+from tests.support.payers import UNIT, Charge, Quotas, ledger_in, new_payer
 from tests.support.users import errno_as, errno_of_call, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
 REBUILT = [r"ledger", "is partial: a write failed"]
-
-
-@pytest.fixture
-def state(workdir: Path) -> Iterator[Path]:
-    """Where this host keeps the ledger."""
-    with ledger_in(workdir / "state"):
-        yield workdir / "state"
-
-
-@pytest.fixture
-def quotas(root_and_fuse: None, state: Path, workdir: Path) -> Quotas:
-    """Of a new store, which is not mounted yet."""
-    store = private_store(workdir)
-    return Quotas(store, store)
 
 
 def lose(ledger: Path) -> None:
@@ -45,7 +31,7 @@ def damage(ledger: Path) -> None:
 
 @pytest.mark.parametrize("harm", [lose, damage], ids=lambda harm: harm.__name__)
 def test_usage_and_limits_survive_the_ledger(
-    quotas: Quotas, state: Path, workdir: Path, harm: Callable[[Path], None]
+    quotas: Quotas, own_state: Path, workdir: Path, harm: Callable[[Path], None]
 ) -> None:
     with mounted(quotas.store, workdir / "mount") as mount:
         payer, other = new_payer(mount, quotas), new_payer(mount, quotas)
@@ -57,7 +43,7 @@ def test_usage_and_limits_survive_the_ledger(
         payer.may_add(bytes=5 * UNIT, files=1)
         before = payer.has(), other.has()
         quotas.limit_others(hard=other.has().bytes + UNIT, grace="3d")
-    harm(state)
+    harm(own_state)
     with mounted(quotas.store, workdir / "mount", may_log=REBUILT) as mount:
         assert (payer.has(), other.has()) == before
         row = quotas.standing(payer.uid).row
@@ -70,12 +56,14 @@ def test_usage_and_limits_survive_the_ledger(
         quotas.check()
 
 
-def test_a_ledger_that_is_lost_while_mounted_harms_nobody(quotas: Quotas, state: Path, workdir: Path) -> None:
+def test_a_ledger_that_is_lost_while_mounted_harms_nobody(
+    quotas: Quotas, own_state: Path, workdir: Path
+) -> None:
     with mounted(quotas.store, workdir / "mount", may_log=[".*"]) as mount:
         payer = new_payer(mount, quotas)
         payer.calls(save, payer.inside("image"), b"x" * (3 * UNIT))
         payer.may_add(bytes=20 * UNIT)
-        shutil.rmtree(state)
+        shutil.rmtree(own_state)
         assert payer.calls(content, payer.inside("image")) == b"x" * (3 * UNIT)
         payer.calls(errno_of_call, save, payer.inside("more"), b"x" * UNIT)
         payer.calls(os.unlink, payer.inside("image"))

@@ -29,13 +29,6 @@ def place(root_and_fuse: None, module_workdir: Path) -> Iterator[Place]:
         yield place
 
 
-@pytest.fixture
-def payer(place: Place) -> Iterator[Payer]:
-    payer = new_payer(place.mount, place.quotas)
-    yield payer
-    payer.has()
-
-
 def may_add_softly(payer: Payer, *, soft: int, grace: str, hard: str | int = "none") -> None:
     payer.quotas.limit(payer.uid, soft=payer.has().bytes + soft, hard=hard, grace=grace)
 

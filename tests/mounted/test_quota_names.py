@@ -42,13 +42,6 @@ def place(root_and_fuse: None, module_workdir: Path) -> Iterator[Place]:
         yield place
 
 
-@pytest.fixture
-def payer(place: Place) -> Iterator[Payer]:
-    payer = new_payer(place.mount, place.quotas)
-    yield payer
-    payer.has()
-
-
 # What takes a file
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.images import append, content, save, write_at
 from tests.support.jobfiles import Job, binary
-from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, Payer, Place, new_payer, place_in
+from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, Payer, Place, new_payer, paying, place_in
 from tests.support.users import ROOT, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -47,17 +47,9 @@ def make_job(pbs_home: Path, payer: Payer) -> None:
 
 
 @pytest.fixture
-def payer(place: Place) -> Iterator[Payer]:
-    payer = new_payer(place.mount, place.quotas)
-    yield payer
-    payer.has()
-
-
-@pytest.fixture
 def other(place: Place) -> Iterator[Payer]:
-    payer = new_payer(place.mount, place.quotas)
-    yield payer
-    payer.has()
+    with paying(place) as payer:
+        yield payer
 
 
 IN_SET = Charge(7 * UNIT, 4)

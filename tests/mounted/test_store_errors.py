@@ -17,6 +17,7 @@ import pytest
 from ckfs.errors import errno_of
 from tests.support.agents import Agent
 from tests.support.faultfs import FaultStore, fault_store
+from tests.support.images import read_once, write_once
 from tests.support.mounting import Mount, make_store, mounted
 from tests.support.users import ALICE, errno_of_call
 
@@ -85,22 +86,6 @@ MAY_LOG = (r"WARNING", r"ERROR", r"stay at .*: Input/output error")
 # --- every call on the mount, as an agent makes it ----------------------------------------------------------------------
 
 
-def write_file(path: str, data: bytes = b"image", flags: int = os.O_CREAT) -> None:
-    fd = os.open(path, os.O_WRONLY | flags, 0o600)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-
-
-def read_file(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return os.read(fd, 1 << 16)
-    finally:
-        os.close(fd)
-
-
 def synced(path: str) -> None:
     fd = os.open(path, os.O_WRONLY)
     try:
@@ -135,7 +120,7 @@ def prepare(top: str, name: str) -> str:
         "kept",
         "synced",
     ):
-        write_file(f"{path}/{file}")
+        write_once(f"{path}/{file}")
     os.truncate(
         f"{path}/removed", 0
     )  # so that its removal is an unlink in the store, and no move to the trash
@@ -146,12 +131,12 @@ def prepare(top: str, name: str) -> str:
 
 CALLS: dict[str, Callable[[str], object]] = {
     "mkdir a set": lambda at: os.mkdir(f"{at}-other"),
-    "create a set": lambda at: write_file(f"{at}-file"),
+    "create a set": lambda at: write_once(f"{at}-file"),
     "mkdir": lambda at: os.mkdir(f"{at}/directory"),
-    "create": lambda at: write_file(f"{at}/file"),
-    "read": lambda at: read_file(f"{at}/read"),
-    "append": lambda at: write_file(f"{at}/kept", b"", os.O_APPEND),
-    "overwrite": lambda at: write_file(f"{at}/changed", b"other", os.O_TRUNC),
+    "create": lambda at: write_once(f"{at}/file"),
+    "read": lambda at: read_once(f"{at}/read"),
+    "append": lambda at: write_once(f"{at}/kept", b"", os.O_APPEND),
+    "overwrite": lambda at: write_once(f"{at}/changed", b"other", os.O_TRUNC),
     "fsync": lambda at: synced(f"{at}/synced"),
     "fsync a directory": lambda at: synced_directory(at),
     "truncate": lambda at: os.truncate(f"{at}/truncated", 2),
@@ -198,9 +183,9 @@ def works(top: str, name: str) -> None:
     """A new set can be made, filled, read and removed."""
     path = f"{top}/{name}"
     os.mkdir(path)
-    write_file(f"{path}/file")
+    write_once(f"{path}/file")
     assert os.listdir(path) == ["file"]
-    assert read_file(f"{path}/file") == b"image"
+    assert read_once(f"{path}/file") == b"image"
     os.unlink(f"{path}/file")
     os.rmdir(path)
 
@@ -323,8 +308,8 @@ def test_a_full_store_is_told_by_write_itself(faulty: Faulty, alice: Agent, numb
     assert closed == 0  # by then the caller knows
     faulty.store.clear()
     alice.do(os.unlink, f"{at}/full")
-    alice.do(write_file, f"{at}/full")
-    assert alice.do(read_file, f"{at}/full") == b"image"
+    alice.do(write_once, f"{at}/full")
+    assert alice.do(read_once, f"{at}/full") == b"image"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)

@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.agents import Agent
 from tests.support.faultfs import FaultStore, fault_store
+from tests.support.images import read_once, write_once
 from tests.support.mounting import Mount, is_mounted, make_store, mounted
 from tests.support.users import ALICE, BOB, errno_of_call
 
@@ -87,27 +88,11 @@ def timed(call: Callable[..., object], *args: object) -> Timed:
     return number, time.monotonic() - began
 
 
-def write_file(path: str, data: bytes = b"image") -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-
-
-def read_file(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return os.read(fd, 1 << 16)
-    finally:
-        os.close(fd)
-
-
 def use_directory(path: str) -> None:
     """Make it if it is not there, and a file in it."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(path)
-    write_file(f"{path}/file")
+    write_once(f"{path}/file")
     assert os.listdir(path) == ["file"]
 
 
@@ -163,7 +148,7 @@ def test_after_many_timeouts_every_name_can_be_used(faulty: FaultStore, director
     serves_again(alice, f"{directory}/later")
     for name in asked:
         path = f"{directory}/{name}"
-        until(lambda path=path: alice.do(timed, use_directory, path)[0] == 0, f"{path} cannot be used")  # type: ignore[misc]
+        until(lambda path=path: alice.do(timed, use_directory, path)[0] == 0, f"{path} cannot be used")  # type: ignore[misc]  # mypy cannot infer the lambda's default
     assert set(alice.do(os.listdir, directory)) == {*asked, "later"}
 
 
@@ -180,7 +165,7 @@ def test_a_directory_that_is_made_too_late_is_there_or_not(
     until(lambda: alice.do(timed, os.lstat, path)[0] in {0, errno.ENOENT}, "lstat still fails")
     until(lambda: alice.do(timed, os.mkdir, path)[0] in {0, errno.EEXIST}, "mkdir still fails")
     until(lambda: alice.do(timed, use_directory, path)[0] == 0, "the directory cannot be used")
-    assert alice.do(read_file, f"{path}/file") == b"image"
+    assert alice.do(read_once, f"{path}/file") == b"image"
     assert alice.do(os.listdir, directory) == ["late"]
     alice.do(os.unlink, f"{path}/file")
     alice.do(os.rmdir, path)
@@ -217,10 +202,10 @@ def test_every_change_that_hangs_ends_in_time(
     top = str(mount.path)
     alice.do(os.mkdir, f"{top}/set")
     alice.do(os.mkdir, f"{top}/set/directory")
-    alice.do(write_file, f"{top}/set/file")
+    alice.do(write_once, f"{top}/set/file")
     faulty.hang(op)
     calls: dict[str, tuple[Callable[..., object], tuple[object, ...]]] = {
-        "create": (write_file, (f"{top}/set/new",)),
+        "create": (write_once, (f"{top}/set/new",)),
         "unlink": (os.unlink, (f"{top}/set/file",)),
         "rename": (os.rename, (f"{top}/set/file", f"{top}/set/renamed")),
         "rmdir": (os.rmdir, (f"{top}/set/directory",)),
@@ -239,13 +224,13 @@ def test_every_change_that_hangs_ends_in_time(
 def test_every_look_that_hangs_ends_in_time(faulty: FaultStore, mount: Mount, alice: Agent, op: str) -> None:
     top = str(mount.path)
     alice.do(os.mkdir, f"{top}/set")
-    alice.do(write_file, f"{top}/set/file")
+    alice.do(write_once, f"{top}/set/file")
     faulty.hang(op)
     took = 0.0
     for call, path in (
         (os.lstat, "set/file"),
         (os.listdir, "set"),
-        (read_file, "set/file"),
+        (read_once, "set/file"),
         (os.listdir, ""),
     ):
         number, seconds = alice.do(timed, call, f"{top}/{path}")
@@ -253,8 +238,8 @@ def test_every_look_that_hangs_ends_in_time(faulty: FaultStore, mount: Mount, al
         assert seconds < OP_TIMEOUT + MARGIN
         took += seconds
     faulty.release()
-    until(lambda: alice.do(timed, read_file, f"{top}/set/file")[0] == 0, "read still fails")
-    assert alice.do(read_file, f"{top}/set/file") == b"image"
+    until(lambda: alice.do(timed, read_once, f"{top}/set/file")[0] == 0, "read still fails")
+    assert alice.do(read_once, f"{top}/set/file") == b"image"
 
 
 # --- while the store is down --------------------------------------------------------------------------------------------
@@ -267,7 +252,7 @@ def test_others_are_answered_at_once_while_the_store_is_down(
     alice.do(os.mkdir, f"{top}/alices")
     bob.do(os.mkdir, f"{top}/bobs")
     for name in ("one", "two"):
-        bob.do(write_file, f"{top}/bobs/{name}")
+        bob.do(write_once, f"{top}/bobs/{name}")
     faulty.hang("*")
     number, took = alice.do(timed, os.mkdir, f"{top}/alices/d")
     assert number == errno.ETIMEDOUT
@@ -276,7 +261,7 @@ def test_others_are_answered_at_once_while_the_store_is_down(
     for call, path in (
         (os.lstat, "one"),
         (os.unlink, "one"),
-        (read_file, "two"),
+        (read_once, "two"),
         (os.listdir, ""),
         (os.mkdir, "d"),
     ):
@@ -286,7 +271,7 @@ def test_others_are_answered_at_once_while_the_store_is_down(
 
     faulty.release()
     serves_again(bob, f"{top}/bobs/later")
-    assert bob.do(read_file, f"{top}/bobs/two") == b"image"
+    assert bob.do(read_once, f"{top}/bobs/two") == b"image"
 
 
 def test_a_file_that_hangs_holds_no_other_set_up(
@@ -297,14 +282,14 @@ def test_a_file_that_hangs_holds_no_other_set_up(
     alice.do(os.mkdir, f"{top}/alices")
     bob.do(os.mkdir, f"{top}/bobs")
     faulty.hang("write", path="held")
-    alice.begin(timed, write_file, f"{top}/alices/held")
+    alice.begin(timed, write_once, f"{top}/alices/held")
     faulty.hanging("write")
     number, took = bob.do(timed, use_directory, f"{top}/bobs/d")
     assert number == 0
     assert took < AT_ONCE
     faulty.release()
     assert alice.result()[0] == 0
-    assert alice.do(read_file, f"{top}/alices/held") == b"image"
+    assert alice.do(read_once, f"{top}/alices/held") == b"image"
 
 
 @pytest.mark.parametrize("op", ["mkdir", "rmdir"])
@@ -359,7 +344,7 @@ def test_an_fsync_may_take_longer_than_a_metadata_call(
     assert took >= 2 * OP_TIMEOUT
     faulty.clear()
     alice.do(os.close, fd)
-    assert alice.do(read_file, f"{top}/set/image") == b"image"
+    assert alice.do(read_once, f"{top}/set/image") == b"image"
 
 
 def test_data_calls_that_hang_end_with_etimedout(faulty: FaultStore, mount: Mount, alice: Agent) -> None:
@@ -391,14 +376,14 @@ def test_a_write_that_hangs_fails_in_write_itself(faulty: FaultStore, mount: Mou
 def test_a_read_that_hangs_ends_in_time(faulty: FaultStore, mount: Mount, alice: Agent) -> None:
     top = str(mount.path)
     alice.do(os.mkdir, f"{top}/set")
-    alice.do(write_file, f"{top}/set/image")
+    alice.do(write_once, f"{top}/set/image")
     faulty.hang("read", path="image")
-    number, took = alice.do(timed, read_file, f"{top}/set/image")
+    number, took = alice.do(timed, read_once, f"{top}/set/image")
     assert number == errno.ETIMEDOUT
     assert took < IO_TIMEOUT + MARGIN
     faulty.release()
-    until(lambda: alice.do(timed, read_file, f"{top}/set/image")[0] == 0, "read still fails")
-    assert alice.do(read_file, f"{top}/set/image") == b"image"
+    until(lambda: alice.do(timed, read_once, f"{top}/set/image")[0] == 0, "read still fails")
+    assert alice.do(read_once, f"{top}/set/image") == b"image"
 
 
 def test_many_reads_that_hang_leave_room_for_metadata(
@@ -410,7 +395,7 @@ def test_many_reads_that_hang_leave_room_for_metadata(
     with Agent(ALICE) as reader, mounted(store, workdir / "mount", options=options, may_log=MAY_LOG) as mount:
         path = f"{mount.path}/set/image"
         alice.do(os.mkdir, f"{mount.path}/set")
-        alice.do(write_file, path, bytes(1 << 20))
+        alice.do(write_once, path, bytes(1 << 20))
         faulty.hang("read", path="image")
         try:
             reader.begin(read_many, path, 300)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from ckfs.cli import verify as _imported_before_another_user_needs_it  # noqa: F401
+from ckfs.cli import verify as _imported_before_another_user_needs_it  # noqa: F401 - its name says why
 from tests.support.faultfs import fault_store
 from tests.support.mounting import Mount, command, environment, make_store, mounted, run_ckfs
 from tests.support.users import ALICE, BOB, as_user, errno_as

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ckfs.cli.mounted import mount_at
+from ckfs.control.client import ask
 from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
 from ckfs.names import MountId, Uid
@@ -22,8 +25,8 @@ from ckfs.store.identity import ROOT as ROOT_OWNER
 from ckfs.store.layout import registry
 from tests.support.agents import Agent
 from tests.support.commands import ckfs_as
-from tests.support.mounting import command, environment, mounted, run_ckfs, state_directory
-from tests.support.users import ALICE, as_user
+from tests.support.mounting import Mount, command, environment, make_store, mounted, run_ckfs, state_directory
+from tests.support.users import ALICE, ChildFailed, as_user
 
 pytestmark = pytest.mark.root
 
@@ -141,6 +144,90 @@ def test_the_state_directory_is_an_option_of_the_mount(store: Path, workdir: Pat
     with mounted(store, workdir / "mount", options=[f"state={workdir}/own"]):
         assert [path.name for path in (workdir / "own").iterdir()] == [ledger_file(store).parent.name]
     assert not ledger_file(store).exists()
+
+
+def purged(where: Path) -> str:
+    """What ``ckfs trash purge`` has to say on standard error."""
+    done = run_ckfs("trash", "purge", "--all", "--store", where)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def used_by_alice(where: Path, *options: str) -> int:
+    done = run_ckfs("quota", str(ALICE), "--json", "--store", where, *options)
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads(done.stdout)["owners"]
+    return int(row["used_bytes"])
+
+
+def test_commands_ask_a_mount_where_its_ledger_is(store: Path, workdir: Path) -> None:
+    with mounted(store, workdir / "mount", options=[f"state={workdir}/own"]) as mount:
+        save(mount.path / "set" / "image")
+        as_user(ALICE, os.unlink, mount.path / "set" / "image")
+        assert purged(mount.path) == ""
+        eventually(lambda: used_by_alice(mount.path) == UNIT)
+        assert run_ckfs("gc", store, "--apply").returncode == 0
+        for where in (store, mount.path):
+            done = run_ckfs("quota", "check", "--store", where)
+            assert (done.returncode, done.stderr) == (0, "")
+        done = run_ckfs("ledger", "check", store)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert not ledger_file(store).exists()
+
+
+def test_a_mount_of_another_store_is_not_believed(store: Path, workdir: Path) -> None:
+    (workdir / "another").mkdir(mode=0o700)
+    another = make_store(workdir / "another")
+    with (
+        mounted(another, workdir / "a", options=[f"state={workdir}/own"]),
+        mounted(store, workdir / "b") as mount,
+    ):
+        assert run_ckfs("quota", "check", "--store", mount.path).returncode == 0
+        assert run_ckfs("ledger", "check", store).returncode == 0
+
+
+def test_only_root_is_told_where_the_ledger_is(mount: Mount) -> None:
+    device = mount_at(str(mount.path)).device
+    assert [said["directory"] for said in ask(device, "state", {})] == [str(state_directory())]
+    with pytest.raises(ChildFailed, match="only root is told where ledgers are"):
+        as_user(ALICE, list, ask(device, "state", {}))
+
+
+def test_without_a_mount_commands_say_what_to_set_and_make_no_other_ledger(
+    store: Path, workdir: Path
+) -> None:
+    own = workdir / "own"
+    with mounted(store, workdir / "mount", options=[f"state={own}"]) as mount:
+        save(mount.path / "set" / "image")
+        as_user(ALICE, os.unlink, mount.path / "set" / "image")
+    way_out = "if its mounts have the option state=DIR, set CKFS_STATE_DIR=DIR"
+    for asked in (["quota"], ["quota", "check"], ["quota", "set", str(ALICE), "--hard", "1G"]):
+        done = run_ckfs(*asked, "--store", store)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert way_out in _one_line(done.stderr)
+    done = run_ckfs("ledger", "check", store)
+    assert done.returncode == 1
+    assert way_out in done.stdout
+    assert way_out in _one_line(purged(store))
+    assert not ledger_file(store).exists()
+    assert used_by_alice(store, "--state", str(own)) > UNIT, (
+        "it was told of that: what was purged was not posted"
+    )
+    done = run_ckfs("quota", "check", "--repair", "--store", store, "--state", str(own))
+    assert done.returncode in (0, 1)
+    assert used_by_alice(store, "--state", str(own)) == UNIT
+
+
+def test_a_ledger_of_before_is_not_taken_for_that_of_the_mounts(store: Path, workdir: Path) -> None:
+    with mounted(store, workdir / "mount"):
+        pass
+    assert ledger_file(store).exists()
+    with mounted(store, workdir / "mount", options=[f"state={workdir}/own"]) as mount:
+        save(mount.path / "set" / "image")
+    done = run_ckfs("quota", "--store", store)
+    assert done.returncode == 3
+    assert f"does not name {ledger_file(store)} as its ledger" in _one_line(done.stderr)
+    assert used_by_alice(store, "--state", f"{workdir}/own") == 4 * UNIT
 
 
 def test_a_state_directory_that_others_can_write_to_is_refused(store: Path, workdir: Path) -> None:

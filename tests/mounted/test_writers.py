@@ -66,8 +66,8 @@ def run_and_kill(uid: int, begin: Callable[[str], object], path: str, number: in
     begun = context.Event()
 
     def live() -> None:
-        os.setresgid(uid, uid, uid)  # noqa: TID251
-        os.setresuid(uid, uid, uid)  # noqa: TID251
+        os.setresgid(uid, uid, uid)  # noqa: TID251 - a process of its own
+        os.setresuid(uid, uid, uid)  # noqa: TID251 - a process of its own
         kept = begin(path)
         begun.set()
         signal.pause()

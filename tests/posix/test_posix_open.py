@@ -253,7 +253,7 @@ def test_many_files_can_be_open_at_once(room: str) -> None:
     descriptors = []
     try:
         for number in range(200):
-            descriptors.append(os.open(f"{room}/{number}", os.O_CREAT | os.O_RDWR))  # noqa: PERF401, closed below
+            descriptors.append(os.open(f"{room}/{number}", os.O_CREAT | os.O_RDWR))  # noqa: PERF401 - closed below
         for number, fd in enumerate(descriptors):
             os.write(fd, b"%d" % number)
         for number, fd in enumerate(descriptors):

@@ -122,7 +122,7 @@ def _take_part(
             barrier.wait()
             results.append(runner())
         connection.send(("", results))
-    except BaseException:  # noqa: BLE001, the parent raises it again
+    except BaseException:  # noqa: BLE001 - the parent raises it again
         barrier.abort()
         connection.send((traceback.format_exc(), []))
     finally:
@@ -139,7 +139,7 @@ def _obey(connection: Connection, uid: int, gid: int) -> NoReturn:
             call, args, kwargs = connection.recv()
             try:
                 connection.send((None, call(*args, **kwargs)))
-            except Exception as exc:  # noqa: BLE001, the parent raises it again
+            except Exception as exc:  # noqa: BLE001 - the parent raises it again
                 connection.send((exc, None))
     finally:
         os._exit(0)
@@ -148,6 +148,6 @@ def _obey(connection: Connection, uid: int, gid: int) -> NoReturn:
 def _become(uid: int, gid: int) -> None:
     os.umask(0o022)
     # The whole process is meant here: it is a child made to be this user.
-    os.setgroups([])  # noqa: TID251
-    os.setresgid(gid, gid, gid)  # noqa: TID251
-    os.setresuid(uid, uid, uid)  # noqa: TID251
+    os.setgroups([])  # noqa: TID251 - a process of its own, for that user
+    os.setresgid(gid, gid, gid)  # noqa: TID251 - a process of its own, for that user
+    os.setresuid(uid, uid, uid)  # noqa: TID251 - a process of its own, for that user

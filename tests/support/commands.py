@@ -39,8 +39,8 @@ def ckfs_as(uid: int, *arguments: str | Path, gid: int | None = None) -> Ran:
         def run() -> int:
             os.dup2(out.fileno(), 1)
             os.dup2(errors.fileno(), 2)
-            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, the process's own
-            sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the process's own
+            sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - the process's own
             try:
                 return main(list(map(str, arguments)))
             finally:

@@ -256,9 +256,7 @@ def _make_volume(servers: list[Machine], directory: Path) -> None:
     for server in others:
         gluster("peer", "probe", server.address)
     for server in servers:  # each of them asks the others
-        wait_until(
-            lambda server=server: _connected(server) == len(others), f"{server.name} is connected to all"
-        )
+        _wait_for_peers(server, len(others))
     bricks = [f"{server.address}:{directory / server.name / 'brick' / 'data'}" for server in servers]
     gluster("volume", "create", VOLUME, "replica", str(len(bricks)), *bricks, "force")
     options = {**COHERENT, **SQUASHED, **PATIENCE}
@@ -266,8 +264,11 @@ def _make_volume(servers: list[Machine], directory: Path) -> None:
     gluster("volume", "start", VOLUME)
 
 
-def _connected(server: Machine) -> int:
-    return server.run("gluster", "peer", "status").count("Peer in Cluster (Connected)")
+def _wait_for_peers(server: Machine, count: int) -> None:
+    def connected() -> bool:
+        return server.run("gluster", "peer", "status").count("Peer in Cluster (Connected)") == count
+
+    wait_until(connected, f"{server.name} is connected to all")
 
 
 def _mount_for_admins(server: Machine) -> None:

@@ -39,6 +39,18 @@ def write_at(path: str, offset: int, data: bytes, flags: int = os.O_WRONLY) -> i
         return os.pwrite(fd, data, offset)
 
 
+def write_once(path: str, data: bytes = b"image", flags: int = os.O_CREAT) -> None:
+    """One write(2), of an image that is opened with *flags*."""
+    with opened(path, os.O_WRONLY | flags) as fd:
+        os.write(fd, data)
+
+
+def read_once(path: str) -> bytes:
+    """One read(2)."""
+    with opened(path, os.O_RDONLY) as fd:
+        return os.read(fd, 1 << 16)
+
+
 def resize(path: str, size: int) -> None:
     """Of an image that is there or is made."""
     with opened(path, os.O_RDWR | os.O_CREAT) as fd:

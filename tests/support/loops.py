@@ -23,7 +23,7 @@ def btrfs(directory: Path, size_bytes: int = 512 << 20) -> Iterator[Path]:
     disk, top = directory / "btrfs.disk", directory / "btrfs"
     with disk.open("wb") as file:
         file.truncate(size_bytes)
-    make_btrfs(disk)
+    _make_btrfs(disk)
     top.mkdir(mode=0o700)
     done = subprocess.run(["mount", "-o", "loop", disk, top], check=False, capture_output=True, text=True)
     if done.returncode != 0:
@@ -36,7 +36,7 @@ def btrfs(directory: Path, size_bytes: int = 512 << 20) -> Iterator[Path]:
         disk.unlink()
 
 
-def make_btrfs(disk: Path) -> None:
+def _make_btrfs(disk: Path) -> None:
     """mkfs.btrfs asks every mount of the host whether it has the disk: again while one of another test is a dead one."""
     deadline = time.monotonic() + _END_TIMEOUT
     while True:

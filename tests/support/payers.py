@@ -112,6 +112,9 @@ class Quotas:
     store: Path
     at: Path
 
+    def __post_init__(self) -> None:
+        assert os.statvfs(self.store).f_frsize == UNIT
+
     def say(self, *arguments: str | int) -> str:
         """``ckfs quota ARGUMENTS``, which must succeed: what it prints."""
         done = run_ckfs("quota", *map(str, arguments), "--store", self.at)
@@ -190,7 +193,7 @@ class Payer:
         """``fn(*args)`` as he."""
         return as_user(self.uid, fn, *args)
 
-    def may_add(self, bytes: int | None = None, files: int | None = None) -> None:  # noqa: A002
+    def may_add(self, bytes: int | None = None, files: int | None = None) -> None:  # noqa: A002 - as in Charge
         """From now on his hard limits are what he has, and so much more; None is no limit."""
         has = self.quotas.settled(self.uid)
         self.hard_bytes = None if bytes is None else has.bytes + bytes
@@ -245,6 +248,14 @@ class Place:
 
 
 @contextlib.contextmanager
+def paying(place: Place) -> Iterator[Payer]:
+    """Somebody whom no other test knows. When the block is over, usage is what lies in the store."""
+    payer = new_payer(place.mount, place.quotas)
+    yield payer
+    payer.has()
+
+
+@contextlib.contextmanager
 def ledger_in(directory: Path) -> Iterator[None]:
     """Mounts and commands keep what this host knows of stores in *directory*, and not where an admin's ckfs has it."""
     before = os.environ.get("CKFS_STATE_DIR")
@@ -262,9 +273,7 @@ def private_store(directory: Path) -> Path:
     """A new store below a directory of root's."""
     private = directory / "private"
     private.mkdir(mode=0o700)
-    store = make_store(private)
-    assert os.statvfs(store).f_frsize == UNIT
-    return store
+    return make_store(private)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import psycopg
 import pytest
 
 PROGRAMS = Path("/usr/lib/postgresql")
+POOLER = Path("/usr/sbin/pgbouncer")
 READY_WITHIN_S = 60.0
-_SMALL = ("shared_buffers=16MB", "max_connections=60")
+_SMALL = ("shared_buffers=16MB",)
 _QUICK = ("fsync=off", "full_page_writes=off")
 """What is lost with the machine's power is of no interest to tests."""
 
@@ -32,6 +33,12 @@ def skip_unless_installed() -> None:
         pytest.skip("needs root, to run PostgreSQL as its own user")
     if programs() is None:
         pytest.skip("needs PostgreSQL's server (Debian: postgresql)")
+
+
+def skip_unless_pooler_installed() -> None:
+    skip_unless_installed()
+    if not POOLER.exists():
+        pytest.skip("needs PgBouncer (Debian: pgbouncer)")
 
 
 def programs() -> Path | None:
@@ -76,7 +83,7 @@ class Server:
                 **_as_postgres(),
             )
         deadline = time.monotonic() + READY_WITHIN_S
-        while not self._answers():
+        while not _answers(self.connection):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError((self.directory / "log").read_text("utf-8", "replace"))
             time.sleep(0.02)
@@ -111,17 +118,11 @@ class Server:
         self.run(f"CREATE DATABASE {name}")
         return self.connection_to(name)
 
-    def _answers(self) -> bool:
-        try:
-            psycopg.connect(self.connection).close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
 
 @contextlib.contextmanager
-def running(*, durable: bool = False) -> Iterator[Server]:
-    """A new server; gone with all its data afterwards. *durable*: it syncs what it commits, as an admin's own does."""
+def running(*, durable: bool = False, connections: int = 60) -> Iterator[Server]:
+    """A new server; gone with all its data afterwards. *durable*: it syncs what it commits, as an admin's own does. It takes so many
+    *connections* at a time."""
     directory = Path(tempfile.mkdtemp(prefix="ckfs-postgres-"))
     try:
         account = pwd.getpwnam("postgres")
@@ -132,7 +133,8 @@ def running(*, durable: bool = False) -> Iterator[Server]:
             capture_output=True,
             **_as_postgres(),
         )
-        server = Server(directory, _SMALL if durable else (*_SMALL, *_QUICK))
+        settings = (*_SMALL, f"max_connections={connections}")
+        server = Server(directory, settings if durable else (*settings, *_QUICK))
         try:
             server.start()
             yield server
@@ -140,6 +142,45 @@ def running(*, durable: bool = False) -> Iterator[Server]:
             server.stop(signal.SIGQUIT)
     finally:
         shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def pooled(server: Server, sessions: int, clients: int = 100) -> Iterator[Callable[[str], str]]:
+    """PgBouncer before *server*, which has so many *sessions* there for each database, and gives each transaction any of them. Yields
+    what makes a database's name a connection string through it."""
+    directory = Path(tempfile.mkdtemp(prefix="ckfs-pooler-"))
+    try:
+        account = pwd.getpwnam("postgres")
+        os.chown(directory, account.pw_uid, account.pw_gid)
+        (directory / "ini").write_text(
+            f"[databases]\n* = host={server.directory} user=postgres\n"
+            f"[pgbouncer]\nlisten_addr =\nunix_socket_dir = {directory}\nauth_type = any\npool_mode = transaction\n"
+            f"default_pool_size = {sessions}\nmax_client_conn = {clients}\n",
+            encoding="ascii",
+        )
+        with open(directory / "log", "ab") as log:
+            process = subprocess.Popen([POOLER, directory / "ini"], stdout=log, stderr=log, **_as_postgres())
+        try:
+            string = f"host={directory} port=6432 user=postgres dbname="
+            deadline = time.monotonic() + READY_WITHIN_S
+            while not _answers(f"{string}postgres"):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise AssertionError((directory / "log").read_text("utf-8", "replace"))
+                time.sleep(0.02)
+            yield lambda database: f"{string}{database}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(READY_WITHIN_S)
+    finally:
+        shutil.rmtree(directory)
+
+
+def _answers(connection: str) -> bool:
+    try:
+        psycopg.connect(connection).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def _as_postgres() -> dict[str, Any]:

@@ -118,9 +118,9 @@ def _identified(
     if umask is not None:
         os.umask(umask)
     # The whole process is meant here: it is a child made for this one call.
-    os.setgroups(groups)  # noqa: TID251
-    os.setresgid(gid, gid, gid)  # noqa: TID251
-    os.setresuid(uid, uid, uid)  # noqa: TID251
+    os.setgroups(groups)  # noqa: TID251 - a process of its own, for that user
+    os.setresgid(gid, gid, gid)  # noqa: TID251 - a process of its own, for that user
+    os.setresuid(uid, uid, uid)  # noqa: TID251 - a process of its own, for that user
     return fn(*args)
 
 
@@ -140,7 +140,7 @@ def _answer_of(call: Callable[[], object]) -> bytes:
         return pickle.dumps(answer)
     except OSError as error:
         answer = ("error", error)
-    except BaseException:  # noqa: BLE001, it is raised again by the parent
+    except BaseException:  # noqa: BLE001 - it is raised again by the parent
         answer = ("failure", traceback.format_exc())
     return pickle.dumps(answer)
 

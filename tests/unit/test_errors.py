@@ -97,7 +97,7 @@ def test_each_failure_has_its_number(error: BaseException, number: int) -> None:
 @given(st.one_of(st.none(), st.integers(), st.text(), st.booleans(), st.floats(allow_nan=True)))
 def test_no_answer_is_outside_of_what_a_kernel_takes(number: object) -> None:
     error = OSError()
-    error.errno = number  # type: ignore[assignment]
+    error.errno = number  # type: ignore[assignment]  # what libraries may do
     assert 0 < errno_of(error) < 512
 
 

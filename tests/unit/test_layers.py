@@ -111,6 +111,21 @@ def test_only_the_transport_and_the_daemon_know_fuse() -> None:
     assert users <= {"transport", "daemon"}
 
 
+DOOR = {"store/door.py", "store/namespace.py", "store/way.py"}
+
+
+def test_the_store_has_one_door() -> None:
+    """What the door is made of is used by itself only."""
+    behind = {f"ckfs.store.{name}" for name in ("namespace", "way")}
+    users = {
+        named(path)
+        for path in MODULES
+        for _, module in imports_of(path)
+        if module in behind or module.rpartition(".")[0] in behind
+    }
+    assert users <= DOOR
+
+
 def test_every_part_is_ruled_or_known_to_stand_apart() -> None:
     assert {part_of(path) for path in MODULES} - LAYERS.keys() <= {"__init__", "__main__", "demo"}
 

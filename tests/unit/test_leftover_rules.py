@@ -59,7 +59,7 @@ def test_a_set_is_left_behind(owner: Owner | None, days: float, fate: JobFate, k
 @pytest.mark.parametrize("owner", [ALICE, None])
 def test_one_of_which_somebody_may_want_something_is_not(doubt: str, owner: Owner | None) -> None:
     assert leftovers.of_set(POLICY, facts(1000, owner), GONE, NOW)
-    assert leftovers.of_set(POLICY, facts(1000, owner, **{doubt: True}), GONE, NOW) is None  # type: ignore[arg-type]
+    assert leftovers.of_set(POLICY, facts(1000, owner, **{doubt: True}), GONE, NOW) is None  # type: ignore[arg-type]  # each is a bool
 
 
 def test_nor_is_one_that_no_batch_system_manages() -> None:

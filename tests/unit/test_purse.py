@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
+
 from ckfs.fs.purse import Purse
 from ckfs.ledger.ledger import Changed, Drawn, Posting, Settled
 from ckfs.names import Inode, Uid
@@ -26,6 +30,52 @@ def test_only_what_is_there_can_be_taken() -> None:
     assert not one.take(Amount(0, 11))
     assert one.take(Amount(100, 10))
     assert (one.balance, one.held) == (NOTHING, Amount(100, 10))
+
+
+def test_bytes_alone_are_taken_as_well() -> None:
+    one = purse(100)
+    assert not one.take_bytes(101)
+    assert one.take_bytes(100)
+    assert (one.balance, one.held) == (Amount(0, 10), Amount(100))
+
+
+def test_it_is_idle_from_the_first_look_that_finds_it_unused() -> None:
+    one = purse(100)
+    one.is_used = True
+    assert [one.idle_s(7.0), one.idle_s(8.0), one.idle_s(9.5)] == [0.0, 1.0, 2.5]
+    one.is_used = True
+    assert one.idle_s(10.0) == 0.0
+
+
+def test_what_was_made_of_a_grant_changes_nothing_of_how_much_there_is_yet() -> None:
+    one = purse(100)
+    one.spend(Amount(30, 1))
+    assert not one.changes_room
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: one.spend(Amount(-10)),
+        lambda one: one.spend(Amount(101)),  # more than was granted
+        lambda one: one.spend_on(Inode(1), Amount(-10)),
+        lambda one: one.settle(Settled(Inode(1), Amount(10)), NOTHING),
+        lambda one: one.give_up_balance(),
+    ],
+)
+def test_all_else_that_is_to_be_posted_does(change: Callable[[Purse], None]) -> None:
+    one = purse(100)
+    change(one)
+    assert one.changes_room
+
+
+def test_it_knows_of_which_files_there_is_something_to_post() -> None:
+    one = purse(100)
+    one.spend_on(Inode(1), Amount(10))
+    one.settle(Settled(Inode(2), Amount(10)), NOTHING)
+    assert [one.has_news_of({Inode(ino)}) for ino in range(4)] == [False, True, True, False]
+    one.posting()
+    assert not one.has_news_of({Inode(1), Inode(2)})
 
 
 def test_what_was_not_needed_is_there_again() -> None:

@@ -92,4 +92,4 @@ def test_a_store_that_counts_no_inodes_lacks_none() -> None:
     class Btrfs:
         f_favail, f_files, f_bavail, f_frsize = 0, 0, 10, 4096
 
-    assert answer(Amount(4096, 1), None, StoreRoom.of(Btrfs(), 0), GivingWay(), NOW).fits  # type: ignore[arg-type]
+    assert answer(Amount(4096, 1), None, StoreRoom.of(Btrfs(), 0), GivingWay(), NOW).fits  # type: ignore[arg-type]  # as much of a statvfs as is looked at

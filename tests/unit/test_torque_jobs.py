@@ -518,7 +518,7 @@ def test_at_most_a_few_names_are_opened(host: Host, monkeypatch: pytest.MonkeyPa
 
     def counting(path: str, *args: object, **kwargs: object) -> int:
         opened.append(path)
-        return real(path, *args, **kwargs)  # type: ignore[arg-type]
+        return real(path, *args, **kwargs)  # type: ignore[arg-type]  # passed on as they came
 
     monkeypatch.setattr(os, "open", counting)
     monkeypatch.setattr(os, "listdir", lambda *_: pytest.fail("scanned"))

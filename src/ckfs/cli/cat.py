@@ -5,6 +5,7 @@ The image is opened through the mount as by any program, so that the kernel deci
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import stat
@@ -16,6 +17,17 @@ from ckfs.names import shown
 
 _PIECE_BYTES = 1 << 20
 _STDOUT = 1
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("path", metavar="PATH", help="an image on a mount")
+    command.add_argument("--partial", action="store_true", help="even if it is not complete")
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    cat(arguments.path, partial=arguments.partial)
+    return 0
 
 
 def cat(path: str, *, partial: bool) -> None:

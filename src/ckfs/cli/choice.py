@@ -13,6 +13,19 @@ from ckfs.policy import sizes
 from ckfs.store.choosing import Choice
 
 
+def add_choice(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--set", metavar="SET", help="what was in this set, or was it")
+    action.add_argument(
+        "--image", metavar="SET/PATH", help="what was this image, or this directory and all in it"
+    )
+    action.add_argument("--owner", metavar="USER", help="what was in this user's sets (name or uid)")
+    action.add_argument(
+        "--older-than", metavar="AGE", help="what was removed longer ago: 90s, 30m, 12h, 3d, 2w"
+    )
+    action.add_argument("--since", metavar="TIME", help="what was removed then or later: ISO 8601, or an age")
+    action.add_argument("--before", metavar="TIME", help="what was removed earlier: ISO 8601, or an age")
+
+
 def choice_of(arguments: argparse.Namespace) -> Choice:
     """Raises UsageError for what is no time or no user."""
     now_ns = time.time_ns()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import time
@@ -22,6 +23,25 @@ from ckfs.store.layout import check_format, registry
 _PAUSE_S = 1.0
 """Between the two looks at what seems wrong: longer than anybody takes from a set's place to its name."""
 _LONGEST_SHOWN = 4096
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("store", metavar="STORE", help="the store's directory")
+    command.add_argument("--repair", action="store_true", help="mend what can be mended")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.add_argument(
+        "--even-if-mounted", action="store_true", help="repair although the store is mounted somewhere"
+    )
+    command.set_defaults(run=_fsck)
+
+
+def _fsck(arguments: argparse.Namespace) -> int:
+    return fsck(
+        arguments.store,
+        repair=arguments.repair,
+        as_json=arguments.json,
+        even_if_mounted=arguments.even_if_mounted,
+    )
 
 
 def fsck(path: str, *, repair: bool, as_json: bool, even_if_mounted: bool) -> int:

@@ -3,6 +3,7 @@ is mounted."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import logging
@@ -48,6 +49,15 @@ class Row:
     unchanged_since: str
     reason: str
     item: str | None
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("store", metavar="STORE", help="the store's directory")
+    command.add_argument("--apply", action="store_true", help="move it to the trash")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(
+        run=lambda arguments: gc(arguments.store, apply=arguments.apply, as_json=arguments.json)
+    )
 
 
 def gc(path: str, *, apply: bool, as_json: bool) -> int:

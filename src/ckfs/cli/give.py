@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 
@@ -9,6 +10,17 @@ from ckfs.cli.users import uid_of
 from ckfs.daemon.mounting import mount_of
 from ckfs.errors import CkfsError, NotPermitted, UsageError
 from ckfs.names import shown
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("set", metavar="SET", help="the set's path on a mount")
+    command.add_argument("user", metavar="USER", help="name or uid")
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    print(give(arguments.set, arguments.user))
+    return 0
 
 
 def give(path: str, user: str) -> str:

@@ -5,9 +5,11 @@ All of it goes by the attribute ``user.ckfs.keep`` of the set's top: an image ma
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -56,6 +58,40 @@ class _Checkpoint:
         """Why it is protected; None if it is not."""
         value = os.getxattr(self.path, "user.ckfs.protected", follow_symlinks=False)
         return None if value == _NOT_PROTECTED else os.fsdecode(value)
+
+
+def add_arguments_of_release(command: argparse.ArgumentParser) -> None:
+    _add_paths(command)
+    command.set_defaults(run=lambda arguments: _for_each(arguments.paths, release))
+
+
+def add_arguments_of_protect(command: argparse.ArgumentParser) -> None:
+    _add_paths(command)
+    command.set_defaults(run=lambda arguments: _for_each(arguments.paths, protect))
+
+
+def add_arguments_of_pin(command: argparse.ArgumentParser) -> None:
+    _add_paths(command)
+    command.add_argument("--undo", action="store_true", help="keep them no longer than the rule says")
+    command.set_defaults(
+        run=lambda arguments: _for_each(arguments.paths, lambda path: pin(path, undo=arguments.undo))
+    )
+
+
+def _add_paths(command: argparse.ArgumentParser) -> None:
+    command.add_argument("paths", metavar="SET|IMAGE", nargs="+", help="its path on a mount")
+
+
+def _for_each(paths: list[str], act: Callable[[str], str]) -> int:
+    """A line for each; those that fail do not keep the others from being done. The status is the first failure's."""
+    status = 0
+    for path in paths:
+        try:
+            print(act(path))
+        except CkfsError as error:
+            print(f"ckfs: {error}", file=sys.stderr)
+            status = status or error.exit_status
+    return status
 
 
 def release(path: str) -> str:

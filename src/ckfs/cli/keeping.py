@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
+from ckfs.cli.host import host_of
 from ckfs.cli.stores import check_is_no_mount, prepare_for_stores, service_of
-from ckfs.errors import CkfsError, FsError, UsageError
+from ckfs.errors import CkfsError, FsError, StoreUnusable, UsageError
+from ckfs.fs import ledgers
 from ckfs.fs.enforced import engine_of
-from ckfs.fs.ledgers import Host, open_ledger
+from ckfs.fs.ledgers import open_ledger
 from ckfs.ledger.ledger import Ledger, Quotas
-from ckfs.ledger.state import state_directory
 from ckfs.names import shown
 from ckfs.policy.enforcing import QuotaMode
 from ckfs.policy.settings import Policy
@@ -61,7 +61,10 @@ def _opened(path: str) -> Iterator[tuple[Store, Policy]]:
 
 
 def _ledger(store: Store, policy: Policy, state: str | None) -> Ledger:
-    host = Host.here(state_directory(state), os.uname().nodename)
+    host = host_of(store, state)
+    why = ledgers.not_on(host, store, policy, _LIMIT_S)
+    if why is not None:  # else another one would be made, from which no mount counts
+        raise StoreUnusable(f"{why}; if it is lost, a mount makes it anew")
     ledger = open_ledger(store, policy, host, _LIMIT_S)
     assert ledger is not None
     return ledger

@@ -8,11 +8,11 @@ import logging
 import os
 from collections.abc import Callable
 
+from ckfs.cli.host import host_of
 from ckfs.cli.stores import check_is_no_mount, prepare_for_stores, service_of
 from ckfs.errors import CkfsError, LedgerDown, LedgerUnusable, NotPermitted
 from ckfs.fs import ledgers
 from ckfs.fs.ledgers import Host
-from ckfs.ledger.state import state_directory
 from ckfs.names import shown
 from ckfs.policy.settings import Policy
 from ckfs.store.layout import Store, open_store
@@ -20,7 +20,22 @@ from ckfs.store.layout import Store, open_store
 _LIMIT_S = 10.0
 
 
-def run(arguments: argparse.Namespace) -> int:
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(metavar="ACTION", required=True)
+    for name, meaning in (
+        ("check", "say what is wrong with it"),
+        ("upgrade", "bring it to the form that this ckfs knows"),
+        ("adopt", "let this host keep it, since the one that did is gone"),
+    ):
+        action = actions.add_parser(name, help=meaning, allow_abbrev=False)
+        action.add_argument("store", metavar="STORE", help="the store's directory")
+        action.add_argument(
+            "--state", metavar="DIR", help="where this host keeps its ledgers, if the mounts are told so too"
+        )
+        action.set_defaults(run=_run, action=name)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     """Returns the exit status; raises CkfsError."""
     path = arguments.store
     if os.geteuid() != 0:
@@ -32,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.action
     ]
     with contextlib.closing(open_store(path, service_of(path))) as store:
-        host = Host.here(state_directory(arguments.state), os.uname().nodename)
+        host = host_of(store, arguments.state)
         try:
             return act(store, store.read_policy(), host)
         except LedgerDown as error:

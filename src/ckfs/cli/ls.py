@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import json
@@ -38,6 +39,14 @@ class Row:
     size_bytes: int
     modified: float
     written_by: str
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "path", metavar="PATH", nargs="?", help="a mount, something on it, or (root) a store"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(run=lambda arguments: list_sets(arguments.path, as_json=arguments.json))
 
 
 def list_sets(path: str | None, *, as_json: bool) -> int:

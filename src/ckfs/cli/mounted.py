@@ -42,6 +42,17 @@ def mount_above(path: str) -> Mounted | None:
     return here[above]
 
 
+def mount_meant(path: str | None) -> Mounted | None:
+    """The mount that *path* is on or names, or the one on this host; None where *path* can only be a store."""
+    return only_mount() if path is None else mount_above(path)
+
+
+def store_meant(path: str | None) -> str:
+    """The store that *path* is, or whose mount it is on; or the one that is mounted on this host."""
+    mount = mount_meant(path)
+    return os.fsdecode(mount.source) if mount is not None else str(path)
+
+
 def device_for_user(path: str | None) -> str:
     """The device number of the mount that a user means, by *path* or as the only one. NotPermitted for what is none."""
     if path is None:

@@ -11,6 +11,7 @@ mounted there, which may hang or be dead.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import errno
@@ -28,6 +29,17 @@ BEFORE = "trusted.ckfs.prepared"
 _SYS_OPEN_TREE = 428  # the same on every architecture that Debian and Ubuntu build for
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("mountpoint", metavar="MOUNTPOINT", help="the directory under the mount")
+    command.add_argument("--undo", action="store_true", help="give the directory back")
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    print(prepare(arguments.mountpoint, undo=arguments.undo))
+    return 0
 
 
 def prepare(mountpoint: str, *, undo: bool) -> str:

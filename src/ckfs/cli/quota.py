@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ckfs.cli.keeping import opened_quotas
-from ckfs.cli.mounted import device_for_user, mount_above, only_mount
+from ckfs.cli.mounted import device_for_user, mount_meant
 from ckfs.cli.standings import print_json, print_table
 from ckfs.cli.users import uid_of, user_name
 from ckfs.control.client import ask, made
@@ -96,7 +96,7 @@ def _keeper(arguments: argparse.Namespace) -> Iterator[Keeper]:
     if os.geteuid() != ROOT_UID:
         yield _Asked(device_for_user(path))
         return
-    mount = only_mount() if path is None else mount_above(path)
+    mount = mount_meant(path)
     if mount is not None and not is_dead(os.fsdecode(mount.path)):
         yield _Asked(mount.device)
         return

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from ckfs.cli.keeping import opened_ledger
-from ckfs.cli.mounted import mount_above, only_mount
+from ckfs.cli.mounted import store_meant
 from ckfs.cli.progress import Progress
 from ckfs.cli.users import uid_of, user_name
 from ckfs.errors import CkfsError, NotPermitted, StoreUnusable
@@ -45,7 +45,7 @@ def check(arguments: argparse.Namespace) -> int:
     if os.geteuid() != ROOT_UID:
         raise NotPermitted("only root counts anew what is in a store; 'ckfs quota' shows your own quota")
     uids = [Uid(uid) for uid in dict.fromkeys(map(uid_of, arguments.users))]
-    path = _store_path(arguments.store)
+    path = store_meant(arguments.store)
     with opened_ledger(path, arguments.state) as (store, ledger):
         report = _Report(arguments.json)
         try:
@@ -57,11 +57,6 @@ def check(arguments: argparse.Namespace) -> int:
         finally:
             report.progress.clear()
         return report.end()
-
-
-def _store_path(path: str | None) -> str:
-    mount = only_mount() if path is None else mount_above(path)
-    return os.fsdecode(mount.source) if mount is not None else str(path)
 
 
 def _count(store: Store, ledger: Ledger, uids: Sequence[Uid], report: _Report, *, repair: bool) -> None:

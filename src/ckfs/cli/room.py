@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from ckfs.cli.mounted import mount_at, only_mount
@@ -11,6 +12,13 @@ from ckfs.control.protocol import Values
 from ckfs.errors import CkfsError
 from ckfs.fs.room import Answer, Lack
 from ckfs.policy.sizes import shown_size, size_of
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("user", metavar="USER", help="name or uid; only root asks for others")
+    command.add_argument("size", metavar="SIZE", help="as 400G, 1.5T, or bytes")
+    command.add_argument("--mount", metavar="PATH", help="a mount; by default what is mounted here")
+    command.set_defaults(run=lambda arguments: room(arguments.user, arguments.size, arguments.mount))
 
 
 def room(user: str, size: str, path: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import time
@@ -20,6 +21,12 @@ from ckfs.store.rereading import Checker, Result
 from ckfs.store.spots import Found
 
 MARKED = "its content is not what was completed; marked, and not opened until it is written anew"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("store", metavar="STORE", help="the store's directory")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(run=lambda arguments: scrub(arguments.store, as_json=arguments.json))
 
 
 def scrub(path: str, *, as_json: bool) -> int:

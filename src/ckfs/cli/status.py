@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import json
 from dataclasses import asdict, dataclass
@@ -31,6 +32,17 @@ class Status:
     refused_to_moms: int
     refused_to_others: int
     trashed: int
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("mountpoint", metavar="MOUNTPOINT", help="a mount, or something on it")
+    command.add_argument("--json", action="store_true", help="one JSON document")
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    print_status(arguments.mountpoint, as_json=arguments.json)
+    return 0
 
 
 def print_status(path: str, *, as_json: bool) -> None:

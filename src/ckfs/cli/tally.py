@@ -4,7 +4,6 @@ recount that runs meanwhile notices it (:mod:`ckfs.fs.recounting`)."""
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import time
@@ -12,13 +11,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from ckfs.cli.host import host_of
 from ckfs.cli.stores import service_of
 from ckfs.errors import CkfsError, LedgerDown, LedgerUnusable, StoreUnusable
 from ckfs.fs import ledgers
-from ckfs.fs.ledgers import Host
 from ckfs.fs.liveness import Fate, Judge
 from ckfs.ledger.ledger import Changed, Ledger, Posting
-from ckfs.ledger.state import state_directory
 from ckfs.names import Inode, MountId, Uid, shown
 from ckfs.policy.enforcing import QuotaMode
 from ckfs.policy.quota import NOTHING, Amount
@@ -52,9 +50,7 @@ def _ledger_of(store: Store) -> Ledger | None:
     if policy is None or policy.quota.mode is not QuotaMode.LEDGER or binding.read(store.path) is None:
         return None
     try:
-        return ledgers.open_as_it_is(
-            store, policy, Host.here(state_directory(None), os.uname().nodename), _LIMIT_S
-        )
+        return ledgers.open_as_it_is(store, policy, host_of(store), _LIMIT_S)
     except LedgerUnusable as error:
         _complain(
             f"{error}: what changes is counted when a mount, or 'ckfs quota check --repair', counts anew"

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Protocol, TypeVar
 
-from ckfs.cli.choice import choice_of
-from ckfs.cli.mounted import device_for_user, mount_above, only_mount
+from ckfs.cli.choice import add_choice, choice_of
+from ckfs.cli.mounted import device_for_user, store_meant
 from ckfs.cli.stores import prepare_for_stores
 from ckfs.cli.tally import counted_store
 from ckfs.cli.times import local_time
@@ -66,7 +66,37 @@ class Trash(Protocol):
     def purge(self, choice: Choice, *, everything: bool) -> Iterator[Outcome]: ...
 
 
-def run(arguments: argparse.Namespace) -> int:
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(metavar="ACTION", required=True)
+    item = "as 'ckfs trash ls' shows it, or its beginning"
+
+    def action(name: str, meaning: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=meaning, allow_abbrev=False)
+        added.add_argument(
+            "--store",
+            metavar="PATH",
+            help="a store, or something on a mount; by default what is mounted here",
+        )
+        added.set_defaults(run=_run, action=name)
+        return added
+
+    listing = action("ls", "list what was removed")
+    add_choice(listing)
+    listing.add_argument("--json", action="store_true", help="one JSON document")
+    action("show", "all that is known of one item").add_argument("item", metavar="ITEM", help=item)
+    restoring = action("restore", "put items back")
+    add_choice(restoring)
+    restoring.add_argument("items", metavar="ITEM", nargs="*", help=item)
+    where = restoring.add_mutually_exclusive_group()
+    where.add_argument("--to", metavar="SET", help="as, or into, the set of this name")
+    where.add_argument("--put-back", action="store_true", help="where they were; the default")
+    purging = action("purge", "remove items for good")
+    add_choice(purging)
+    purging.add_argument("items", metavar="ITEM", nargs="*", help=item)
+    purging.add_argument("--all", action="store_true", help="all that there is")
+
+
+def _run(arguments: argparse.Namespace) -> int:
     """Do what *arguments* say. Returns the exit status; raises CkfsError."""
     actions: dict[str, Callable[[Trash, argparse.Namespace], int]] = {
         "ls": _list,
@@ -77,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     action = actions[arguments.action]
     if os.geteuid() != ROOT_UID:
         return action(_Asked(device_for_user(arguments.store)), arguments)
-    path = _store_path(arguments.store)
+    path = store_meant(arguments.store)
     with _opened(path, read_only=arguments.action in ("ls", "show")) as trash:
         try:
             return action(trash, arguments)
@@ -132,14 +162,6 @@ def _retention_s(store: Store) -> float | None:
     with contextlib.suppress(StoreUnusable):
         return store.read_policy().retention_s
     return None
-
-
-def _store_path(path: str | None) -> str:
-    """The store that *path* is, or whose mount it is on; or the one that is mounted on this host."""
-    if path is None:
-        return os.fsdecode(only_mount().source)
-    mounted = mount_above(path)
-    return path if mounted is None else os.fsdecode(mounted.source)
 
 
 # Through a mount's daemon

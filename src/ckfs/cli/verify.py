@@ -3,6 +3,7 @@ accepts what is of unknown state: both in the store itself."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import os
@@ -38,6 +39,24 @@ from ckfs.store.spots import Spot
 _TRIES = 3
 _PIECE_BYTES = 1 << 20
 _COMPLETE = (State.COMPLETE.value, State.SUPERSEDED.value)
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("paths", metavar="PATH", nargs="*", help="by default all ckfs mounts of this host")
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="one JSON document")
+    how.add_argument(
+        "--accept", action="store_true", help="let images of unknown state count as complete (root)"
+    )
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.accept:
+        from ckfs.cli.accept import accept  # which finds places as this module does
+
+        return accept(arguments.paths)
+    return verify(arguments.paths, as_json=arguments.json)
 
 
 def verify(paths: list[str], *, as_json: bool) -> int:

@@ -16,7 +16,7 @@ from ckfs import __version__
 from ckfs.control.protocol import Asked, Malformed, Values
 from ckfs.control.quotas import QuotaDesk, uid_asked
 from ckfs.control.trash import TrashDesk
-from ckfs.errors import CkfsError
+from ckfs.errors import CkfsError, NotPermitted
 from ckfs.fs.filesystem import Filesystem
 from ckfs.fs.superseded import Superseded
 from ckfs.model import Caller
@@ -33,10 +33,11 @@ _STORE_CALLS = 8
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What operations are about. *path* is the mount point."""
+    """What operations are about. *path* is the mount point, *state* the directory in which this host keeps its ledgers."""
 
     fs: Filesystem
     path: str
+    state: str = ""
     store_calls: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_STORE_CALLS))
 
 
@@ -76,6 +77,16 @@ async def status(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
             **asdict(figures),
         }
     )
+
+
+async def state(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
+    """Where the ledger is in which this mount counts, for root's commands that work on the store itself: nothing if it counts in none.
+    From memory, too."""
+    asked.only()
+    if not peer.caller.is_root:
+        raise NotPermitted("only root is told where ledgers are")
+    if mount.fs.core.ledger is not None:
+        await tell({"store_id": mount.fs.core.store.id, "directory": mount.state})
 
 
 async def read_partial(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
@@ -154,6 +165,7 @@ def _quotas(mount: Mount, peer: Peer) -> QuotaDesk:
 
 OPERATIONS: Mapping[str, Operation] = {
     "status": status,
+    "state": state,
     "read-partial": read_partial,
     "quota": quota,
     "quota-set": quota_set,

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import outcome
@@ -125,7 +126,7 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
         try:
             told_early = _noted_signals()
             own = mounting.mount(store.path, path, read_only=options.read_only)
-            trio.run(_Mount(core, users, own, ready, told_early).run)
+            trio.run(_Mount(core, users, own, _state_of(options), ready, told_early).run)
         finally:
             _leave(core)
     log.info("ended")
@@ -153,8 +154,12 @@ def _ledger_of(store: Store, policy: Policy, options: MountOptions) -> Ledger | 
     """The ledger in which this mount counts; None if it does not."""
     if options.read_only:
         return None
-    host = Host.here(state_directory(options.state), options.node)
+    host = Host.here(_state_of(options), options.node)
     return open_ledger(store, policy, host, options.op_timeout_s)
+
+
+def _state_of(options: MountOptions) -> Path:
+    return state_directory(options.state).absolute()
 
 
 def _engine_of(store: Store, policy: Policy, options: MountOptions) -> Engine | None:
@@ -226,7 +231,13 @@ class _Mount:
     """The tasks of one mount."""
 
     def __init__(
-        self, core: Core, users: Users, own: OwnMount, ready: Callable[[], None], told_early: list[int]
+        self,
+        core: Core,
+        users: Users,
+        own: OwnMount,
+        state: Path,
+        ready: Callable[[], None],
+        told_early: list[int],
     ) -> None:
         self._core = core
         self._users = users
@@ -234,7 +245,7 @@ class _Mount:
         self._path = own.path
         self._fs = filesystem(core)
         self._operations = Operations(self._fs)
-        self._control = Server(operations.Mount(self._fs, own.path))
+        self._control = Server(operations.Mount(self._fs, own.path, str(state)))
         self._ready = ready
         self._told_early = told_early
         self._stopping = False

@@ -13,6 +13,7 @@ from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.ranges import Ranges
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import Amount
+from ckfs.store.entries import SetEntry
 
 
 class Session:
@@ -22,6 +23,7 @@ class Session:
         "base",
         "claims",
         "ended",
+        "entry",
         "held",
         "idle",
         "ino",
@@ -32,9 +34,11 @@ class Session:
         "under_way",
     )
 
-    def __init__(self, ino: Inode, payer: Uid, base: Amount) -> None:
+    def __init__(self, ino: Inode, payer: Uid, base: Amount, entry: SetEntry | None = None) -> None:
         self.ino = ino
         self.payer = payer
+        self.entry = entry
+        """What the name of its set said when *payer* was read from it; None if it had no name any more."""
         self.base = base
         """What the file counted with when this began."""
         self.ranges = Ranges()
@@ -81,7 +85,8 @@ class Charges(Protocol):
         not as much."""
 
     async def begun(self, handle: Handle) -> None:
-        """The file was marked as being written by this mount: from now on others leave it to this one to tell what becomes of it."""
+        """The file was emptied, and marked as being written by this mount: from now on others leave it to this one to tell what
+        becomes of it. Of one that was just made, the first write tells."""
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
         """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, however late

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +29,7 @@ from ckfs.ledger.ledger import Ledger, Opened
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 from ckfs.store import metering
-from ckfs.store.charges import charges_of_set
+from ckfs.store.charges import charges_of_set, data_in, end_of
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +52,7 @@ class Charging:
 
     def __init__(self, core: Core, ledger: Ledger, watch: Callable[[Account], None]) -> None:
         self._core = core
+        self._unit = core.unit
         self.sessions = Sessions(core)
         gather, lost = self.sessions.gather, self.sessions.lost
         self.grants = Grants(core, ledger, watch, gather, lost, self._free_unneeded)
@@ -138,23 +138,43 @@ class Charging:
         return bool(sessions)
 
     async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session, int]:
-        unit, slack = self._core.unit, 0
-        if appends := bool(fcntl.fcntl(handle.fd, fcntl.F_GETFL) & os.O_APPEND):
+        unit, slack = self._unit, 0
+        if handle.appends:
             # Its end is not where the kernel of this mount saw it last, if other mounts write the file too. Nor need it be there
             # when this is written: then it may begin in another unit.
-            look = partial(self._core.store.door.end_of, handle.file, self._core.mount_id)
+            look = partial(end_of, self._core.store.door, handle.file, self._core.mount_id)
             offset, is_shared = await self._core.gate.look(look, releases=(handle.pin(),))
             slack = unit if is_shared else 0
         begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
+        session = self._at_once(handle.node, begin, end) if not slack else None
+        if session is not None:
+            return session, count
         session = await self._whole(handle, begin, end, slack)
         if session is None:
-            there = metering.rounded(offset, unit) if appends else end
+            there = metering.rounded(offset, unit) if handle.appends else end
             session, end = await self._part(handle, begin, end, there, slack)
+        self._begin_write(session, begin, end)
+        return session, min(count, end - offset)
+
+    def _at_once(self, node: Node, begin: int, end: int) -> Session | None:
+        """The session in which all from *begin* to *end* was claimed for a write that need not wait for anything: nearly each.
+        So nothing is done here that is not needed for such a one."""
+        session = self.sessions.going_on(node)
+        if session is None:
+            return None
+        cost = session.ranges.missing(begin, end)
+        if cost and not self.grants.take_at_once(session.payer, cost):
+            return None
+        session.held += cost
+        self._begin_write(session, begin, end)
+        return session
+
+    @staticmethod
+    def _begin_write(session: Session, begin: int, end: int) -> None:
         session.ranges.add(begin, end)
         session.under_way += 1
         session.claims += 1
         session.is_left = False
-        return session, min(count, end - offset)
 
     def done(self, session: Session | None) -> None:
         assert session is not None
@@ -212,7 +232,7 @@ class Charging:
         await self.sessions.until_idle(session)
         await self.sessions.count(session, handle)
         session = await self.sessions.of(handle)
-        there = partial(door.data_in, handle.file, begin, end)
+        there = partial(data_in, door, handle.file, begin, end)
         for since, upto in await self._core.gate.call(there, releases=(handle.pin(),)):
             session.ranges.add(since // unit * unit, metering.rounded(upto, unit))
 
@@ -275,7 +295,7 @@ class Charging:
             except LedgerDown:
                 raise NoGrant(self._core.policy.quota.away.errno) from None
             except (FileNotFoundError, PermissionError, Stale):
-                if not await self._core.find_again(top):
+                if not await self._core.moved.find_again(top):
                     raise
             else:
                 return giver, charges.total, [Opened(ino, amount) for ino, amount in charges.of.items()]

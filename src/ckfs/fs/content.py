@@ -142,6 +142,7 @@ class Content:
 
     def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
         handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
+        handle.appends = bool(flags & os.O_APPEND)
         handle.direct = self._goes_past_the_cache(node, flags)
         handle.wrote = handle.marked = handle.admitted = wrote
         handle.mount = self.core.mount_id if wrote and handle.writable else None
@@ -251,7 +252,7 @@ class Content:
         stored = None if owner is None else owner.uid
 
         def put(piece: bytes, at: int) -> int:
-            with door.stored_as(stored):
+            with door.refusals.stored_as(stored):
                 return os.pwrite(handle.fd, piece, at)
 
         charging = self.core.charging

@@ -10,11 +10,10 @@ import contextlib
 import errno
 import logging
 import resource
-import time
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -25,54 +24,31 @@ from ckfs.fs.charges import Charges, Uncharged
 from ckfs.fs.figures import Figures
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.fs.liveness import Fate, Judge
+from ckfs.fs.lookup import OwnerLookup
 from ckfs.fs.membership import Membership
+from ckfs.fs.moved import GONE, Moved
 from ckfs.fs.permits import Permits
 from ckfs.fs.undigested import UndigestedImages
 from ckfs.ledger.ledger import Ledger, Quotas
-from ckfs.model import Caller, JobFate, Owner, Record, Role
+from ckfs.model import Caller, Owner, Record, Role
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid
 from ckfs.policy.settings import Policy
-from ckfs.store import walks, writing
+from ckfs.store import writing
 from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.gate import Gate, Release
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.locks import InodeLocks, LockKey, Looks
+from ckfs.store.namelinks import NAMES
 from ckfs.store.quick import QuickReader
-from ckfs.store.setnames import NAMES
 from ckfs.store.spots import Found, Spot, Target
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_NOT_THERE = (Stale, PermissionError)
-_GONE = (*_NOT_THERE, FileNotFoundError)
-"""What a file that was known to be there answers when its set has just moved."""
-_TRIES = 2
-"""How often a set may move, or change hands, under one call."""
 _SHORT_LOOK = 0.1
 """The part of op_timeout that a look may take where a change of the same directory hangs."""
-_LONGEST_SEARCH = 0.25
-"""The part of op_timeout that a search for a moved file may take: a large set on a slow store does not make it *down*."""
-_FOLLOWING_LOOKS = 50
-_FOLLOWING_LOOK_S = 0.02
-
-
-class OwnerLookup(Protocol):
-    """Who owns the job of a batch set, and who a user is. Blocking; asked aside from the store's threads."""
-
-    def owner_of_set(self, name: SetName) -> Owner | None:
-        """The owner of the job that *name* belongs to; None if unknown."""
-
-    def fate_of_set(self, name: SetName) -> JobFate:
-        """What the batch system says of the job that *name* belongs to."""
-
-    def owner_named(self, name: str) -> Owner | None:
-        """The user of that name or number; None if there is none."""
-
-    def name_of(self, uid: int) -> str | None:
-        """A user's name; None if there is none, or nobody knows in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +103,14 @@ class Core:
     """To whoever keeps quotas."""
     figures: Figures = field(default_factory=Figures)
     permits: Permits = field(default_factory=Permits)
+    moved: Moved = field(init=False)
 
     def __post_init__(self) -> None:
         self.locks = InodeLocks(self.op_timeout_s)
         self.quick = self.store.door.quick_reader()
         self.judge = Judge(self.store.mounts)
         self.questions = Aside(self.op_timeout_s)
+        self.moved = Moved(self.store, self.gate, self.inodes, self.op_timeout_s)
 
     @property
     def quotas(self) -> Quotas | None:
@@ -179,8 +157,8 @@ class Core:
         *locked* keeps other locked calls on the same inode out, until the store call is really over. *by_name* uses no
         open descriptor, since that may not be open for what *work* does.
         """
-        return await self._again_if_moved(
-            (node,), lambda: self._on(node, work, locked=locked, by_name=by_name), _GONE
+        return await self.moved.again(
+            (node,), lambda: self._on(node, work, locked=locked, by_name=by_name), GONE
         )
 
     async def _on(self, node: Node, work: Callable[[Target], T], *, locked: bool, by_name: bool) -> T:
@@ -215,7 +193,7 @@ class Core:
                 return await self.look_briefly(directory.ino, work, of_set=self.set_key(directory))
             return await self.gate.look(work, of_set=self.set_key(directory))
 
-        return await self._again_if_moved((directory,), run)
+        return await self.moved.again((directory,), run)
 
     async def look_briefly(self, directory: Hashable, work: Callable[[], T], *, of_set: int = 0) -> T:
         """Run *work*, which looks into a *directory* of the store in which a change may hang.
@@ -238,7 +216,7 @@ class Core:
             releases = [await self.locks.acquire(node.ino)] if locked else []
             return await self.gate.call(work, undo=undo, releases=releases, of_set=self.set_key(node))
 
-        return await self._again_if_moved((node,), run, _GONE)
+        return await self.moved.again((node,), run, GONE)
 
     async def change(
         self,
@@ -259,7 +237,7 @@ class Core:
                 await self._check_top_answers(top, stored)
             return await self.gate.call(work, undo=undo, releases=await self.lock_all(keys), of_set=of_set)
 
-        return await self._again_if_moved(directories, run)
+        return await self.moved.again(directories, run)
 
     async def _check_top_answers(self, names: tuple[SetName, ...], stored: Owner | None) -> None:
         """While a change at the top hangs: StoreDown, soon, if it holds a directory of the store that these *names* need
@@ -299,80 +277,6 @@ class Core:
                 release()
             raise
         return releases
-
-    async def _again_if_moved(
-        self,
-        nodes: tuple[Node, ...],
-        run: Callable[[], Awaitable[T]],
-        failures: tuple[type[Exception], ...] = _NOT_THERE,
-    ) -> T:
-        for _ in range(_TRIES):
-            tried = [_entry_of(node) for node in nodes]
-            try:
-                return await run()
-            except failures:
-                found = [
-                    await self._reachable_again(node, entry) for node, entry in zip(nodes, tried, strict=True)
-                ]
-                if not any(found):
-                    raise
-        return await run()
-
-    async def _reachable_again(self, node: Node, tried: SetEntry | None) -> bool:
-        """Whether trying once more may help: the set has moved, or has changed hands, since *tried* was known of it.
-
-        Another task may have noticed it first.
-        """
-        if node.is_root:
-            return False
-        with contextlib.suppress(Stale):
-            if await self.has_changed_hands(SetName(node.top.name)):
-                await self.find_again(node)
-                return True
-        return await self.find_again(node) or _entry_of(node) != tried
-
-    async def has_changed_hands(self, name: SetName) -> bool:
-        """Wait, for a while, until the files of a set that is just being given away have followed; False if it is not."""
-        for waited in range(_FOLLOWING_LOOKS):
-            try:
-                entry = await self.gate.call(lambda: self.store.names.read(name))
-            except OSError:
-                return False
-            if not entry.is_followed:
-                return waited > 0
-            await trio.sleep(_FOLLOWING_LOOK_S)
-        return False
-
-    async def find_again(self, node: Node) -> bool:
-        """Whether another mount has moved the set that *node* is in, or *node* within it; then it is known where to."""
-        if node.is_root:
-            return False
-        try:
-            top = node.top
-            entry = await self.gate.call(lambda: self.store.names.read(SetName(top.name)))
-            if top.entry is None or entry.ino != top.entry.ino:
-                return False
-            if entry != top.entry:
-                top.entry = entry
-                return True
-            return node is not top and await self._find_below(top, node)
-        except (Stale, OSError):
-            return False
-
-    async def _find_below(self, top: Node, node: Node) -> bool:
-        spot = top.spot
-        limit_s = self.op_timeout_s * _LONGEST_SEARCH
-
-        def work() -> list[tuple[bytes, Inode]]:
-            return walks.find(self.store.door, spot, node.ino, time.monotonic() + limit_s)
-
-        path = await self.gate.call(work, of_set=top.ino)
-        parent = top
-        for name, ino in path:
-            inner = node if ino == node.ino else self.inodes.known(ino) or Node(ino, parent, name)
-            inner.parent, inner.name, inner.entry = parent, name, None
-            parent = inner
-        return bool(path)
 
     def set_key(self, node: Node) -> int:
         """What counts calls per set."""
@@ -427,10 +331,3 @@ def _as_owner_or_root(work: Callable[[Target], T], target: Target) -> T:
         if not isinstance(target, Spot):
             raise
         return work(target.by(ROOT))
-
-
-def _entry_of(node: Node) -> SetEntry | None:
-    """Of the set that *node* is in; None for the mount's root and for what has no name any more."""
-    with contextlib.suppress(Stale):
-        return None if node.is_root else node.top.entry
-    return None

@@ -51,9 +51,9 @@ def engine_of(store: Store, quota: QuotaPolicy) -> Engine | None:
         ) from None
     store.names.make_realms_by(partial(_prepare, engine))
     if engine.refuses_notes:
-        store.door.note_by(engine.headroom)
+        store.door.refusals.note_by(engine.headroom)
     if engine.says_full:
-        store.door.tell_quotas_by(partial(_is_at_limit, engine))
+        store.door.refusals.tell_quotas_by(partial(_is_at_limit, engine))
     return engine
 
 

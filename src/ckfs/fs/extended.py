@@ -27,6 +27,7 @@ from ckfs.policy import lifecycle, ownership
 from ckfs.policy.protection import Until
 from ckfs.policy.quota import Amount
 from ckfs.store import record, rereading, writing
+from ckfs.store.charges import charge_of_attributes
 from ckfs.store.digests import Digest
 from ckfs.store.spots import Target
 
@@ -106,7 +107,8 @@ class Extended:
         door = self.core.store.door
 
         def growth(target: Target) -> int:
-            return door.charge_of_attributes(target, name, len(value)) - door.charge_of_attributes(target)
+            after = charge_of_attributes(door, target, name, len(value))
+            return after - charge_of_attributes(door, target)
 
         cost = Amount(max(0, await self.core.on(node, growth)))
         async with self.core.charging.claimed(self.core.payer_of(node), cost, node.ino):

@@ -102,7 +102,7 @@ class Grants:
         """Move *amount* from the purse of *uid* to what is held, drawing what it lacks; False if there is not as much. Raises
         NoGrant if the ledger is away for longer than a call may take."""
         purse = self.purse(uid)
-        purse.used_s = trio.current_time()
+        purse.is_used = True
         if self._is_valid() and purse.take(amount):
             return True
         deadline_s = trio.current_time() + self.core.op_timeout_s
@@ -117,6 +117,12 @@ class Grants:
             except LedgerDown:
                 continue
             return purse.take(amount)
+
+    def take_at_once(self, uid: Uid, count: int) -> bool:
+        """As :meth:`take`, of *count* bytes; False also if something would have to be drawn first."""
+        purse = self.purse(uid)
+        purse.is_used = True
+        return self._is_valid() and purse.take_bytes(count)
 
     def _is_valid(self) -> bool:
         """Whether the ledger cannot have taken back what this mount has: others have heard of it lately."""
@@ -148,7 +154,7 @@ class Grants:
         """Let the purse have *amount*, and more while there is plenty, if the ledger grants it; and note the files *opened*."""
         async with self._turn():
             if amount:
-                await self._post_all()  # what was freed here is to be had, too
+                await self._post_what_counts(purse)
             lacks = (amount - purse.balance).not_below_zero()
             mount, uid = self.mount, purse.uid
             given_up = threading.Event()
@@ -169,6 +175,12 @@ class Grants:
             self._take_up(purse, drawn)
         self.watch(drawn.account)
         return drawn
+
+    async def _post_what_counts(self, purse: Purse) -> None:
+        """In the lane, before something is drawn: what was freed here is to be had, and what was not claimed is not."""
+        self.gather()
+        if purse.changes_room or self._batch or self._noting:
+            await self._post_all()
 
     def _take_up(self, purse: Purse, drawn: Drawn) -> None:
         if not purse.drawn(drawn):
@@ -270,7 +282,7 @@ class Grants:
         self.gather()
         now_s = trio.current_time()
         for purse in self.purses.values():
-            if purse.balance and now_s - purse.used_s > _IDLE_S:
+            if purse.idle_s(now_s) > _IDLE_S and purse.balance:
                 purse.give_up_balance()
         async with self._lane:
             await self._post_all()
@@ -288,6 +300,16 @@ class Grants:
         if self._back is None:
             with contextlib.suppress(LedgerDown):
                 await self.post()
+
+    async def tell_notes(self) -> None:
+        """As :meth:`tell`, of files that were noted; what else is to be posted waits for its time, unless it is of them."""
+        with contextlib.suppress(LedgerDown):
+            async with self._turn():
+                news = any(purse.has_news_of(self._to_note) for purse in self.purses.values())
+                if news or self._batch or self._noting:
+                    await self._post_all()
+                self._noting, self._to_note = list(self._to_note.values()), {}
+                await self._note_all()
 
     async def _post_all(self) -> None:
         """In the lane. Notes are told after what was posted when they were taken: what is settled in there may be written, and so

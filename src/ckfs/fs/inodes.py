@@ -32,6 +32,7 @@ class Handle:
         "_closing",
         "_pins",
         "admitted",
+        "appends",
         "direct",
         "file",
         "marked",
@@ -51,6 +52,8 @@ class Handle:
         self.file = file
         self.opener = opener
         self.writable = writable
+        self.appends = False
+        """The descriptor in the store is open with O_APPEND, whatever the caller has made of his."""
         self.direct = False
         """The kernel keeps no pages for it."""
         self.reading = trio.Lock()
@@ -199,6 +202,16 @@ class Node:
         entry = self.top.entry
         assert entry is not None
         return entry
+
+    @property
+    def entry_above(self) -> SetEntry | None:
+        """What the name of the set says that this is in; None as :attr:`set_entry` is Stale."""
+        node = self
+        for _ in range(_DEEPEST):
+            if node.entry is not None or node.parent is None:
+                return node.entry
+            node = node.parent
+        return None
 
     @property
     def payer(self) -> Uid | None:

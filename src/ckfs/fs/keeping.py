@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -27,6 +28,7 @@ from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import record
+from ckfs.store.charges import charge_of_attributes
 from ckfs.store.gate import Release
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
@@ -136,7 +138,7 @@ class Keeping:
         try:
             await self._renew_there(node, caller, begun=begun, keeps=keeps)
         except (FileNotFoundError, Stale):  # another mount has moved it
-            if await self.core.find_again(node):
+            if await self.core.moved.find_again(node):
                 await self._renew_there(node, caller, begun=begun, keeps=keeps)
 
     def _may_be_renewed(self, found: Found) -> bool:
@@ -185,7 +187,7 @@ class Keeping:
 
     async def _cost_of_keeping(self, node: Node) -> Amount:
         """Of the file that takes the place of one that is kept: its attributes are the same."""
-        look = self.core.store.door.charge_of_attributes
+        look = partial(charge_of_attributes, self.core.store.door)
         return Amount(await self.core.on(node, look), files=1)
 
     async def _lock(self, node: Node, releases: list[Release]) -> Release:

@@ -9,6 +9,7 @@ A ledger that is new, lost or damaged is made from the store: every owner is cou
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from dataclasses import dataclass
@@ -91,12 +92,35 @@ def open_as_it_is(store: Store, policy: Policy, host: Host, limit_s: float) -> L
     if policy.quota.ledger != EMBEDDED:
         return opening.database(policy.quota.ledger, store.id, limit_s)
     check_host(store, binding.read(store.path), host)
+    if (why := not_on(host, store, policy, limit_s)) is not None:
+        raise LedgerUnusable(why)
     kept = state.state_of_store(host.state, store.id)
     if not kept.ledger.exists():
-        raise LedgerUnusable(
-            f"{path}: there is no ledger of its quotas on this host ({shown(str(kept.ledger))})"
-        )
+        raise LedgerUnusable(f"{path}: there is no ledger of its quotas yet")
     return opening.embedded(kept.ledger, store.id, limit_s)
+
+
+def not_on(host: Host, store: Store, policy: Policy, limit_s: float) -> str | None:
+    """Why the ledger that this *host* keeps for *store* is not in its state directory, and what to say if that is another one. None
+    if it is there, or is to be made anew there: there was none yet, or it is damaged."""
+    bound = binding.read(store.path)
+    if (
+        policy.quota.ledger != EMBEDDED
+        or bound is None
+        or bound.kept is not Kept.EMBEDDED
+        or bound.host != host.id
+    ):
+        return None
+    file = state.state_of_store(host.state, store.id).ledger
+    path, say = shown(store.path), f"if its mounts have the option state=DIR, set {state.VARIABLE}=DIR"
+    if not file.exists():
+        return f"{path}: there is no ledger of its quotas on this host ({shown(str(file))}): {say}"
+    try:
+        with contextlib.closing(opening.embedded(file, store.id, limit_s)) as ledger:
+            is_meant = ledger.counted_as() in (bound.id, None)
+    except LedgerUnusable:
+        return None
+    return None if is_meant else f"{path}: the store does not name {shown(str(file))} as its ledger: {say}"
 
 
 def not_counted(store: Store, ledger: Ledger) -> list[str]:

@@ -91,9 +91,7 @@ class Naming:
             # Another mount made it since the kernel looked: let it look again, and check permissions this time.
             raise Stale("the file exists by now") from None
         node = self.core.inodes.get(found.record.ino)
-        number = self.content.opened(node, OpenFile(opened[0]), caller, flags, wrote=True)
-        await self.core.charging.begun(self.core.handle(number))
-        return number, found
+        return self.content.opened(node, OpenFile(opened[0]), caller, flags, wrote=True), found
 
     async def _make(
         self,

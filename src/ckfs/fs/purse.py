@@ -6,6 +6,7 @@ that are being written), and the rest was given up and has yet to be posted: ``t
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from ckfs.ledger.ledger import Changed, Drawn, Posting, Settled
@@ -21,24 +22,52 @@ class Purse:
     uid: Uid
     grant: int | None = None
     """The number of the ledger's grant; None before the first draw."""
-    balance: Amount = NOTHING
-    held: Amount = NOTHING
     claims: int = 0
     """Calls under way that hold something for what they make."""
-    used_s: float = 0.0
-    """When something was last taken, in the loop's time."""
+    is_used: bool = False
+    """Something was taken, or asked for, since :meth:`idle_s` looked."""
+    _used_s: float = 0.0
     exact_until_s: float = 0.0
     """Until then nothing is drawn beyond what is needed: others want it."""
     fruitless_until_s: float = 0.0
     """Until then the others are not asked again to give back what they do not need: they have just been."""
     counted_until_s: float = 0.0
     """Until then the files that are being written are not counted to find what is claimed for them in vain."""
+    _balance_bytes: int = 0
+    _balance_files: int = 0
+    _held_bytes: int = 0
+    _held_files: int = 0
+    """Plain numbers, since each write takes from them."""
     _changed: Amount = NOTHING
     _given_up: Amount = NOTHING
     _settled: list[Settled] = field(default_factory=list)
     _changed_files: dict[Inode, Amount] = field(default_factory=dict)
     _posted: Amount = NOTHING
     """Given up by a posting that is under way."""
+
+    @property
+    def balance(self) -> Amount:
+        return Amount(self._balance_bytes, self._balance_files)
+
+    @balance.setter
+    def balance(self, amount: Amount) -> None:
+        self._balance_bytes, self._balance_files = amount.bytes, amount.files
+
+    @property
+    def held(self) -> Amount:
+        return Amount(self._held_bytes, self._held_files)
+
+    @held.setter
+    def held(self, amount: Amount) -> None:
+        self._held_bytes, self._held_files = amount.bytes, amount.files
+
+    def take_bytes(self, count: int) -> bool:
+        """As :meth:`take`, of *count* bytes: what nearly every write does."""
+        if count > self._balance_bytes:
+            return False
+        self._balance_bytes -= count
+        self._held_bytes += count
+        return True
 
     def take(self, amount: Amount) -> bool:
         """Move *amount* from the balance to what is held, if there is as much."""
@@ -82,6 +111,12 @@ class Purse:
         self.held -= part
         return part
 
+    def idle_s(self, now_s: float) -> float:
+        """For how long nothing was taken, to within the time between two looks; in the loop's time."""
+        if self.is_used:
+            self.is_used, self._used_s = False, now_s
+        return now_s - self._used_s
+
     def is_wanted_by_others(self, now_s: float) -> bool:
         """Another mount has asked for what is not needed here, a moment ago."""
         return now_s < self.exact_until_s
@@ -97,6 +132,17 @@ class Purse:
     @property
     def has_news(self) -> bool:
         return bool(self._changed or self._given_up or self._settled or self._changed_files)
+
+    @property
+    def changes_room(self) -> bool:
+        """Whether its owner may be granted more, or less, once everything is posted. Not by what was claimed and made."""
+        return bool(self._settled or self._changed_files) or self._given_up != self._changed
+
+    def has_news_of(self, files: Container[Inode]) -> bool:
+        """Whether something is to be posted of one of *files*."""
+        return any(ino in files for ino in self._changed_files) or any(
+            settled.ino in files for settled in self._settled
+        )
 
     @property
     def is_empty(self) -> bool:

@@ -18,6 +18,9 @@ class Ranges:
     def add(self, begin: int, end: int) -> None:
         if begin >= end:
             return
+        if self._ends and self._ends[-1] == begin:  # as most files are written
+            self._ends[-1] = end
+            return
         first = bisect_left(self._ends, begin)
         after = bisect_right(self._begins, end)
         if first < after:
@@ -27,6 +30,8 @@ class Ranges:
 
     def missing(self, begin: int, end: int) -> int:
         """How much between *begin* and *end* is in no range."""
+        if not self._ends or self._ends[-1] <= begin:
+            return end - begin
         return end - begin - sum(upto - since for since, upto in self._within(begin, end))
 
     def reach(self, begin: int, end: int, amount: int) -> int:

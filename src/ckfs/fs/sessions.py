@@ -25,6 +25,7 @@ from ckfs.ledger.ledger import Opened, Settled
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import metering
+from ckfs.store.charges import charge_while_open, is_gone_for_us
 
 _MOST_RANGES = 4096
 """A file that was written in more pieces is settled in between."""
@@ -139,9 +140,8 @@ class Sessions:
     async def of(self, handle: Handle) -> Session:
         """That of the file which is open as *handle*; begun if there is none."""
         node = handle.node
-        session = self._sessions.get(node.ino)
-        if session is not None and self._goes_on(session, node):
-            return session
+        if (going := self.going_on(node)) is not None:
+            return going
         async with self._alone(node.ino):
             session = self._sessions.get(node.ino)
             if session is None:
@@ -152,9 +152,18 @@ class Sessions:
             await self.count(session, handle)
             return await self._begin(handle) if session.ended else session
 
+    def going_on(self, node: Node) -> Session | None:
+        """That of *node*, if there is one that its next write may be claimed in."""
+        session = self._sessions.get(node.ino)
+        return session if session is not None and self._goes_on(session, node) else None
+
     def _goes_on(self, session: Session, node: Node) -> bool:
         """It is neither in too many pieces, nor another's by now than whose it was when this began."""
-        return len(session.ranges) <= _MOST_RANGES and session.payer == self._core.payer_of(node)
+        if len(session.ranges) > _MOST_RANGES:
+            return False
+        if session.entry is not None and session.entry is node.entry_above:
+            return True
+        return session.payer == self._core.payer_of(node)
 
     @asynccontextmanager
     async def _alone(self, ino: Inode) -> AsyncIterator[None]:
@@ -174,15 +183,17 @@ class Sessions:
         self.gather()
         if is_gone and node.ino not in self._lingering:
             base = NOTHING  # another mount has removed it, and said so: nobody was charged with it any more
-        session = self._sessions[node.ino] = Session(node.ino, self._core.payer_of(node), base)
+        payer = self._core.payer_of(node)
+        session = self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
         session.is_ours_to_bury = is_gone
         if node.ino not in self._lingering:  # else it is noted
             self.grants.note(session.payer, Opened(node.ino, base))
-            await self.grants.tell()  # what other mounts tell of the file from now on is settled with it
+            # What other mounts tell of the file from now on is settled with it.
+            await self.grants.tell_notes()
         return session
 
     async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
-        look = partial(self._core.store.door.charge_open, handle.file)
+        look = partial(charge_while_open, self._core.store.door, handle.file)
         return await self._core.gate.look(look, releases=(handle.pin(),))
 
     async def settle(self, handle: Handle) -> None:
@@ -216,7 +227,7 @@ class Sessions:
         self._linger(self._core.payer_of(node), node.ino, charge)  # its handle is open yet
 
     async def _is_ours_to_bury(self, handle: Handle) -> bool:
-        look = partial(self._core.store.door.is_gone_for_us, handle.file)
+        look = partial(is_gone_for_us, self._core.store.door, handle.file)
         return await self._core.gate.call(look, releases=(handle.pin(),))
 
     async def count(self, session: Session, handle: Handle) -> None:

@@ -179,7 +179,7 @@ class Sets:
         return await self.core.look_briefly((USERS, entry.stored.uid), lambda: names.examine(name))
 
     async def _follow_unless_done(self, name: SetName) -> None:
-        if not await self.core.has_changed_hands(name):
+        if not await self.core.moved.has_changed_hands(name):
             await self.following.follow(name)
 
     async def _keep_up(self, entry: SetEntry) -> None:

@@ -60,7 +60,6 @@ class Book:
         return self._backend.read(lambda tx: _account(tx, uid))
 
     def accounts(self) -> list[Account]:
-        """Of all owners who use something, or have limits of their own; by uid."""
         return self._backend.read(_accounts)
 
     def settings(self, uid: Uid | None) -> Settings:
@@ -232,8 +231,6 @@ class Book:
         return self._backend.write(work)
 
     def forget(self, mount: MountId) -> None:
-        """A mount that has returned meanwhile, and drawn, stays known."""
-
         def work(tx: Transaction) -> None:
             if tx.row(_OWNERS_OF_MOUNT, mount=mount.decode("ascii")) is None:
                 for table in ("posts", "moves"):

@@ -2,6 +2,9 @@
 
 They are made in threads of their own, since looking up a host's name, or a host that does not answer, takes as long as it likes. One that
 has failed once is never used again: the server takes back what it had not committed. After an outage new ones are made.
+
+Nothing is kept in the server's session from one transaction to the next, so that a pooler between may give each transaction
+another one (PgBouncer with ``pool_mode = transaction``): what is set is set for the transaction.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ _AGAIN_S = 0.2
 """Until the next attempt, while the server is away."""
 _LEAST_S = 2
 """libpq's own least time for an attempt."""
-_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+_SETTINGS = """\
+SELECT set_config('search_path', 'ckfs', true), set_config('client_min_messages', 'warning', true),
+ set_config('statement_timeout', %(limit)s, true), set_config('lock_timeout', %(limit)s, true),
+ set_config('idle_in_transaction_session_timeout', %(limit)s, true)"""
 """By the last of these the server takes back what a host that died was about to do, and gives others its locks."""
 
 
@@ -39,6 +45,13 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """One that gives up waiting at the time :attr:`until`, of the monotonic clock. It is of no use any more then."""
 
     until: float = math.inf
+    limit_ms: int = 0
+    """How long the server may take for a statement, or wait in the middle of a transaction; 0 is any time."""
+
+    def begin(self, begin: str) -> None:
+        """Begin a transaction by the statement *begin*."""
+        self.execute(begin)
+        self.execute(_SETTINGS, {"limit": str(self.limit_ms)})
 
     def wait(self, gen: Generator[Any, Any, R], *args: Any, **kwargs: Any) -> R:
         return super().wait(self._in_time(gen), *args, **kwargs)
@@ -147,16 +160,16 @@ class Connections:
     def _connected(self) -> Connection:
         made = Connection.connect(**self._parameters, autocommit=True)
         made.until = time.monotonic() + self._timeout_s
-        limit_ms = math.ceil(self._timeout_s * 1000)
+        made.limit_ms = math.ceil(self._timeout_s * 1000)
         try:
-            with made.pipeline():
-                made.execute("SET search_path = ckfs")
-                made.execute("SET client_min_messages = warning")
-                for name in _LIMITS:
-                    made.execute(f"SET {name} = {limit_ms}")
+            pid = made.execute("SELECT pg_backend_pid()").fetchone()
         except BaseException:
             made.close()
             raise
+        if pid != (
+            made.pgconn.backend_pid,
+        ):  # a pooler: what was prepared there may be asked of another session
+            made.prepare_threshold = None
         return made
 
 

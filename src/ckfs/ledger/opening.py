@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _BETWEEN_TRIES_S = 0.2
 _SAY_AFTER_S = 2.0
-_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
+_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
+"""Until the transaction ends: one session is ours for so long, also where there is a pooler."""
 
 
 def embedded(path: Path, store_id: str, limit_s: float) -> Book:
@@ -58,6 +59,7 @@ def database_locked(
     try:
         began_s, said = time.monotonic(), False
         with connections.taken(began_s + limit_s) as session:
+            session.limit_ms = 0  # the transaction is open for as long as everything is counted
             while not _try_lock(session, store_id, limit_s):
                 if not said and time.monotonic() - began_s > _SAY_AFTER_S:
                     said = True
@@ -75,6 +77,12 @@ def _try_lock(session: Connection, store_id: str, limit_s: float) -> bool:
 
     session.until = time.monotonic() + limit_s
     try:
-        return session.execute(_LOCK, (f"ckfs {store_id}",)).fetchone() == (True,)
+        session.begin("BEGIN")
+        has_it = session.execute(_LOCK, (f"ckfs {store_id}",)).fetchone() == (True,)
+        if not has_it:
+            session.execute(
+                "ROLLBACK"
+            )  # who waits must not have a pooler's session, which who has the lock may need
+        return has_it
     except (psycopg.Error, TooLate) as error:
         raise LedgerDown(f"the ledger's database: {one_line(error)}") from None

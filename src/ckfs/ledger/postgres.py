@@ -230,7 +230,7 @@ class _Attempt:
     def of(self, work: Callable[[Transaction], T], connection: Connection, tx: Transaction) -> T:
         try:
             with connection.pipeline():
-                connection.execute(self._begin)
+                connection.begin(self._begin)
                 result = work(tx)
                 self._is_committing = self._begin == _WRITE
                 connection.execute("COMMIT")

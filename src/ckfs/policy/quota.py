@@ -13,9 +13,9 @@ from ckfs.names import Uid
 GRANT_BYTES = 64 << 20
 """What a mount asks for beyond what it needs at once, so that it need not ask at every write."""
 GRANT_FILES = 64
-_SHARES = 16
+_SHARES = 8
 """No grant takes more than this part of what is free: others want some, too."""
-_EXACT = {"bytes": 1 << 20, "files": _SHARES}
+_EXACT = {"bytes": 128 << 10, "files": _SHARES}
 """With less than this free, nothing is granted beyond what is needed at once."""
 _SOON_S = 3600.0
 DEFAULT_GRACE_S = 7 * 86_400.0

@@ -1,17 +1,22 @@
-"""What one set is charged with, for when it is given to another owner."""
+"""What files of a store, and whole sets, are charged with, asked through the door.
+
+Synchronous, for worker threads; OSError as the store raises it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from ckfs.errors import Stale
-from ckfs.names import Inode
+from ckfs.names import Inode, MountId
 from ckfs.policy.quota import NOTHING, Amount
-from ckfs.store import walks
+from ckfs.store import attributes, metering, syscalls, walks, writers
 from ckfs.store.door import Door
-from ckfs.store.spots import Found, Spot
+from ckfs.store.reports import Unreported
+from ckfs.store.spots import Found, OpenFile, Spot, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,50 @@ class Charges:
 
     total: Amount
     of: dict[Inode, Amount]
+
+
+def charge_of(door: Door, target: Target) -> Amount:
+    """What *target* is charged with; nothing of a file that has no name any more."""
+    with door.opened(target, os.O_RDONLY) as fd:
+        status = os.fstat(fd)
+        return metering.charge_of(status, fd, door.unit) if status.st_nlink else NOTHING
+
+
+def charge_while_open(door: Door, file: OpenFile) -> tuple[Amount, bool]:
+    """What the open *file* is charged with for as long as it is open, and whether it has no name any more."""
+    with door.opened(file, os.O_RDONLY) as fd:
+        status = os.fstat(fd)
+        return metering.charge_of(status, fd, door.unit), not status.st_nlink
+
+
+def charge_of_attributes(door: Door, target: Target, name: bytes = b"", size: int | None = None) -> int:
+    """What the users' own attributes of *target* are charged with, in bytes; *size*: if the value of *name* had as many."""
+    with door.opened(target, os.O_RDONLY) as fd:
+        charged = metering.attribute_bytes(fd)
+        if size is not None and metering.is_charged(name):
+            before = attributes.get_or_none(fd, name)
+            charged += len(name) + size - (0 if before is None else len(name) + len(before))
+        return metering.rounded(charged, door.unit)
+
+
+def end_of(door: Door, file: OpenFile, own: MountId) -> tuple[int, bool]:
+    """The size of the open *file* in bytes, and whether mounts other than *own* say that they are writing it."""
+    with door.opened(file, os.O_RDONLY) as fd:
+        return os.fstat(fd).st_size, bool(writers.of(fd) - {own})
+
+
+def data_in(door: Door, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
+    """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
+    with door.opened(target, os.O_RDONLY) as fd:
+        return list(syscalls.data_in(fd, begin, end))
+
+
+def is_gone_for_us(door: Door, file: OpenFile) -> bool:
+    """Whether the open *file*, which is not written here any more, has lost its last name, and nobody else tells of that."""
+    if isinstance(door.reports, Unreported) or not door.reports.exact:
+        return True
+    with door.opened(file, os.O_RDONLY) as fd:
+        return door.reports.is_gone_for_us(fd)
 
 
 def charges_of_set(door: Door, top: Spot, apart: Container[Inode]) -> Charges:
@@ -32,7 +81,7 @@ def charges_of_set(door: Door, top: Spot, apart: Container[Inode]) -> Charges:
         if found.stat.st_nlink > 1:
             seen.add(ino)
         with contextlib.suppress(FileNotFoundError, Stale):
-            charge = door.charge_of(top.below(*path.split(b"/")) if path else top)
+            charge = charge_of(door, top.below(*path.split(b"/")) if path else top)
             total += charge
             if ino in apart:
                 of[ino] = charge

@@ -47,7 +47,7 @@ def count(store: Store, uid: Uid, unit: int, passed_over: Container[Inode] = ())
     not_his = _NotHis(
         frozenset(entry.place for _, entry in given if entry.stored.uid == uid),
         tuple(place_of_copy(name, entry.ino) for name, entry in given if entry.payer == uid),
-        tuple(b"~%x~old" % ino for ino in store.names.locked_copies()),
+        tuple(b"~%x~old" % ino for ino in store.names.copy_locks.locked()),
     )
     with _opened(store, USERS, uid) as names:
         for fd, name in names:

@@ -1,5 +1,5 @@
 """What the name of a set says: whose the set is, and where its files are. It is the target of a link in ``names/``
-(:mod:`ckfs.store.setnames`)::
+(:mod:`ckfs.store.namelinks`)::
 
     12.server.CK -> 1:5f3a90c1e2d4b687:2101.2101:2101.2101:12.server.CK
                     version, inode of the set's top, owner, stored as, name below users/<stored uid>/

@@ -295,8 +295,7 @@ class Gate:
         while True:
             await self._came_down.wait()
             self._came_down = trio.Event()
-            # The store sends no event when it answers again: it has to be asked.
-            while not await self._probe_once():  # noqa: ASYNC110
+            while not await self._probe_once():  # noqa: ASYNC110 - a store sends no event when it answers again
                 await trio.sleep(_PROBE_INTERVAL_S)
             log.warning("store up again")
             self.since_ns = time.time_ns()

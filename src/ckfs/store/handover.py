@@ -192,7 +192,7 @@ class Copying:
 
     def _take_lock(self) -> None:
         try:
-            self._lock = self._store.names.lock_copy(self._entry.ino)
+            self._lock = self._store.names.copy_locks.lock(self._entry.ino)
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
@@ -265,7 +265,7 @@ class Copying:
                 pass
             finally:
                 if self._lock is not None:
-                    self._store.names.unlock_copy(self._entry.ino, self._lock)
+                    self._store.names.copy_locks.unlock(self._entry.ino, self._lock)
 
     def _is_the_set(self) -> bool:
         """A store may say that it could not switch, and have done it."""
@@ -276,9 +276,9 @@ class Copying:
 
 def remove_left(store: Store) -> None:
     """Remove the old files of hand-overs that died after the copy had become the set."""
-    for ino in store.names.locked_copies():
+    for ino in store.names.copy_locks.locked():
         try:
-            lock = store.names.lock_copy(ino)
+            lock = store.names.copy_locks.lock(ino)
         except OSError:  # being copied
             continue
         try:
@@ -288,7 +288,7 @@ def remove_left(store: Store) -> None:
         except (OSError, FsError) as error:
             log.warning("a copied set's old files cannot be removed: %s", error)
         finally:
-            store.names.unlock_copy(ino, lock)
+            store.names.copy_locks.unlock(ino, lock)
 
 
 def _remove_left(store: Store, name: SetName, old: SetEntry, copied_ns: int) -> None:

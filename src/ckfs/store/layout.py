@@ -6,7 +6,7 @@
       ckfs.toml     format version and store id; written last, so that a half-made store is no store
       policy.toml   the cluster-wide policy
       ledger.toml   who keeps the ledger of quotas (see binding); limits.toml is a copy of what it says of limits
-      names/        one symbolic link per set (see setnames)
+      names/        one symbolic link per set (see namelinks)
       users/<uid>/  the sets of each user, real files under readable names
       staging/      what is being made, and is linked into place when complete
       trash/<uid>/  what was removed (see trash); made on first use in stores that have none
@@ -41,8 +41,9 @@ from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.limits import LIMITS_FILE
 from ckfs.store.metering import Meter
 from ckfs.store.mounts import MOUNTS, Mounts
+from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, TRASH, Arrangement
-from ckfs.store.setnames import NAMES, SetNames
+from ckfs.store.setnames import SetNames
 from ckfs.store.trash import Trash
 
 FORMAT = 2

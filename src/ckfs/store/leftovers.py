@@ -149,7 +149,7 @@ class Leftovers:
         names = self._store.names
         return (
             entry.is_followed
-            or entry.ino in names.locked_copies()
+            or entry.ino in names.copy_locks.locked()
             or (not top.record.is_directory and top.stat.st_nlink > 1)
             or bool(names.twins(name))
         )

@@ -117,21 +117,21 @@ class Mounts:
             raise Fenced("another mount has ended this one") from None
         return beating
 
-    def leave(self, id: MountId, *, finished: bool) -> None:  # noqa: A002
+    def leave(self, mount: MountId, *, finished: bool) -> None:
         """The mount ends by itself; unless it *finished* its images, others have to look after those."""
         if not finished:
-            self.end(id)
+            self.end(mount)
             return
         with self._changing() as directory, contextlib.suppress(FileNotFoundError):
-            os.unlink(id, dir_fd=directory)
+            os.unlink(mount, dir_fd=directory)
 
     # Others'
 
-    def read(self, id: MountId) -> Registration | None:  # noqa: A002
+    def read(self, mount: MountId) -> Registration | None:
         """What a mount says of itself; None if it has ended."""
         try:
             with self._opened() as directory:
-                return _read(directory, id)
+                return _read(directory, mount)
         except FileNotFoundError:
             return None
 
@@ -149,15 +149,15 @@ class Mounts:
             return [MountId(name) for name in names if is_id(name)]
         return []
 
-    def end(self, id: MountId) -> None:  # noqa: A002
+    def end(self, mount: MountId) -> None:
         """Fence a mount: nobody writes as it any more. Nothing happens if it has ended."""
         with self._changing() as directory, contextlib.suppress(FileNotFoundError):
-            os.rename(id, id + _ENDED, src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(mount, mount + _ENDED, src_dir_fd=directory, dst_dir_fd=directory)
 
-    def forget(self, id: MountId) -> None:  # noqa: A002
+    def forget(self, mount: MountId) -> None:
         """Nothing in the store names that ended mount any more."""
         with self._changing() as directory, contextlib.suppress(FileNotFoundError):
-            os.unlink(id + _ENDED, dir_fd=directory)
+            os.unlink(mount + _ENDED, dir_fd=directory)
 
     # Keeping house
 
@@ -167,20 +167,20 @@ class Mounts:
             return holder
         return None
 
-    def keep_house(self, id: MountId, is_alive: Callable[[MountId], bool]) -> bool:  # noqa: A002
-        """Whether *id* is the one mount that keeps house: it is already, or who did is not alive; then it is from now on.
+    def keep_house(self, mount: MountId, is_alive: Callable[[MountId], bool]) -> bool:
+        """Whether *mount* is the one mount that keeps house: it is already, or who did is not alive; then it is from now on.
 
         Of several that take over at once exactly one does, on every file system: the next term has one name, which is made
         exclusively. One that comes so late that its term is over, and cleared away, finds a later one beside its own.
         """
         with self._changing() as directory:
             term, holder = _last_term(directory)
-            if holder == id:
+            if holder == mount:
                 return True
             if holder is not None and is_alive(holder):
                 return False
             try:
-                os.symlink(id, _TERM % (term + 1), dir_fd=directory)
+                os.symlink(mount, _TERM % (term + 1), dir_fd=directory)
             except FileExistsError:
                 return False
             for number in _terms(directory):

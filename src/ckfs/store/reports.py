@@ -45,6 +45,35 @@ def untold() -> None:
     """There is nothing to tell, or nobody."""
 
 
+class Unreported:
+    """What a door says that has nobody to tell: nothing, and so it looks at nothing for that."""
+
+    def made(self, spot: Spot, status: os.stat_result) -> None:
+        pass
+
+    def losing(
+        self, spot: Spot, at: At, status: os.stat_result | None = None
+    ) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def moving(
+        self, old: Spot, new: Spot, old_at: At, new_at: At, flags: int
+    ) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def passing(self, old: Spot, new: Spot, at: At) -> Told:
+        return untold
+
+    def linking(self, old: Spot, new: Spot, at: At) -> Told:
+        return untold
+
+    def cutting(self, target: Target, fd: int, ino: Inode) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def changing(self, target: Target, fd: int, ino: Inode, name: bytes) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Counted:
     """A file or directory with what it is charged with."""

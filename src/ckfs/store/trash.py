@@ -24,6 +24,7 @@ from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import restoring, walks
+from ckfs.store.charges import charge_of
 from ckfs.store.door import Door
 from ckfs.store.entries import SetEntry
 from ckfs.store.realms import Arrangement
@@ -254,10 +255,10 @@ class Trash:
         elsewhere."""
         status = self._door.status(spot)
         if not stat.S_ISDIR(status.st_mode):
-            return self._door.charge_of(spot) if status.st_nlink == 1 else NOTHING
+            return charge_of(self._door, spot) if status.st_nlink == 1 else NOTHING
         below = {found.stat.st_ino: path for path, found in walks.everything(self._door, spot)}
         inner = (Spot(spot.identity, (*spot.components, *path.split(b"/"))) for path in below.values())
-        return sum(map(self._door.charge_of, inner), self._door.charge_of(spot))
+        return sum((charge_of(self._door, one) for one in inner), charge_of(self._door, spot))
 
     # Taking out
 

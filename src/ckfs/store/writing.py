@@ -19,7 +19,8 @@ from ckfs.names import Inode, MountId
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
 from ckfs.store import attributes, record, writers
-from ckfs.store.door import Door, noting
+from ckfs.store.door import Door
+from ckfs.store.refusals import noting
 from ckfs.store.spots import Found, Target
 
 Change = Callable[[Found], Record]

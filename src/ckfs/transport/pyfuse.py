@@ -212,8 +212,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        # pyfuse3 takes any buffer, and is done with it before it awaits anything.
-        return await self._fs.content.read(FileHandle(fh), off, size)  # type: ignore[return-value]
+        return await self._fs.content.read(FileHandle(fh), off, size)  # type: ignore[return-value]  # any buffer: it is done with before pyfuse3 awaits anything
 
     @replies
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

@@ -26,8 +26,8 @@ from ckfs.store.entries import USERS, SetEntry, place_beside
 from ckfs.store.handover import bring_files
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.layout import Store
+from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, Components
-from ckfs.store.setnames import NAMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,9 @@ from ckfs.store.checking.records import Trouble
 from ckfs.store.checking.walking import Directory, Seen, look, number_there, reach
 from ckfs.store.entries import USERS, SetEntry, decode, name_beside
 from ckfs.store.layout import Store
+from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, Arrangement
 from ckfs.store.removed import Note
-from ckfs.store.setnames import NAMES
 
 Key = tuple[int, bytes]
 """A place: uid of the directory below ``users/``, and the name in it."""

@@ -18,8 +18,8 @@ from ckfs.store.checking.walking import Directory, Seen, look, owner_of
 from ckfs.store.entries import USERS
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.layout import Store
+from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING
-from ckfs.store.setnames import NAMES
 
 NEEDED = (NAMES, USERS, STAGING)
 """Others are made when they are needed first."""

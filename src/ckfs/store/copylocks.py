@@ -1,0 +1,67 @@
+"""One mount at a time copies a set to its new owner: a locked file in ``staging/`` for each that is being copied."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from ckfs.model import Owner
+from ckfs.names import Inode
+from ckfs.store import syscalls
+from ckfs.store.identity import acting_as
+
+_NAME = b"copying-"
+
+
+class CopyLocks:
+    """In the directory *staging_fd*, kept by *service*."""
+
+    def __init__(self, staging_fd: int, service: Owner) -> None:
+        self._staging_fd = staging_fd
+        self._service = service
+
+    def lock(self, ino: Inode) -> int:
+        """Lock the set *ino* against copying by others. Returns what :meth:`unlock` takes.
+
+        BlockingIOError if another has it; OSError where the store keeps no locks. The lock ends with its process.
+        """
+        name = _name_of(ino)
+        with acting_as(self._service):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, 0o600, dir_fd=self._staging_fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # NFS wants it open for writing
+                if not os.path.samestat(os.fstat(fd), os.stat(name, dir_fd=self._staging_fd)):
+                    raise FileNotFoundError(errno.ENOENT, "unlocked in that moment")
+            except FileNotFoundError:
+                os.close(fd)
+                raise BlockingIOError(errno.EAGAIN, "another mount has just copied it") from None
+            except BlockingIOError:
+                os.close(fd)
+                raise BlockingIOError(errno.EAGAIN, "another mount is copying it") from None
+            except BaseException:
+                os.close(fd)
+                raise
+            return fd
+
+    def unlock(self, ino: Inode, lock: int) -> None:
+        with acting_as(self._service):
+            try:
+                os.unlink(_name_of(ino), dir_fd=self._staging_fd)
+            finally:
+                os.close(lock)
+
+    def locked(self) -> list[Inode]:
+        """Sets that are being copied, or were by one that died."""
+        fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._staging_fd)
+        try:
+            return [
+                Inode(int(name[len(_NAME) :], 16)) for name in syscalls.names_in(fd) if name.startswith(_NAME)
+            ]
+        finally:
+            os.close(fd)
+
+
+def _name_of(ino: Inode) -> bytes:
+    return _NAME + b"%x" % ino
