@@ -142,6 +142,7 @@ class Cluster:
         nodes: Sequence[str],
         *,
         server: str | None = None,
+        options: Sequence[str] = (),
         may_log: Sequence[str] = (),
     ) -> Iterator[dict[str, str]]:
         """The store mounted by one host after the other, as the *nodes*, at ``where/NODE``; the one called *server* by that role.
@@ -152,7 +153,9 @@ class Cluster:
             mounts = {}
             for host, node in zip(self.hosts, nodes, strict=False):
                 role = "server" if node == server else "node"
-                mounting = host.mounts(store, where / node, role=role, node=node, may_log=may_log)
+                mounting = host.mounts(
+                    store, where / node, role=role, node=node, options=options, may_log=may_log
+                )
                 mounts[node] = str(stack.enter_context(mounting).path)
             yield mounts
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,10 +22,14 @@ _LOOK_S = 0.05
 _BRIDGE = "br0"
 _CABLE = "eth0"
 _PREFIX_LENGTH = 24
-# Orphans of the machine are reaped by the kernel, as cat ignores their end.
 _FIRST_PROCESS = """
-trap '' CHLD
-hostname "$0" && ip link set lo up && echo up && exec cat
+import os, signal, socket, subprocess, sys
+socket.sethostname(sys.argv[1])
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the machine are reaped by the kernel
+os.write(1, b"up\\n")
+while os.read(0, 4096):
+    pass
 """
 _CLIENT = {"net": "net", "uts": "uts"}
 _SERVER = {"mount": "mnt", "net": "net", "uts": "uts", "pid": "pid_for_children"}
@@ -46,7 +51,7 @@ class Machine:
         if serves:
             words += ["--propagation=private", "--fork", "--mount-proc", "--kill-child=KILL"]
         self._holder = subprocess.Popen(
-            [*words, "--", "sh", "-c", _FIRST_PROCESS, name],
+            [*words, "--", sys.executable, "-I", "-S", "-c", _FIRST_PROCESS, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
