@@ -26,7 +26,13 @@ LONG_S = 120.0
 """Nothing that the tests wait for takes so long, on however busy a machine."""
 PIECE_BYTES = 64 << 10
 MIB = 1 << 20
-MAY_LOG = ["store down", "store up again", "is partial: a write failed"]
+MAY_LOG = [
+    "store down",
+    "store up again",
+    "is partial: a write failed",
+    "the store cannot be used",
+    "closing a file",
+]
 ENDINGS = {errno.EIO, errno.ETIMEDOUT}
 
 _numbers = itertools.count()

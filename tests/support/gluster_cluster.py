@@ -174,6 +174,9 @@ class Cluster:
         wait_until(self._is_healed, "all is healed", 120.0)
 
     def _is_healed(self) -> bool:
+        self.gluster(
+            "volume", "heal", VOLUME, check=False
+        )  # now, not at the next of its looks every ten minutes
         said = self.gluster("volume", "heal", VOLUME, "info", "summary", check=False)
         counts = [
             line.split(":")[1].strip()

@@ -117,6 +117,8 @@ class Way:
         known = record.decode(raw) if raw is not None else None
         if known is None:
             known = self._adopt(status, where)
+        if isinstance(where, int) and status.st_nlink:
+            attributes.remember(where, record.ATTRIBUTE, record.encode(known) if raw is None else raw)
         return Found(status, known)
 
     def _adopt(self, status: os.stat_result, where: attributes.Where) -> Record:
