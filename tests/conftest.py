@@ -13,11 +13,13 @@ import pytest
 from xdist.remote import Producer
 
 from ckfs.ledger import state
-from tests.support import gluster_cluster
+from tests.support import gluster_cluster, ledgers
 from tests.support.distribution import ByFileOrCluster
 from tests.support.gluster_cluster import Cluster
+from tests.support.ledgers import Policy
 from tests.support.mounting import Mount, mounted, state_directory
 from tests.support.payers import Quotas, ledger_in, private_store
+from tests.support.postgres import Server, running, skip_unless_installed
 
 pytest_plugins = ("tests.fs.failing",)
 
@@ -122,6 +124,22 @@ def module_mount(root_and_fuse: None, module_workdir: Path) -> Iterator[Mount]:
     store = private_store(module_workdir)
     with mounted(store, module_workdir / "mount") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL that all tests of a process share: it is not theirs to stop. Each store gets a database of its own."""
+    skip_unless_installed()
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=["embedded", "postgresql"])
+def ledger(request: pytest.FixtureRequest) -> Policy:
+    """What a policy says of where the ledger is. All tests of a module run with each."""
+    if request.param == "embedded":
+        return ledgers.embedded
+    return ledgers.in_new_database(request.getfixturevalue("postgres"))
 
 
 @pytest.fixture

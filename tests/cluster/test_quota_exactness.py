@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.agents import Agent
 from tests.support.images import save
+from tests.support.ledgers import Policy, rewrite_policy
 from tests.support.mounting import Mount, mounted
 from tests.support.payers import UNIT, Payer, Quotas, charged, ledger_in, new_payer, private_store
 
@@ -149,9 +150,10 @@ class Crowd:
 
 
 @pytest.fixture
-def mounts(root_and_fuse: None, workdir: Path) -> Iterator[list[Mount]]:
+def mounts(root_and_fuse: None, workdir: Path, ledger: Policy) -> Iterator[list[Mount]]:
     with ledger_in(workdir / "state"), ExitStack() as stack:
         store = private_store(workdir)
+        rewrite_policy(store, ledger)
         yield [
             stack.enter_context(mounted(store, workdir / node, node=node, may_log=REFUSED)) for node in NODES
         ]

@@ -103,6 +103,24 @@ def test_what_a_dead_mount_had_claimed_comes_back_to_the_one_that_lives(
         quotas.check()
 
 
+def test_the_mount_that_keeps_house_takes_back_what_dead_ones_were_granted(
+    quotas: Quotas, workdir: Path
+) -> None:
+    with (
+        mounted(quotas.store, workdir / "keeper", node="k", role="server", may_log=KILLED) as keeper,
+        mounted(quotas.store, workdir / "b", node="b", may_log=KILLED) as other,
+    ):
+        until(lambda: "this mount keeps house" in keeper.log(), keeper.log)
+        with mounted(quotas.store, workdir / "a", node="a") as dying:
+            payer = new_payer(dying, quotas)
+            payer.may_add(bytes=40 * UNIT)
+            writes_and_is_cut_off(dying, payer)
+        gets_all_that_is_left(Payer(payer.uid, other, quotas, payer.hard_bytes))
+        assert f"has died: uid {payer.uid} has" in keeper.log()
+        assert "has died" not in other.log()
+        quotas.check()
+
+
 def test_a_mount_that_was_killed_with_much_granted_takes_nothing_with_it(
     quotas: Quotas, workdir: Path
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from ckfs.errors import LedgerUnusable
 from ckfs.fs import grants
@@ -282,6 +283,38 @@ async def test_those_who_wait_for_a_ledger_that_hangs_do_not_wait_for_each_other
         answer.set()
         hung.before = {}
         assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
+@pytest.mark.trio
+async def test_nobody_writes_before_the_ledger_has_noted_the_file(
+    store: Path, ledger: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what he has written, and given up, would not count as long as another mount writes the file."""
+    slow, begun, answer = Interrupted(ledger), threading.Event(), threading.Event()
+
+    def wait(*arguments: Any) -> None:
+        if arguments[4:] and arguments[4]:
+            begun.set()
+            answer.wait(ENOUGH_S)
+
+    async with charged(store, slow) as mount:
+        await mount.alice.mkdir(SET)
+        await mount.alice.save(f"{SET}/image", b"")
+        handles = [await mount.alice.open(f"{SET}/image", os.O_WRONLY) for _ in range(2)]
+        await settled(ledger, mount)
+        await mount.alice.save(f"{SET}/.other", bytes(UNIT))  # for which more is granted than it needs
+        monkeypatch.setattr(grants.Grants, "_is_valid", lambda _: True)
+        slow.before["draw"] = wait
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.fs.content.write, handles[0], 0, bytes(UNIT))
+            await trio.to_thread.run_sync(begun.wait, ENOUGH_S)
+            nursery.start_soon(mount.fs.content.write, handles[1], UNIT, bytes(UNIT))
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            assert (store / "users" / str(ALICE.uid) / SET / "image").stat().st_size == 0
+            answer.set()
+        for handle in handles:
+            await mount.alice.close(handle)
+        assert await settled(ledger, mount) == Amount(4 * UNIT, 3)
 
 
 # Writes that end late

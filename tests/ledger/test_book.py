@@ -266,6 +266,21 @@ def test_a_change_of_a_file_that_another_mount_writes_is_left_to_that(ledger: Bo
     assert ledger.account(ALICE).total == NOTHING
 
 
+def test_what_is_added_to_a_file_that_another_mount_writes_counts_as_far_as_it_was_claimed(
+    ledger: Book,
+) -> None:
+    limited(ledger, 20)
+    for mount in (A, B):
+        draw(ledger, mount, ALICE, 10)
+    draw(ledger, A, ALICE, 0, Opened(FILE, NOTHING))
+    more = Posting(ALICE, given_up=bytes_(10), changed=(Changed(OTHER, bytes_(4)), Changed(FILE, bytes_(9))))
+    ledger.post(B, 1, [more])
+    assert ledger.account(ALICE).used == bytes_(10)
+    assert ledger.account(ALICE).total == bytes_(20), "nobody gets room for what is in the store"
+    ledger.post(A, 1, [Posting(ALICE, given_up=bytes_(7), settled=(Settled(FILE, bytes_(16, 1)),))])
+    assert ledger.account(ALICE).used == bytes_(20, 1)
+
+
 def test_a_change_of_a_file_that_nobody_else_writes_counts(ledger: Book) -> None:
     ledger.post(A, 1, [Posting(ALICE, bytes_(10, 1))])
     draw(ledger, A, ALICE, 0, Opened(FILE, bytes_(4, 1)))
@@ -343,6 +358,19 @@ def test_nobody_waits_for_a_mount_that_ends_or_is_dead(ledger: Book) -> None:
     assert ledger.waits_for(A, ALICE)
     ledger.recounted(ALICE, None, NOTHING, dead=[C])
     assert not ledger.waits_for(A, ALICE)
+
+
+def test_who_has_yet_to_give_back_is_known(ledger: Book) -> None:
+    draw(ledger, A, ALICE, 5)
+    draw(ledger, A, BOB, 5)
+    draw(ledger, B, ALICE, 5)
+    assert ledger.asked_back() == {}
+    ledger.recall(C, ALICE)
+    ledger.recall(C, BOB)
+    assert ledger.asked_back() == {A: {ALICE, BOB}, B: {ALICE}}
+    ledger.answer(A, ALICE)
+    ledger.end(B)
+    assert ledger.asked_back() == {A: {BOB}}
 
 
 def test_new_limits_ask_all_to_give_back(ledger: Book) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import content, save
+from tests.support.ledgers import Policy
 from tests.support.mounting import run_ckfs
 from tests.support.payers import UNIT, Payer, Place, new_payer, place_in
 from tests.support.users import errno_as, raises_errno
@@ -23,8 +24,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def place(root_and_fuse: None, module_workdir: Path) -> Iterator[Place]:
-    with place_in(module_workdir, may_log=["is partial"]) as place:
+def place(root_and_fuse: None, module_workdir: Path, ledger: Policy) -> Iterator[Place]:
+    with place_in(module_workdir, policy=ledger, may_log=["is partial"]) as place:
         yield place
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.agents import Agent
 from tests.support.images import append, content, resize, save, write_at
+from tests.support.ledgers import Policy
 from tests.support.mounting import run_ckfs
 from tests.support.payers import (
     DIRECTORY,
@@ -37,8 +38,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture(scope="module")
-def place(root_and_fuse: None, module_workdir: Path) -> Iterator[Place]:
-    with place_in(module_workdir, may_log=["is partial: a write failed"]) as place:
+def place(root_and_fuse: None, module_workdir: Path, ledger: Policy) -> Iterator[Place]:
+    with place_in(module_workdir, policy=ledger, may_log=["is partial: a write failed"]) as place:
         yield place
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.ledgers import Policy, rewrite_policy
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
 from tests.support.users import as_user
 
@@ -26,6 +27,7 @@ LIMIT_S = 30.0
 
 T = TypeVar("T")
 _uids = itertools.count(3001)
+_places = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,13 +279,15 @@ def private_store(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def place_in(directory: Path, *, policy: Callable[[str], str] = str, **options: Any) -> Iterator[Place]:
+def place_in(directory: Path, *, policy: Policy = str, **options: Any) -> Iterator[Place]:
     """A new store in *directory* with a mount, whose policy is what *policy* makes of the default; *options* are those of
     :func:`mounted`. At the end a recount finds nothing but what the ledger says."""
-    with ledger_in(directory / "state"):
-        store = private_store(directory)
-        (store / "policy.toml").write_text(policy((store / "policy.toml").read_text()))
-        with mounted(store, directory / "mount", **options) as mount:
+    own = directory / f"place-{next(_places)}"
+    own.mkdir(mode=0o711)
+    with ledger_in(own / "state"):
+        store = private_store(own)
+        rewrite_policy(store, policy)
+        with mounted(store, own / "mount", **options) as mount:
             place = Place(store, mount, Quotas(store, mount.path))
             yield place
             place.quotas.all_given_back()

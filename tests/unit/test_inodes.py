@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ckfs.errors import Stale
+from ckfs.errors import BadHandle, Stale
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.model import Caller, Owner, Record
 from ckfs.names import ROOT_INODE, Gid, Inode, Uid
@@ -202,3 +202,16 @@ def test_removing_a_handle_leaves_the_others(top: Node) -> None:
     first, second = _handle(top, []), _handle(top, [])
     top.without_handle(first)
     assert top.handles == (second,)
+
+
+def test_a_descriptor_that_is_closed_is_neither_closed_again_nor_used(top: Node) -> None:
+    closed: list[int] = []
+    handle = _handle(top, closed)
+    release = handle.pin()
+    handle.close_when_unused(lambda: closed.append(handle.fd))
+    assert closed == []
+    release()
+    assert closed == [handle.fd]
+    with pytest.raises(BadHandle):
+        handle.pin()
+    assert closed == [handle.fd]

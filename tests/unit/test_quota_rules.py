@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,8 @@ from ckfs.names import Uid
 from ckfs.policy import quota
 from ckfs.policy.quota import (
     DEFAULT_GRACE_S,
+    GRANT_BYTES,
+    MOST_GRANT_BYTES,
     NOTHING,
     UNLIMITED,
     Account,
@@ -22,6 +26,7 @@ from ckfs.policy.quota import (
     Settings,
     grace_left_s,
     limits_of,
+    next_grant,
 )
 
 ALICE = Uid(2101)
@@ -295,3 +300,18 @@ def test_a_grant_is_never_more_than_there_is_nor_less_than_is_needed_if_there_is
     assert left is None or granted <= left
     if soft is not None and granted > least:
         assert used + claimed + granted <= soft or used + claimed > soft
+
+
+@pytest.mark.parametrize(
+    ("before", "since_s", "asked"),
+    [
+        (GRANT_BYTES, 0.1, 2 * GRANT_BYTES),  # it did not last a second
+        (GRANT_BYTES, 2.0, GRANT_BYTES),
+        (8 * GRANT_BYTES, 2.0, 8 * GRANT_BYTES),
+        (8 * GRANT_BYTES, 60.0, GRANT_BYTES),  # somebody else's burst
+        (MOST_GRANT_BYTES, 0.1, MOST_GRANT_BYTES),
+        (GRANT_BYTES, math.inf, GRANT_BYTES),  # the first
+    ],
+)
+def test_who_writes_fast_asks_for_more_at_a_time(before: int, since_s: float, asked: int) -> None:
+    assert next_grant(before, since_s) == asked

@@ -22,9 +22,19 @@ from ckfs.control.protocol import Values
 from ckfs.daemon import logs
 from ckfs.daemon.mounting import is_dead
 from ckfs.errors import CkfsError, NotPermitted, UsageError
-from ckfs.fs.standing import Standing, default_limits, described, keep_copy, known_accounts, say, standings
+from ckfs.fs.standing import (
+    Standing,
+    default_limits,
+    described,
+    held_up,
+    keep_copy,
+    kept_until_given_back,
+    known_accounts,
+    say,
+    standings,
+)
 from ckfs.ledger.ledger import Quotas
-from ckfs.names import ROOT_UID, Uid
+from ckfs.names import ROOT_UID, MountId, Uid
 from ckfs.owners.processes import login_uid_of
 from ckfs.policy import limits
 from ckfs.policy.enforcing import QuotaMode
@@ -150,10 +160,11 @@ class _OnStore:
 
     def say(self, uid: int | None, said: Mapping[str, str]) -> str:
         of_whom = None if uid is None else Uid(uid)
-        holds = say(self.quotas, of_whom, said)
+        holds, keepers = say(self.quotas, of_whom, said), frozenset[MountId]()
         if said:
             if self.store.read_policy().quota.mode is QuotaMode.LEDGER:
                 keep_copy(self.store, self.quotas.all_settings())
             logs.set_up(in_front=False, log_file=None)
             log.info("%s", described(of_whom, said, login_uid_of(os.getpid())))
-        return limits.described(holds)
+            keepers = kept_until_given_back(self.quotas, of_whom)
+        return limits.described(holds) + held_up(self.store.mounts, keepers)

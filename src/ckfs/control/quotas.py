@@ -16,11 +16,22 @@ from ckfs.fs import room
 from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.room import Answer, GivingWay, StoreRoom
-from ckfs.fs.standing import default_limits, described, keep_copy, known_accounts, say, standings
+from ckfs.fs.standing import (
+    GIVEN_BACK_WITHIN_S,
+    LOOK_S,
+    default_limits,
+    described,
+    held_up,
+    keep_copy,
+    keeping,
+    known_accounts,
+    say,
+    standings,
+)
 from ckfs.fs.superseded import Superseded
 from ckfs.ledger.ledger import Quotas
 from ckfs.model import Owner
-from ckfs.names import ROOT_UID, Gid, Uid
+from ckfs.names import ROOT_UID, Gid, MountId, Uid
 from ckfs.owners.accounts import uid_in
 from ckfs.policy import limits
 from ckfs.policy.quota import NOTHING, Account, Amount
@@ -75,13 +86,24 @@ class QuotaDesk:
     async def set(self, uid: Uid | None, said: Mapping[str, str], login_uid: int | None, tell: Tell) -> None:
         if self.uid != ROOT_UID:
             raise NotPermitted("only root sets quotas")
-        holds = await self._asking.ask(lambda quotas: say(quotas, uid, said), self.uid)
+        holds, yet_to_hold = await self._asking.ask(lambda quotas: say(quotas, uid, said), self.uid), ""
         if said:
             if self.core.ledger is not None:
                 everything = await self._asking.ask(lambda quotas: quotas.all_settings(), self.uid)
                 await self._moments.in_store(lambda: keep_copy(self.core.store, everything))
             log.info("%s", described(uid, said, login_uid), extra={"always": True})
-        await tell({"holds": limits.described(holds)})
+            keepers = await self._kept(uid)
+            yet_to_hold = await self._moments.in_store(lambda: held_up(self.core.store.mounts, keepers))
+        await tell({"holds": limits.described(holds) + yet_to_hold})
+
+    async def _kept(self, uid: Uid | None) -> frozenset[MountId]:
+        """The mounts on which a limit that was set does not hold yet, once they have had the time to answer."""
+        until_s = trio.current_time() + GIVEN_BACK_WITHIN_S
+        while True:
+            keepers = await self._asking.ask(lambda quotas: keeping(quotas, uid), self.uid)
+            if not keepers or trio.current_time() > until_s:
+                return keepers
+            await trio.sleep(LOOK_S)
 
     async def room(self, uid: Uid, size_bytes: int, superseded: Superseded, tell: Tell) -> None:
         self._check_own([uid], "ask for")

@@ -17,7 +17,7 @@ from ckfs.engines import said
 from ckfs.engines.engine import REALM_MODE, Driver, Realms
 from ckfs.engines.headroom import Headroom
 from ckfs.errors import EngineFailed, Unsupported
-from ckfs.names import ROOT_UID, Gid, Uid
+from ckfs.names import ROOT_UID, Gid, MountId, Uid
 from ckfs.policy.quota import UNLIMITED, Account, Limit, Limits, Room, Said, Settings, limits_of, room
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,9 @@ class Driven:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self.realms.opened(uid) as fd:
             return said.read(fd)
         return Settings()
+
+    def asked_back(self) -> dict[MountId, set[Uid]]:
+        return {}
 
     def all_settings(self) -> dict[Uid | None, Settings]:
         everyone: list[Uid | None] = [None, *self.realms.uids()]

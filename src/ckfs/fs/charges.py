@@ -29,6 +29,7 @@ class Session:
         "ino",
         "is_left",
         "is_ours_to_bury",
+        "is_told",
         "payer",
         "ranges",
         "under_way",
@@ -41,6 +42,8 @@ class Session:
         """What the name of its set said when *payer* was read from it; None if it had no name any more."""
         self.base = base
         """What the file counted with when this began."""
+        self.is_told = False
+        """The ledger has noted it, or is away."""
         self.ranges = Ranges()
         """What was written or is about to be, in whole units: all of it is claimed."""
         self.held = 0
@@ -71,6 +74,10 @@ class Charges(Protocol):
     @property
     def to_recount(self) -> set[Uid]:
         """Owners of whom only a recount tells what they use. Who has recounted one takes him out (:mod:`ckfs.fs.reclaiming`)."""
+
+    @property
+    def fell_short(self) -> int:
+        """How often somebody did not get what he asked for, since the limit was reached by what mounts have been granted; they may be dead."""
 
     async def run(self) -> None:
         """For the life of the mount."""
@@ -124,6 +131,10 @@ class Uncharged:
     @property
     def to_recount(self) -> set[Uid]:
         return set()
+
+    @property
+    def fell_short(self) -> int:
+        return 0
 
     async def run(self) -> None:
         pass

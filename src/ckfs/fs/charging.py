@@ -62,6 +62,10 @@ class Charging:
     def to_recount(self) -> set[Uid]:
         return self.sessions.to_recount
 
+    @property
+    def fell_short(self) -> int:
+        return self.grants.fell_short
+
     async def run(self) -> None:
         """For the life of the mount."""
         self.sessions.listen()

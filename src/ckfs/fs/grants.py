@@ -22,7 +22,7 @@ from ckfs.fs.core import Core
 from ckfs.fs.purse import Purse
 from ckfs.ledger.ledger import Drawn, Ledger, Opened, Posting
 from ckfs.names import Inode, MountId, Uid
-from ckfs.policy.quota import GRANT_BYTES, GRANT_FILES, NOTHING, Account, Amount
+from ckfs.policy.quota import GRANT_FILES, NOTHING, Account, Amount, next_grant
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +33,15 @@ _INTERVAL_S = 0.25
 _SOON_S = 0.02
 """What was freed, so soon: who removes one file often removes many, and one posting tells of all."""
 _IDLE_S = 1.0
-"""A balance that nobody took from for so long is given back."""
+"""A balance that nobody took from for so long is given back; not while the ledger is away, which could not give it to others."""
 _RECALL_S = 2.0
 """For so long the other mounts are waited for that are asked to give back what they do not need."""
 _RECALL_LOOK_S = 0.05
 _FRUITLESS_S = 1.0
 _EXACT_S = 5.0
 """After a recall, for so long nothing is drawn beyond what is needed."""
+_LOOK_S = 1.0
+"""So often is looked whether others ask for something back, where there is plenty."""
 _THREADS = 4
 
 
@@ -64,6 +66,8 @@ class Grants:
     lost: Callable[[Uid], None]
     free_unneeded: Callable[[Uid], Awaitable[object]]
     purses: dict[Uid, Purse] = field(default_factory=dict)
+    fell_short: int = 0
+    """How often others had not given back what was needed here, though they were asked to."""
     _lane: trio.Lock = field(default_factory=trio.Lock)
     _wake: trio.Event = field(default_factory=trio.Event)
     _back: trio.Event | None = None
@@ -75,6 +79,7 @@ class Grants:
     _late: set[Uid] = field(default_factory=set)
     """For whom something may have been granted of which this mount has not heard. Threads add to it."""
     _answering: bool = False
+    _looked_s: float = 0.0
     _batch: _Batch | None = None
     _to_note: dict[Inode, tuple[Uid, Opened]] = field(default_factory=dict)
     _noting: list[tuple[Uid, Opened]] = field(default_factory=list)
@@ -144,6 +149,7 @@ class Grants:
         await self.draw(purse, amount)
         if not purse.balance.covers(amount):
             purse.fruitless_until_s = trio.current_time() + _FRUITLESS_S
+            self.fell_short += 1
 
     async def _assure_heard(self) -> None:
         member = self.core.member
@@ -158,7 +164,8 @@ class Grants:
             lacks = (amount - purse.balance).not_below_zero()
             mount, uid = self.mount, purse.uid
             given_up = threading.Event()
-            call = partial(self.ledger.draw, mount, uid, lacks, self._wanted(purse, lacks), opened)
+            wanted = self._wanted(purse, lacks)
+            call = partial(self.ledger.draw, mount, uid, lacks, wanted, opened)
 
             def draw() -> Drawn:
                 drawn = call()
@@ -173,6 +180,8 @@ class Grants:
                 self._late.add(uid)
                 raise
             self._take_up(purse, drawn)
+            if lacks:
+                purse.is_short = not purse.balance.covers(wanted)
         self.watch(drawn.account)
         return drawn
 
@@ -200,9 +209,13 @@ class Grants:
     @staticmethod
     def _wanted(purse: Purse, lacks: Amount) -> Amount:
         """Of what is short more than is needed, so that it need not be asked for at every call."""
-        if purse.is_wanted_by_others(trio.current_time()):
+        now_s = trio.current_time()
+        if purse.is_wanted_by_others(now_s):
             return lacks
-        return lacks + Amount(GRANT_BYTES if lacks.bytes else 0, GRANT_FILES if lacks.files else 0)
+        if lacks.bytes:
+            purse.piece_bytes = next_grant(purse.piece_bytes, now_s - purse.drawn_s)
+            purse.drawn_s = now_s
+        return lacks + Amount(purse.piece_bytes if lacks.bytes else 0, GRANT_FILES if lacks.files else 0)
 
     async def _recall(self, uid: Uid) -> None:
         """Ask the others for what they do not need, and wait until they have answered."""
@@ -234,7 +247,8 @@ class Grants:
             if self._back is None:
                 self._back = trio.Event()
                 log.warning(
-                    "the ledger of quotas is away: grants are spent, and no new ones drawn: %s", error
+                    "the ledger of quotas is away: grants are spent, and no new ones drawn: %s",
+                    str(error) or f"it did not answer within {self.core.op_timeout_s:g} s",
                 )
             raise LedgerDown("the ledger is away") from None
         if self._back is not None:
@@ -282,13 +296,23 @@ class Grants:
         self.gather()
         now_s = trio.current_time()
         for purse in self.purses.values():
-            if purse.idle_s(now_s) > _IDLE_S and purse.balance:
+            if self._back is None and purse.idle_s(now_s) > _IDLE_S and purse.balance:
                 purse.give_up_balance()
         async with self._lane:
             await self._post_all()
             await self._take_up_late()
-            is_asked = any(not purse.is_empty for purse in self.purses.values()) or self._back is not None
-            return await self._ask(partial(self.ledger.recalled, self.mount)) if is_asked else set()
+            if not self._looks(now_s):
+                return set()
+            self._looked_s = now_s
+            return await self._ask(partial(self.ledger.recalled, self.mount))
+
+    def _looks(self, now_s: float) -> bool:
+        """Whether it is time to look what others ask for, who do so near a limit: hundreds of mounts that write far from theirs
+        should not all ask four times a second."""
+        if self._back is not None:
+            return True
+        has = [purse for purse in self.purses.values() if not purse.is_empty]
+        return bool(has) and (any(purse.is_short for purse in has) or now_s - self._looked_s > _LOOK_S)
 
     async def post(self) -> None:
         """Post everything there is; returns when the ledger has it. Raises LedgerDown."""

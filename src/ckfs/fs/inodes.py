@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from ckfs.errors import Stale
+from ckfs.errors import BadHandle, Stale
 from ckfs.fs.streams import Stream
 from ckfs.model import Caller
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid, shown
@@ -30,6 +30,7 @@ class Handle:
 
     __slots__ = (
         "_closing",
+        "_is_closed",
         "_pins",
         "admitted",
         "appends",
@@ -72,19 +73,26 @@ class Handle:
         """Under which registration of this mount the image was marked since it was last settled."""
         self._pins = 0
         self._closing: Release | None = None
+        self._is_closed = False
 
     @property
     def fd(self) -> int:
         return self.file.fd
 
     def pin(self) -> Release:
-        """Keep the descriptor open until the returned call is made."""
+        """Keep the descriptor open until the returned call is made. BadHandle if it is closed: its number may be another file's."""
+        if self._is_closed:
+            raise BadHandle("the file has been closed meanwhile")
         self._pins += 1
         return self._unpin
 
     def _unpin(self) -> None:
         self._pins -= 1
-        if self._pins == 0 and self._closing is not None:
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._pins == 0 and self._closing is not None and not self._is_closed:
+            self._is_closed = True
             self._closing()
 
     def reopened(self) -> None:
@@ -93,8 +101,7 @@ class Handle:
     def close_when_unused(self, close: Release) -> None:
         """Call *close* as soon as no call uses the descriptor any more."""
         self._closing = close
-        if self._pins == 0:
-            close()
+        self._close_if_unused()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ that are being written), and the rest was given up and has yet to be posted: ``t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from dataclasses import dataclass, field
 
 from ckfs.ledger.ledger import Changed, Drawn, Posting, Settled
 from ckfs.names import Inode, Uid
-from ckfs.policy.quota import NOTHING, Amount
+from ckfs.policy.quota import GRANT_BYTES, NOTHING, Amount
 
 _ANOTHERS = -1
 """No grant has this number."""
@@ -27,6 +28,11 @@ class Purse:
     is_used: bool = False
     """Something was taken, or asked for, since :meth:`idle_s` looked."""
     _used_s: float = 0.0
+    piece_bytes: int = GRANT_BYTES
+    """How much was asked for last, beyond what was needed, and when:"""
+    drawn_s: float = -math.inf
+    is_short: bool = False
+    """Less was granted than was asked for: the owner is near a limit."""
     exact_until_s: float = 0.0
     """Until then nothing is drawn beyond what is needed: others want it."""
     fruitless_until_s: float = 0.0

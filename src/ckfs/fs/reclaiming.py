@@ -1,7 +1,9 @@
 """What dead mounts were granted comes back: their owners are counted anew, and they lose their grants in the same step.
 
-Each mount that counts looks a few times per lease. Of those that live, the first in the order of their ids does it at once, the
-others only if it is not done by then: several at once are harmless, since only one recount of each owner is taken up.
+The mount that keeps house for the store looks a few times per lease. Where none does, or an owner falls short here of what he asked
+for, this one looks, too: each mount looking at each other would be too much for a store that thousands mount. Of those that look, the first in
+the order of their ids does it at once, the others only if it is not done by then: several at once are harmless, since only one
+recount of each owner is taken up.
 """
 
 from __future__ import annotations
@@ -37,13 +39,14 @@ class Reclaiming:
     ledger: Ledger
     _dead_since_s: dict[MountId, float] = field(default_factory=dict)
     _said: str = ""
+    _fell_short: int = 0
 
     async def run(self) -> None:
         """For the life of the mount."""
         alone = trio.CapacityLimiter(1)
         while True:
             if self.core.gate.is_up:
-                look = partial(self._look, frozenset(self.core.charging.to_recount))
+                look = partial(self.look, frozenset(self.core.charging.to_recount))
                 done = await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=alone)
                 self.core.charging.to_recount.difference_update(done)
             await trio.sleep(self._every_s)
@@ -52,15 +55,16 @@ class Reclaiming:
     def _every_s(self) -> float:
         return self.core.policy.lease_s / _LOOKS_PER_LEASE
 
-    def _look(self, own: frozenset[Uid]) -> set[Uid]:
-        """Recounts the owners *own* too, whose grants this mount itself has lost; returns those of whom that came to an end."""
+    def look(self, own: frozenset[Uid]) -> set[Uid]:
+        """One look, blocking. Recounts the owners *own* too, whose grants this mount itself has lost; returns those of whom that came to an end."""
         done = set[Uid]()
+        store = self.core.store
         try:
-            self.reclaim()
-            recounting = Recounting(self.core.store, self.ledger, self.core.fate)
+            if self._is_asked_for():
+                self.reclaim()
+                limits.write(store.path, store.service, self.ledger.all_settings())
+            recounting = Recounting(store, self.ledger, self.core.fate)
             done.update(one.uid for one in recounting.repair(sorted(own)) if one.taken_up)
-            store = self.core.store
-            limits.write(store.path, store.service, self.ledger.all_settings())
             said = ""
         except (OSError, FsError, RecursionError, CkfsError) as error:
             said = f"what dead mounts were granted is looked after later: {error}"
@@ -68,6 +72,15 @@ class Reclaiming:
             log.info("%s", shown(said))
         self._said = said
         return done
+
+    def _is_asked_for(self) -> bool:
+        """Whether this mount is one of those that look now."""
+        before, self._fell_short = self._fell_short, self.core.charging.fell_short
+        return self._fell_short != before or not self._another_keeps_house()
+
+    def _another_keeps_house(self) -> bool:
+        keeper = self.core.store.mounts.housekeeper()
+        return keeper not in (None, self.core.mount_id) and self.core.fate(keeper) is Fate.ALIVE
 
     def reclaim(self) -> None:
         """Take back what mounts hold that died long enough ago for this one to do it."""
@@ -82,7 +95,9 @@ class Reclaiming:
 
     def _before(self) -> int:
         """How many mounts go first."""
-        own = self.core.mount_id
+        own, keeper = self.core.mount_id, self.core.store.mounts.housekeeper()
+        if keeper == own:
+            return 0
         others = (one.id for one in self.core.store.mounts.all() if one.id < own)
         living = (1 for mount in others if self.core.fate(mount) is Fate.ALIVE)
         return sum(itertools.islice(living, _MOST_BEFORE))

@@ -142,10 +142,12 @@ class Sessions:
         node = handle.node
         if (going := self.going_on(node)) is not None:
             return going
-        async with self._alone(node.ino):
+        async with self._alone(node.ino):  # nobody writes before the ledger has heard of it
             session = self._sessions.get(node.ino)
             if session is None:
                 return await self._begin(handle)
+            if not session.is_told:  # whoever began it was given up
+                await self._tell(session)
             if self._goes_on(session, node):
                 return session
             await self.until_idle(session)  # those who come next wait for this one
@@ -155,7 +157,7 @@ class Sessions:
     def going_on(self, node: Node) -> Session | None:
         """That of *node*, if there is one that its next write may be claimed in."""
         session = self._sessions.get(node.ino)
-        return session if session is not None and self._goes_on(session, node) else None
+        return session if session and session.is_told and self._goes_on(session, node) else None
 
     def _goes_on(self, session: Session, node: Node) -> bool:
         """It is neither in too many pieces, nor another's by now than whose it was when this began."""
@@ -188,9 +190,20 @@ class Sessions:
         session.is_ours_to_bury = is_gone
         if node.ino not in self._lingering:  # else it is noted
             self.grants.note(session.payer, Opened(node.ino, base))
-            # What other mounts tell of the file from now on is settled with it.
-            await self.grants.tell_notes()
+            await self._tell(session)  # what other mounts tell of the file from now on is settled with it
+        session.is_told = True
         return session
+
+    async def _tell(self, session: Session) -> None:
+        await self.grants.tell_notes()
+        session.is_told = True
+
+    async def _until_told(self, ino: Inode) -> None:
+        """Until the ledger has heard of a session that is just beginning: one that ends before counts with what others change."""
+        session = self._sessions.get(ino)
+        if session is not None and not session.is_told:
+            async with self._alone(ino):
+                pass
 
     async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
         look = partial(charge_while_open, self._core.store.door, handle.file)
@@ -198,6 +211,7 @@ class Sessions:
 
     async def settle(self, handle: Handle) -> None:
         node = handle.node
+        await self._until_told(node.ino)
         session = self._sessions.get(node.ino)
         if session is None or any(other.wrote for other in node.handles):
             return
@@ -208,6 +222,7 @@ class Sessions:
         await self.grants.tell()  # before other mounts hear that it is written no more
 
     async def settle_now(self, node: Node) -> None:
+        await self._until_told(node.ino)
         session = self._sessions.get(node.ino)
         if session is not None:
             await self.until_idle(session)
@@ -232,7 +247,7 @@ class Sessions:
 
     async def count(self, session: Session, handle: Handle) -> None:
         """End *session* with what the file, open as *handle*, takes in the store now; not if a write begins meanwhile."""
-        claims = session.claims
+        claims, release = session.claims, handle.pin()  # it may be another's, who closes it meanwhile
         try:
             final, is_gone = await self._charge(handle)
             if is_gone and not session.is_ours_to_bury and await self._is_ours_to_bury(handle):
@@ -241,6 +256,8 @@ class Sessions:
             if not session.under_way:
                 self.end_unseen(session)
             raise
+        finally:
+            release()
         if not (session.ended or session.under_way) and session.claims == claims:
             self._end(session, final)
 

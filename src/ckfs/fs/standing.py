@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ckfs.errors import FsError
+from ckfs.fs.listening import described as described_mount
 from ckfs.ledger.ledger import Quotas
-from ckfs.names import Uid
+from ckfs.names import MountId, Uid, shown
 from ckfs.policy import limits, quota
 from ckfs.policy.quota import NOTHING, Account, Amount, Limits, Said, Settings, grace_left_s, limits_of
 from ckfs.store import limits as copied_limits
 from ckfs.store.choosing import Entry
 from ckfs.store.layout import Store
+from ckfs.store.mounts import Mounts
 from ckfs.store.trash import Trash
 
+GIVEN_BACK_WITHIN_S = 2.0
+"""For so long whoever sets a limit waits for mounts to give back what they were granted, which look four times a second."""
+LOOK_S = 0.05
 _NOTHING_LIMITS = Settings(Said.NONE, Said.NONE, Said.NONE, Said.NONE)
 """As for root, and for the account that keeps what belongs to nobody."""
 
@@ -106,6 +111,40 @@ def say(quotas: Quotas, uid: Uid | None, said: Mapping[str, str]) -> Limits:
         limits.check(after, default)
         quotas.set_limits(uid, after)
     return limits_of(after, default)
+
+
+def keeping(quotas: Quotas, uid: Uid | None) -> frozenset[MountId]:
+    """The mounts where a limit that was said of *uid*, or of all others (None), does not hold yet: they have not given back what
+    they were granted before, and with that more is claimed than may be."""
+    asked = quotas.asked_back()
+    if not asked:
+        return frozenset()
+    accounts = quotas.accounts() if uid is None else [quotas.account(uid)]
+    over = {account.uid for account in accounts if limits.state(account) == "over"}
+    return frozenset(mount for mount, owners in asked.items() if owners & over)
+
+
+def kept_until_given_back(quotas: Quotas, uid: Uid | None) -> frozenset[MountId]:
+    """As :func:`keeping`, once mounts have had the time to answer. Blocking."""
+    until_s = time.monotonic() + GIVEN_BACK_WITHIN_S
+    while (mounts := keeping(quotas, uid)) and time.monotonic() < until_s:
+        time.sleep(LOOK_S)
+    return mounts
+
+
+def held_up(registered: Mounts, keepers: Collection[MountId]) -> str:
+    """On which mounts, *keepers*, a new limit does not hold yet, for the end of a line; nothing if there are none."""
+    if not keepers:
+        return ""
+    names = ", ".join(_named(registered, mount) for mount in sorted(keepers))
+    return f"; not yet on {names}: what was granted there before has not been given back"
+
+
+def _named(registered: Mounts, mount: MountId) -> str:
+    with contextlib.suppress(OSError):
+        if registration := registered.read(mount):
+            return described_mount(registration)
+    return f"mount {shown(mount)}"
 
 
 def keep_copy(store: Store, everything: Mapping[Uid | None, Settings]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ckfs.ledger import limits, sums
 from ckfs.ledger.ledger import Basis, Drawn, Opened, OpenFile, Posting
 from ckfs.ledger.sheet import COLUMNS, Sheet, account_in
-from ckfs.ledger.transaction import Backend, Transaction
+from ckfs.ledger.transaction import Backend, Row, Transaction
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy import quota
 from ckfs.policy.quota import NOTHING, Account, Amount, Settings
@@ -84,6 +84,10 @@ class Book:
                 tx.run(_RECALL, uid=one, mount="")
 
         self._backend.write(work)
+
+    def asked_back(self) -> dict[MountId, set[Uid]]:
+        sql = "SELECT mount, uid FROM grants WHERE store = :store AND recalled = 1"
+        return self._backend.read(lambda tx: _owners_of_each(tx.rows(sql)))
 
     # Mounts
 
@@ -186,15 +190,7 @@ class Book:
     # Recounts
 
     def mounts(self) -> dict[MountId, set[Uid]]:
-        def work(tx: Transaction) -> dict[MountId, set[Uid]]:
-            found: dict[MountId, set[Uid]] = {}
-            for mount, uid in tx.rows(_MOUNTS):
-                owners = found.setdefault(MountId(mount.encode()), set())
-                if uid is not None:
-                    owners.add(Uid(uid))
-            return found
-
-        return self._backend.read(work)
+        return self._backend.read(lambda tx: _owners_of_each(tx.rows(_MOUNTS)))
 
     def basis(self, uid: Uid) -> Basis:
         return self._backend.read(lambda tx: _basis(tx, uid))
@@ -263,13 +259,26 @@ def _post(sheet: Sheet, posting: Posting) -> None:
     sheet.number(posting.uid)
     standing.post(posting.used)
     standing.claim(-posting.given_up.not_below_zero())
+    unspent = posting.given_up.bytes - max(0, posting.used.bytes)
     for change in posting.changed:
         if not sheet.is_written_elsewhere(change.ino):
             standing.post(change.by)
-    unspent = posting.given_up.bytes - max(0, posting.used.bytes)
+            unspent -= max(0, change.by.bytes)
+        else:
+            unspent -= sheet.grow(change.ino, min(change.by.bytes, unspent))
     # First the files that nobody else writes: what was given up for them is known.
     for settled in sorted(posting.settled, key=lambda settled: sheet.is_written_elsewhere(settled.ino)):
         unspent -= max(0, sheet.settle(settled, max(0, unspent)))
+
+
+def _owners_of_each(rows: Iterable[Row]) -> dict[MountId, set[Uid]]:
+    """Of rows with a mount and an owner, or none."""
+    found: dict[MountId, set[Uid]] = {}
+    for mount, uid in rows:
+        owners = found.setdefault(MountId(mount.encode()), set())
+        if uid is not None:
+            owners.add(Uid(uid))
+    return found
 
 
 def _files_of(postings: Sequence[Posting]) -> Iterator[Inode]:

@@ -10,6 +10,7 @@ another one (PgBouncer with ``pool_mode = transaction``): what is set is set for
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import threading
 import time
@@ -21,6 +22,9 @@ from psycopg import conninfo
 
 from ckfs.errors import LedgerDown
 from ckfs.names import shown
+
+logging.getLogger("psycopg").setLevel(logging.ERROR)
+"""It warns of connections that break; what becomes of that is for the mount to say."""
 
 R = TypeVar("R")
 

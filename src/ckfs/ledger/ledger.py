@@ -44,8 +44,8 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A file that the mount does not write counts with so much more or less. *by* is passed over while another mount writes the
-    file: what that settles in the end says how things are."""
+    """A file that the mount does not write counts with so much more or less. While another mount writes the file, it counts with
+    no more than the mount gives up for it, and with no less than before: what the other one settles in the end says how things are."""
 
     ino: Inode
     by: Amount
@@ -115,6 +115,9 @@ class Quotas(Protocol):
 
     def all_settings(self) -> dict[Uid | None, Settings]:
         """Everything that was said."""
+
+    def asked_back(self) -> dict[MountId, set[Uid]]:
+        """The mounts that have yet to give back what they do not need of their grants, and whose. An engine grants nothing."""
 
 
 class Ledger(Quotas, Protocol):

@@ -224,6 +224,16 @@ class Sheet:
         self._standings[mine.uid].post(final - mine.base)
         return final.bytes - mine.base.bytes
 
+    def grow(self, ino: Inode, by_bytes: int) -> int:
+        """A file that others write counts with what the acting mount has added, and given up for it: they settle the rest. By how
+        many bytes it counts with more."""
+        if by_bytes <= 0:
+            return 0
+        row = self._files[ino][0]
+        self.rebase(ino, row.uid, row.base + Amount(by_bytes))
+        self._standings[row.uid].post(Amount(by_bytes))
+        return by_bytes
+
     def rebase(self, ino: Inode, uid: Uid, base: Amount) -> None:
         """Let a file count with *base*, for *uid*, in the notes of all that write it."""
         if not self._files[ino]:

@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 from ckfs.names import Uid
 
 GRANT_BYTES = 64 << 20
-"""What a mount asks for beyond what it needs at once, so that it need not ask at every write."""
+"""What a mount asks for at first, beyond what it needs at once, so that it need not ask at every write."""
+MOST_GRANT_BYTES = 1 << 30
+_LASTS_S = 1.0
+_FORGOTTEN_S = 5.0
 GRANT_FILES = 64
 _SHARES = 8
 """No grant takes more than this part of what is free: others want some, too."""
@@ -193,6 +196,14 @@ def _left(limit: Limit, total: int, grace_s: float | None) -> int | None:
     if grace_s == 0.0:
         return 0
     return None if limit.hard is None else max(0, limit.hard - total)
+
+
+def next_grant(before: int, since_s: float) -> int:
+    """How many bytes beyond what it needs a mount asks for, which asked for *before* as many *since_s* seconds ago: what lasts it
+    about a second, so that the ledger is asked about once a second by each that writes, however fast."""
+    if since_s > _FORGOTTEN_S:
+        return GRANT_BYTES
+    return min(2 * before, MOST_GRANT_BYTES) if since_s < _LASTS_S else before
 
 
 def grant(account: Account, least: Amount, wanted: Amount, now_ns: int) -> Amount:
