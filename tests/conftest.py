@@ -28,17 +28,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--whole-cluster",
         action="store_true",
-        help="run on the GlusterFS cluster all that can run there, not only what fits in time: it takes hours",
+        help="run on the GlusterFS cluster all that can run there, not only what fits in time: an hour and more",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked ``whole_cluster`` unless it is asked for."""
+    """Leave out what takes long on the cluster, unless it is asked for."""
     if config.getoption("whole_cluster"):
         return
-    left_out = [item for item in items if item.get_closest_marker("whole_cluster")]
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("cluster") and item.get_closest_marker("long_on_cluster")
+    ]
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if not item.get_closest_marker("whole_cluster")]
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
 
 
 @pytest.hookimpl(optionalhook=True)

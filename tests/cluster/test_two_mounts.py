@@ -36,7 +36,7 @@ RACES = 300
 OTHER_RACES = 100
 CONTROL = 10
 """Of these the control, which only shows what is asked, makes one in so many."""
-GLUSTER = 10
+GLUSTER = 25
 """So do hosts of a GlusterFS cluster on one computer, where a call takes a hundred times as long."""
 PROCESSES_PER_MOUNT = 2
 
@@ -93,9 +93,13 @@ def gluster_hosts(three_hosts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         remove(f"{three_hosts[0]}/{name}")
 
 
+@pytest.fixture
+def one_in(request: pytest.FixtureRequest) -> int:
+    return {"plain": CONTROL, "gluster_hosts": GLUSTER}.get(request.node.callspec.params["roots"], 1)
+
+
 @pytest.fixture(params=["top", "set"])
-def views(request: pytest.FixtureRequest, roots: tuple[str, ...]) -> Views:
-    one_in = {"plain": CONTROL, "gluster_hosts": GLUSTER}.get(request.node.callspec.params["roots"], 1)
+def views(request: pytest.FixtureRequest, roots: tuple[str, ...], one_in: int) -> Views:
     if request.param == "top":
         return Views(roots, one_in=one_in)
     as_user(ALICE, os.mkdir, os.path.join(roots[0], "set"), 0o755)
@@ -378,9 +382,11 @@ def test_an_open_file_outlives_its_removal_elsewhere(views: Views, agents: list[
         reader.do(os.close, fd)
 
 
-def test_an_open_file_outlives_its_whole_set(roots: tuple[str, ...], agents: list[Agent]) -> None:
+def test_an_open_file_outlives_its_whole_set(
+    roots: tuple[str, ...], agents: list[Agent], one_in: int
+) -> None:
     reader, remover = agents
-    for number in range(Views(roots).count(ALTERNATIONS // 3)):
+    for number in range(ALTERNATIONS // 3 // one_in):
         set_name = f"set{number}"
         reader.do(os.mkdir, os.path.join(roots[0], set_name))
         reader.do(write, os.path.join(roots[0], set_name, "f"), b"still here")
@@ -451,6 +457,7 @@ def _mkdir_or_create(root: str, racer: int, number: int) -> int:
     return (_mkdir, _create)[racer // 2 % 2](root, racer, number)
 
 
+@pytest.mark.long_on_cluster
 @pytest.mark.parametrize("call", [_mkdir, _create, _mkdir_or_create])
 def test_exactly_one_of_all_who_take_a_name_wins(views: Views, call: Callable[[str, int, int], int]) -> None:
     uids = (ALICE, BOB) if views.is_top else (ALICE,)
@@ -493,6 +500,7 @@ def _rename_away(root: str, racer: int, number: int) -> int:
     return errno_of_call(os.rename, f"{root}/r{number}", f"{root}/taken{number}-{racer}")
 
 
+@pytest.mark.long_on_cluster
 @pytest.mark.parametrize(
     ("make", "call"),
     [
@@ -527,6 +535,7 @@ def _rename_over_or_unlink(root: str, racer: int, number: int) -> int:
     return errno_of_call(os.rename, source, f"{root}/target")
 
 
+@pytest.mark.long_on_cluster
 def test_racing_renames_over_a_name_all_succeed_and_leave_one_whole_file(views: Views) -> None:
     as_user(ALICE, write, views.path(0, "target"), b"first")
     rounds = views.count(OTHER_RACES)

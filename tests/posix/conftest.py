@@ -15,6 +15,21 @@ from tests.support.gluster_cluster import Cluster
 from tests.support.mounting import Mount
 
 _numbers = itertools.count(1)
+ON_CLUSTER = {
+    "test_posix_data",
+    "test_posix_locks",
+    "test_posix_open",
+    "test_posix_readdir",
+    "test_posix_stat",
+}
+"""The modules that run on the GlusterFS cluster every time. All of them do with ``--whole-cluster``."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/posix/" in item.nodeid and item.path.stem not in ON_CLUSTER:
+            item.add_marker("long_on_cluster")
 
 
 @pytest.fixture(scope="module", autouse=True)
