@@ -465,8 +465,10 @@ def test_the_newer_images_are_not_removed_by_calling_them_the_old_set(job: Torqu
     job.turn(NODE_A)
     job.checkpoint(NODE_A)
     newest = job.newest
-    as_user(ROOT, _exchange, job.ck(NODE_A), f"{job.ck(NODE_A)}.old")
-    assert errno_as(ROOT, os.unlink, f"{job.ck(NODE_A)}.old/{newest}") == errno.EACCES
+    error = errno_as(ROOT, _exchange, job.ck(NODE_A), f"{job.ck(NODE_A)}.old")
+    assert error in (0, errno.EINVAL)  # which GlusterFS answers
+    where = job.ck(NODE_A) if error else f"{job.ck(NODE_A)}.old"
+    assert errno_as(ROOT, os.unlink, f"{where}/{newest}") == errno.EACCES
 
 
 def _exchange(one: str, other: str) -> None:
