@@ -46,6 +46,12 @@ class StoreInUse(CkfsError):
     exit_status = 4
 
 
+class NotMounted(CkfsError):
+    """There is no such mount, or its daemon does not answer."""
+
+    exit_status = 4
+
+
 class NotPermitted(CkfsError):
     """The command needs rights that its caller does not have."""
 

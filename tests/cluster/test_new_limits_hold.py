@@ -73,13 +73,12 @@ def test_a_mount_on_which_it_does_not_hold_is_named(mounts: tuple[Mount, Mount])
     a, b = mounts
     quotas = Quotas(a.store, a.path)
     payer = new_payer(a, quotas)
-    with writing(payer, f"{b.path}/set-{payer.uid}/image.tmp"):
-        with stopped(b):
-            for at in (a.path, a.store):  # a mount's daemon, and root on the store itself
-                said = Quotas(a.store, at).say("set", payer.uid, "--hard", 2 * UNIT)
-                assert NOT_YET in said
-                assert "of node b: what was granted there before has not been given back" in said
-        until(
-            lambda: NOT_YET not in quotas.say("set", payer.uid, "--hard", 3 * UNIT),
-            lambda: "it does not give back once it goes on",
-        )
+    with writing(payer, f"{b.path}/set-{payer.uid}/image.tmp"), stopped(b):
+        for at in (a.path, a.store):  # a mount's daemon, and root on the store itself
+            said = Quotas(a.store, at).say("set", payer.uid, "--hard", 2 * UNIT)
+            assert NOT_YET in said
+            assert "of node b: what was granted there before has not been given back" in said
+    until(
+        lambda: NOT_YET not in quotas.say("set", payer.uid, "--hard", 3 * UNIT),
+        lambda: "it does not give back once it goes on",
+    )

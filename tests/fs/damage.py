@@ -395,6 +395,7 @@ DAMAGES = (
     _d("a directory for a registration", lambda s: (s / "mounts/0123456789abcdef").mkdir(), "mount-damaged"),
     _d("a link for a registration", lambda s: (s / "mounts/0123456789abcdef").symlink_to("x"), "mount-damaged"),
     _d("a file for a term of house-keeping", lambda s: (s / "mounts/housekeeper.7").write_bytes(b""), "mount-damaged"),
+    _d("a file for a node's name", lambda s: (s / "mounts/node.tqn1").write_bytes(b""), "mount-damaged"),
     _d("a term of nobody's", lambda s: (s / "mounts/housekeeper.7").symlink_to("../users"), "mount-damaged"),
     _d("a registration that says nothing", lambda s: (s / "mounts/0123456789abcdef").write_bytes(b"2;x"),
        "mount-damaged", stays=("mount-damaged",)),

@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from ckfs.errors import LedgerUnusable
+from ckfs.errors import LedgerDown, LedgerUnusable
 from ckfs.fs import grants
 from ckfs.fs.metadata import Changes
 from ckfs.ledger.book import Book
@@ -315,6 +315,31 @@ async def test_nobody_writes_before_the_ledger_has_noted_the_file(
         for handle in handles:
             await mount.alice.close(handle)
         assert await settled(ledger, mount) == Amount(4 * UNIT, 3)
+
+
+@pytest.mark.trio
+async def test_what_is_granted_is_kept_while_the_ledger_is_away(
+    store: Path, ledger: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = Interrupted(ledger)
+
+    def fail(*_: Any) -> None:
+        raise LedgerDown("the ledger's database cannot be reached")
+
+    monkeypatch.setattr(grants, "_IDLE_S", 3600.0)
+    async with charged(store, away) as mount:
+        await mount.alice.mkdir(SET)
+        await mount.alice.save(f"{SET}/image", bytes(UNIT))
+        dealings = mount.core.charging.grants  # type: ignore[attr-defined]
+        away.before = dict.fromkeys(("draw", "post", "recalled"), fail)
+        with trio.fail_after(ENOUGH_S):
+            while dealings._back is None:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        monkeypatch.setattr(grants, "_IDLE_S", 0.0)
+        await trio.sleep(4 * grants._INTERVAL_S)
+        assert dealings.purse(uid()).balance.bytes > UNIT
+        away.before = {}
+        assert await settled(ledger, mount) == Amount(2 * UNIT, 2)
 
 
 # Writes that end late

@@ -29,7 +29,7 @@ LONG = Limits(request_s=60, line_s=60, sign_s=60)
 @asynccontextmanager
 async def serving(path: Path, limits: Limits = LONG) -> AsyncIterator[Server]:
     async with mounted(new_store(path)) as mount, trio.open_nursery() as nursery:
-        served = Server(operations.Mount(mount.fs, "/mount"), limits)
+        served = Server(operations.Mount(mount.fs, "/mount", "none"), limits)
         await nursery.start(served.run, DEVICE, str(path / "run"))
         yield served
         nursery.cancel_scope.cancel()
@@ -120,7 +120,9 @@ async def test_who_cannot_be_told_from_other_processes_gets_no_permit(tmp_path: 
     async with mounted(new_store(tmp_path)) as mount:
         peer = Peer(ALICE.uid, ALICE.gid, process=None)
         with pytest.raises(CkfsError, match="from another pid namespace"):
-            await operations.read_partial(operations.Mount(mount.fs, "/mount"), peer, Asked({"ino": 7}), tell)
+            await operations.read_partial(
+                operations.Mount(mount.fs, "/mount", "none"), peer, Asked({"ino": 7}), tell
+            )
 
 
 @pytest.mark.parametrize(

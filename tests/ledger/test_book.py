@@ -373,6 +373,14 @@ def test_who_has_yet_to_give_back_is_known(ledger: Book) -> None:
     assert ledger.asked_back() == {A: {BOB}}
 
 
+def test_nobody_waits_for_a_mount_that_has_given_up_all_of_its_own_accord(ledger: Book) -> None:
+    draw(ledger, B, ALICE, 5)
+    ledger.recall(A, ALICE)
+    ledger.post(B, 1, [Posting(ALICE, given_up=bytes_(5))])
+    assert not ledger.waits_for(A, ALICE)
+    assert ledger.asked_back() == {}
+
+
 def test_new_limits_ask_all_to_give_back(ledger: Book) -> None:
     draw(ledger, A, ALICE, 5)
     draw(ledger, A, BOB, 5)

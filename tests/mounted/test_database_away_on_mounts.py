@@ -164,7 +164,7 @@ def test_who_has_room_granted_writes_on(
     payer: Payer, away: Callable[[], AbstractContextManager[None]]
 ) -> None:
     """What is granted and not used for a second is given back: a writer who is slow here has nothing granted, and is tried again."""
-    payer.quotas.limit(payer.uid, hard="none")
+    payer.may_add()
     for turn in range(10):
         with Agent(payer.uid) as writer:
             fd = writer.do(os.open, payer.inside(f"long-{turn}.tmp"), os.O_WRONLY | os.O_CREAT, 0o600)

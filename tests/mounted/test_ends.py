@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ckfs.demo.nodes import Node
 from tests.support.agents import Agent
 from tests.support.mounting import Mount, command, environment, is_mounted, mounted, run_ckfs
 from tests.support.users import ALICE, as_user
@@ -70,6 +71,17 @@ def test_sigterm_right_after_mounting_leaves_no_dead_mount(store: Path, mountpoi
     )
     assert not is_mounted(mountpoint)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_demo_beside_does_not_keep_a_mount_from_ending(store: Path, workdir: Path) -> None:
+    (workdir / "private").mkdir(exist_ok=True)
+    node = Node("nodea", 1000, str(workdir / "private"))
+    with mounted(store, workdir / "beside") as mount:
+        try:
+            node.start()
+            mount.umount()
+        finally:
+            node.close()
 
 
 def test_sigterm_leaves_what_others_mounted_over_it(mount: Mount) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import binding
 from ckfs.store.binding import Binding, Kept
 from ckfs.store.layout import registry
+from tests.support.agents import Agent
+from tests.support.commands import ckfs_as
 from tests.support.mounting import mounted, run_ckfs
 from tests.support.postgres import Server, running, skip_unless_installed
 from tests.support.users import ALICE, as_user
@@ -24,6 +28,9 @@ from tests.support.users import ALICE, as_user
 pytestmark = pytest.mark.root
 
 LONG_S = 60.0
+UP, DOWN = 0, 3
+"""Exit statuses of ckfs status."""
+AWAY = [r"the ledger of quotas is (away|back)"]
 UNIT = 4096
 SAVED = Amount(2 * UNIT, 2)
 
@@ -149,6 +156,59 @@ def test_a_database_that_hangs_is_one_line(
         assert "cannot be reached" in refusal(store, workdir, "-o", "op_timeout=3")
     with mounted(store, workdir / "a"):
         pass
+
+
+def test_status_tells_when_the_database_is_away_and_when_it_is_back(
+    store: Path, workdir: Path, connection: str, server: Server
+) -> None:
+    with mounted(store, workdir / "a", options=["op_timeout=3"], may_log=AWAY) as mount:
+
+        def status() -> tuple[int, bool]:
+            done = run_ckfs("status", mount.path, "--json")
+            said = json.loads(done.stdout)["ledger"]
+            assert said["kind"] == "postgresql"
+            return done.returncode, said["reachable"]
+
+        assert status() == (UP, True)
+        with server.frozen():
+            eventually(lambda: status() == (DOWN, False))
+            said = json.loads(run_ckfs("status", mount.path, "--json").stdout)
+            assert said["store_up"] is True
+            assert said["last_error"].startswith(
+                "the ledger of quotas cannot be reached: the ledger's database "
+            )
+            ran = ckfs_as(ALICE, "status", mount.path)
+            assert ran.status == DOWN
+            assert "quotas:       ledger (postgresql), out of reach, since " in ran.text
+            assert "last error:   the ledger of quotas cannot be reached, " in ran.text  # no host, no role
+        eventually(lambda: status() == (UP, True))
+
+
+def test_a_restart_of_the_database_is_waited_for_and_nothing_is_lost(
+    store: Path, workdir: Path, connection: str, server: Server
+) -> None:
+    with mounted(store, workdir / "a", may_log=AWAY) as mount:
+        save(mount.path / "earlier")
+        with Agent(ALICE) as alice:
+            fd = alice.do(os.open, str(mount.path / "written"), os.O_WRONLY | os.O_CREAT, 0o600)
+            alice.do(os.write, fd, b"x" * UNIT)
+            server.stop()
+            alice.begin(write_much, fd)
+            server.start()
+            assert alice.result() == MUCH
+            alice.do(os.fsync, fd)
+            alice.do(os.close, fd)
+        eventually(lambda: used(store, connection) == SAVED + Amount(UNIT + MUCH, 1))
+        assert os.getxattr(mount.path / "written", "user.ckfs.state") == b"complete"
+
+
+MUCH = 64 << 20
+"""More than a mount is granted at once: it has to ask."""
+
+
+def write_much(fd: int) -> int:
+    piece = b"x" * (1 << 20)
+    return sum(os.write(fd, piece) for _ in range(MUCH // len(piece)))
 
 
 def test_commands_for_the_ledger_itself(store: Path, workdir: Path, connection: str) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
+import mmap
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +22,18 @@ from tests.support.agents import Agent
 from tests.support.commands import ckfs_as
 from tests.support.faultfs import FaultStore, fault_store
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
-from tests.support.users import ALICE, as_user, errno_as
+from tests.support.users import ALICE, BOB, as_user, errno_as
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
 
-def status(mount: Mount) -> dict[str, Any]:
+UP, DOWN, NOT_MOUNTED = 0, 3, 4
+"""Exit statuses (docs/commands.md)."""
+
+
+def status(mount: Mount, expected: int = UP) -> dict[str, Any]:
     done = run_ckfs("status", mount.path, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (expected, "")
     said: dict[str, Any] = json.loads(done.stdout)
     return said
 
@@ -49,9 +57,26 @@ def program(workdir: Path, name: str) -> Path:
 
 def test_it_says_what_the_mount_is(mount: Mount) -> None:
     said = status(mount)
-    since = dt.datetime.fromisoformat(said.pop("store_since"))
-    assert abs((dt.datetime.now(dt.UTC) - since).total_seconds()) < 60
+    ledger = said["ledger"]
+    for since in (said.pop("store_since"), ledger.pop("since"), ledger.pop("asked")):
+        assert abs((dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(since)).total_seconds()) < 60
+    assert said.pop("store_id") in (mount.store / "ckfs.toml").read_text()
     assert said == {
+        "transport": "pyfuse3",
+        "read_only": False,
+        "hung_threads": 0,
+        "last_error": None,
+        "last_error_at": None,
+        "quotas": "ledger",
+        "engine": None,
+        "ledger": {"kind": "sqlite", "reachable": True},
+        "protection": "everybody",
+        "open_handles": 0,
+        "writing": [],
+        "sets_written": 0,
+        "sets_read": 0,
+        "bytes_written": 0,
+        "bytes_read": 0,
         "mountpoint": str(mount.path),
         "version": __version__,
         "role": "node",
@@ -67,7 +92,7 @@ def test_it_says_what_the_mount_is(mount: Mount) -> None:
     }
     ran = ckfs_as(ALICE, "status", mount.path)
     assert (ran.status, ran.errors) == (0, "")
-    assert f"store:        {mount.store}\n" in ran.text
+    assert f"store:        {mount.store} (" in ran.text
     assert "store is:     up, since " in ran.text
 
 
@@ -77,7 +102,42 @@ def test_anything_on_the_mount_leads_to_it(mount: Mount, image: Path) -> None:
 
 def test_it_counts_who_writes(mount: Mount) -> None:
     with (mount.path / "one").open("wb"), (mount.path / "two").open("wb"):
-        assert status(mount)["open_writers"] == 2
+        said = status(mount)
+        assert (said["open_writers"], said["open_handles"]) == (2, 2)
+
+
+def test_root_hears_who_writes_what_and_a_user_of_himself_alone(mount: Mount) -> None:
+    with Agent(ALICE) as alice, Agent(BOB) as bob:
+        alice.do(open_for_writing, str(mount.path / "hers"))
+        bob.do(open_for_writing, str(mount.path / "his"))
+        hers = {"set": "hers", "uid": ALICE, "open_writers": 1}
+        his = {"set": "his", "uid": BOB, "open_writers": 1}
+        assert status(mount)["writing"] == [hers, his]
+        for uid, own, others in ((ALICE, hers, "his"), (BOB, his, "hers")):
+            ran = ckfs_as(uid, "status", mount.path, "--json")
+            said = json.loads(ran.text)
+            assert (said["writing"], said["open_writers"]) == ([own], 2)
+            assert f'"{others}"' not in ran.text
+
+
+def open_for_writing(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+
+
+def test_it_counts_what_is_written_and_read_and_of_how_many_sets(mount: Mount) -> None:
+    for name in ("one", "two"):
+        (mount.path / name).mkdir()
+        for image in ("first", "second"):
+            (mount.path / name / image).write_bytes(b"x" * 1000)
+    fd = os.open(mount.path / "one" / "first", os.O_RDONLY | os.O_DIRECT)
+    try:
+        assert os.readv(fd, [mmap.mmap(-1, 4096)]) == 1000
+    finally:
+        os.close(fd)
+    said = status(mount)
+    assert (said["sets_written"], said["bytes_written"]) == (2, 4000)
+    assert (said["sets_read"], said["bytes_read"]) == (1, 1000)
+    assert "written:      3.91K in 2 sets\n" in ckfs_as(ALICE, "status", mount.path).text
 
 
 def test_it_counts_what_went_to_the_trash(mount: Mount) -> None:
@@ -155,11 +215,15 @@ def test_it_answers_while_the_store_hangs(faulty: FaultStore, workdir: Path) -> 
                 with pytest.raises(OSError, match="timed out"):
                     alice.result()
             assert (hanging["store_up"], hanging["store_since"]) == (True, since)
-            down = status(mount)
+            down = status(mount, DOWN)
             assert down["store_up"] is False
             assert down["store_since"] > since
+            assert down["last_error"] == "the store did not answer within 2 s"
+            assert down["last_error_at"] == down["store_since"]
+            assert down["hung_threads"] > 0
             ran = ckfs_as(ALICE, "status", mount.path)
-            assert "store is:     down: calls fail until it answers, since " in ran.text
+            assert ran.status == DOWN
+            assert "store is:     down: calls fail until it answers; " in ran.text
             ran = ckfs_as(ALICE, "trash", "ls", "--store", mount.path)
             assert (ran.status, ran.errors) == (
                 3,
@@ -168,3 +232,78 @@ def test_it_answers_while_the_store_hangs(faulty: FaultStore, workdir: Path) -> 
         finally:
             faulty.clear()
             faulty.release()
+        eventually(lambda: up_again(mount))
+
+
+def up_again(mount: Mount) -> bool:
+    done = run_ckfs("status", mount.path, "--json")
+    said = json.loads(done.stdout)
+    return done.returncode == UP and said["store_up"] is True and said["hung_threads"] == 0
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.05)
+
+
+def test_no_call_is_made_on_a_mount_that_hangs(faulty: FaultStore, workdir: Path) -> None:
+    """Whatever asks this mount anything waits for as long as the test lasts."""
+    store = make_store(faulty.path)
+    with (
+        mounted(store, workdir / "mount", options=["op_timeout=600"], may_log=[r"around ckfs"]) as mount,
+        Agent(ALICE) as alice,
+    ):
+        (workdir / "link").symlink_to(mount.path)
+        faulty.hang("*")
+        try:
+            alice.begin(os.stat, str(mount.path / "set"))
+            faulty.hanging("lookup")
+            assert status(mount)["store_up"] is True
+            for path in ("mount/set/image", "link", "link/set", "mount/."):
+                assert run_ckfs("status", workdir / path).returncode == UP
+        finally:
+            faulty.release()
+        with pytest.raises(FileNotFoundError):
+            alice.result()
+
+
+def test_errors_of_the_store_are_told_and_no_user_s_own(faulty: FaultStore, workdir: Path) -> None:
+    with mounted(make_store(faulty.path), workdir / "mount", may_log=[r"partial|around ckfs"]) as mount:
+        (mount.path / "set").mkdir()
+        with pytest.raises(FileExistsError):
+            (mount.path / "set").mkdir()
+        assert status(mount)["last_error"] is None
+        faulty.fail("fsync", errno.EIO)
+        with (mount.path / "set" / "image").open("wb") as image, pytest.raises(OSError, match="Input/output"):
+            os.fsync(image.fileno())
+        said = status(mount)
+        assert said["last_error"] == "the store answered: Input/output error (EIO)"
+        assert said["last_error_at"] >= said["store_since"]
+        assert said["store_up"] is True
+
+
+# What is no mount, or has no daemon
+
+
+def test_no_mount_and_no_daemon_are_told_apart_from_a_store_that_is_down(mount: Mount, workdir: Path) -> None:
+    for path in (workdir, workdir / "missing", mount.store):
+        done = run_ckfs("status", path)
+        assert (done.returncode, done.stdout) == (NOT_MOUNTED, "")
+        assert done.stderr == f"ckfs: {path}: not on a ckfs mount\n"
+    mount.kill()
+    done = run_ckfs("status", mount.path)
+    assert (done.returncode, done.stdout) == (NOT_MOUNTED, "")
+    assert "is the mount's daemon running?" in done.stderr
+    assert run_ckfs("status").returncode == 2
+
+
+def test_a_daemon_that_does_nothing_is_not_waited_for(mount: Mount) -> None:
+    mount.process.send_signal(signal.SIGSTOP)
+    try:
+        done = run_ckfs("status", mount.path / "set")
+    finally:
+        mount.process.send_signal(signal.SIGCONT)
+    assert done.returncode == NOT_MOUNTED
+    assert "the mount's daemon does not answer" in done.stderr

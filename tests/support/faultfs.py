@@ -639,9 +639,14 @@ async def _serve(faults: Faults, control: str) -> None:
 
 def main(backing: str, mountpoint: str, control: str, *options: str) -> None:
     """Serve until the mount is taken away."""
-    os.umask(0)
     faults = Faults(squash="--squash" in options)
-    pyfuse3.init(FaultFs(backing, faults), mountpoint, {"fsname=faultfs", "allow_other"})
+    run(FaultFs(backing, faults), faults, mountpoint, control)
+
+
+def run(fs: FaultFs, faults: Faults, mountpoint: str, control: str) -> None:
+    """Serve *fs* until the mount is taken away."""
+    os.umask(0)
+    pyfuse3.init(fs, mountpoint, {"fsname=faultfs", "allow_other"})
     try:
         trio.run(_serve, faults, control)
     finally:
@@ -723,12 +728,19 @@ class FaultStore:
 @contextlib.contextmanager
 def fault_store(tmp: Path, *, squash: bool = False) -> Iterator[FaultStore]:
     """A fault store below *tmp*; at the end nothing hangs, nothing is mounted and no process is left, whatever happened."""
-    backing, mountpoint, control = tmp / "backing", tmp / "faulty", tmp / "faults.sock"
+    backing = tmp / "backing"
     backing.mkdir()
-    mountpoint.mkdir()
     backing.chmod(0o755)
-    command = [sys.executable, "-m", "tests.support.faultfs", str(backing), str(mountpoint), str(control)]
-    command += ["--squash"] * squash
+    with served(__name__, backing, tmp / "faulty", *["--squash"] * squash) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def served(program: str, backing: Path, mountpoint: Path, *options: str) -> Iterator[FaultStore]:
+    """*backing*, served on *mountpoint* by the module *program*, which takes the arguments of this one."""
+    mountpoint.mkdir()
+    control = mountpoint.with_suffix(".sock")
+    command = [sys.executable, "-m", program, str(backing), str(mountpoint), str(control), *options]
     process = subprocess.Popen(
         command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, extra_groups=[]
     )

@@ -18,12 +18,13 @@ from ckfs.engines.opening import open_engine
 from ckfs.names import Gid, Uid
 from ckfs.policy.enforcing import QuotaMode, QuotaPolicy
 from ckfs.policy.quota import Settings
+from tests.support.inherited import leave_mounts_to_the_host
 
 ALICE, BOB = Uid(2101), Uid(2102)
 MIB = 1 << 20
 LIMIT = 10 * MIB
-_VOLUME = "gv0"
-_HOST = "gluster-node"
+VOLUME = "gv0"
+HOST = "gluster-node"
 _PATIENCE_S = 30.0
 
 
@@ -41,11 +42,12 @@ def _call(*arguments: str | Path) -> None:
     subprocess.run(list(map(str, arguments)), check=True, stdout=subprocess.DEVNULL)
 
 
-def _prepare(directory: Path) -> Path:
+def prepare(directory: Path) -> Path:
     """Where the volume is mounted."""
+    leave_mounts_to_the_host()
     _call("ip", "link", "set", "lo", "up")
-    _call("hostname", _HOST)
-    for name, text in (("hosts", f"127.0.0.1 localhost {_HOST}\n"), ("nsswitch.conf", "hosts: files\n")):
+    _call("hostname", HOST)
+    for name, text in (("hosts", f"127.0.0.1 localhost {HOST}\n"), ("nsswitch.conf", "hosts: files\n")):
         (directory / name).write_text(text)
         _call("mount", "--bind", directory / name, f"/etc/{name}")
     for place in ("/run", "/var/lib/glusterd", "/var/log/glusterfs"):
@@ -56,7 +58,7 @@ def _prepare(directory: Path) -> Path:
     disk = directory / "disk"
     with disk.open("wb") as file:
         file.truncate(300 * MIB)
-    _call("mkfs.ext4", "-q", disk)
+    _call("mkfs.ext4", "-q", "-b", "4096", disk)  # whose attributes have a block
     brick.mkdir()
     mountpoint.mkdir()
     _call("mount", "-o", "loop", disk, brick)
@@ -66,14 +68,14 @@ def _prepare(directory: Path) -> Path:
         assert time.monotonic() < deadline, "glusterd does not come up"
         time.sleep(0.05)
     for words in (
-        f"create {_VOLUME} {_HOST}:{brick}/data force",
-        f"start {_VOLUME}",
-        f"quota {_VOLUME} enable",
-        f"set {_VOLUME} features.hard-timeout 0",
-        f"set {_VOLUME} features.soft-timeout 0",
+        f"create {VOLUME} {HOST}:{brick}/data force",
+        f"start {VOLUME}",
+        f"quota {VOLUME} enable",
+        f"set {VOLUME} features.hard-timeout 0",
+        f"set {VOLUME} features.soft-timeout 0",
     ):
         _call("gluster", "--mode=script", "volume", *words.split())
-    _call("mount", "-t", "glusterfs", f"{_HOST}:/{_VOLUME}", mountpoint)
+    _call("mount", "-t", "glusterfs", f"{HOST}:/{VOLUME}", mountpoint)
     return mountpoint
 
 
@@ -105,7 +107,7 @@ def _make_files(directory: Path) -> int:
 
 
 def scenario(directory: Path) -> dict[str, object]:
-    users = _prepare(directory) / "store" / "users"
+    users = prepare(directory) / "store" / "users"
     users.mkdir(parents=True)
     users.chmod(0o1777)
     facts: dict[str, object] = {}

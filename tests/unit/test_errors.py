@@ -109,6 +109,7 @@ def test_exit_statuses_are_the_documented_ones() -> None:
         "StoreUnusable": 3,
         "LedgerUnusable": 3,
         "MountRefused": 4,
+        "NotMounted": 4,
         "StoreInUse": 4,
         "NotPermitted": 5,
         "MountFailed": 6,

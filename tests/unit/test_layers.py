@@ -23,11 +23,24 @@ LAYERS: dict[str, set[str]] = {
     "owners": {"policy"},
     "ledger": {"policy"},
     "engines": {"policy", "ledger"},
+    "selftest": {"policy", "store", "engines"},
     "fs": {"policy", "store", "owners", "ledger", "engines"},
     "transport": {"policy", "store", "owners", "ledger", "fs"},
     "control": {"policy", "store", "owners", "ledger", "engines", "fs"},
     "daemon": {"policy", "store", "owners", "ledger", "engines", "fs", "transport", "control"},
-    "cli": {"policy", "store", "owners", "ledger", "engines", "fs", "transport", "control", "daemon", "demo"},
+    "cli": {
+        "policy",
+        "store",
+        "owners",
+        "ledger",
+        "engines",
+        "selftest",
+        "fs",
+        "transport",
+        "control",
+        "daemon",
+        "demo",
+    },
 }
 FOREIGN: dict[str, set[str]] = {
     # what of outside a part must not import
@@ -50,6 +63,7 @@ FOREIGN: dict[str, set[str]] = {
     "owners": {"pyfuse3", "trio"},
     "ledger": {"pyfuse3", "trio"},
     "engines": {"pyfuse3", "trio"},
+    "selftest": {"pyfuse3", "trio"},
     "fs": {"pyfuse3"},
 }
 

@@ -68,6 +68,7 @@ REFUSED = [
 OURS = [
     "role=server",
     "node=n17",
+    "store_id=0d6f3a8e-2b1c-4c55-9a37-5e1f60c7d9b4",
     "service_user=ckfs",
     "op_timeout=5",
     "io_timeout=60",

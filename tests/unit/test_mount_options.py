@@ -22,6 +22,7 @@ def test_without_options_the_mount_is_the_safest_kind() -> None:
         ("role=server", {"role": Role.SERVER}),
         ("role=both", {"role": Role.BOTH}),
         ("node=tqn-1.cluster_a", {"node": "tqn-1.cluster_a"}),
+        ("store_id=0d6f3a8e", {"store_id": "0d6f3a8e"}),
         ("service_user=ckfs", {"service_user": "ckfs"}),
         ("op_timeout=2.5", {"op_timeout_s": 2.5}),
         ("op_timeout=86400", {"op_timeout_s": 86400.0}),

@@ -27,7 +27,7 @@ def host_of(store: Store, chosen: str | None = None) -> Host:
 
 
 def _is_in_a_file(store: Store) -> bool:
-    bound = binding.read(store.path)
+    bound = binding.read(store.root)
     return bound is not None and bound.kept is Kept.EMBEDDED
 
 

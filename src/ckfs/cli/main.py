@@ -34,6 +34,7 @@ COMMANDS = {
     "gc": ("what was left behind in a store (root)", "gc:add_arguments"),
     "fsck": ("check all that must hold in a store, and mend it (root)", "fsck:add_arguments"),
     "ledger": ("the ledger of a store's quotas (root)", "ledger:add_arguments"),
+    "selftest": ("whether a file system is fit for a store (root)", "selftest:add_arguments"),
     "prepare": ("let pbs_mom refuse to start where nothing is mounted", "prepare:add_arguments"),
     "demo": ("checkpoint on one node, restart on another", "demo:add_arguments"),
 }

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Container
 
 from ckfs.daemon.mounting import Mounted, is_dead, mount_of, mounts
 from ckfs.errors import NotPermitted, UsageError
 from ckfs.names import shown
+
+_MOST_LINKS = 40
+"""On the way to a mount, as for the kernel."""
 
 
 def mount_at(path: str) -> Mounted:
@@ -32,14 +37,43 @@ def mount_through(descriptor: int, path: str) -> Mounted:
 
 def mount_above(path: str) -> Mounted | None:
     """The ckfs mount that *path* is on, or names, by its name alone; None if it is on none. A mount comes before a store: what users
-    put on it may look like one."""
-    here = {os.fsdecode(mounted.path): mounted for mounted in mounts() if mounted.is_ckfs}
-    above = os.path.realpath(path)
+    put on it may look like one. No call is made on the mount, nor on anything below it."""
+    here = _uppermost()
+    above = _as_far_as_a_mount(os.path.join(os.getcwd(), path), here)
     while above not in here:
         if above == "/":
             return None
         above = os.path.dirname(above)
     return here[above]
+
+
+def _uppermost() -> dict[str, Mounted]:
+    """The ckfs mounts that paths lead to."""
+    everything = {os.fsdecode(mounted.path): mounted for mounted in mounts()}
+    return {point: mounted for point, mounted in everything.items() if mounted.is_ckfs}
+
+
+def _as_far_as_a_mount(path: str, here: Container[str]) -> str:
+    """*path* without links, of which those behind the first mount of *here* are left as they are."""
+    reached, rest, links = "/", path.split("/")[::-1], 0
+    while rest:
+        name = rest.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            reached = os.path.dirname(reached)
+            continue
+        reached = os.path.join(reached, name)
+        if reached in here:
+            return os.path.normpath(os.path.join(reached, *rest[::-1]))
+        with contextlib.suppress(OSError):  # no link, or nothing at all
+            target = os.readlink(reached)
+            links += 1
+            if links > _MOST_LINKS:
+                raise UsageError(f"{shown(path)}: too many symbolic links")
+            reached = "/" if target.startswith("/") else os.path.dirname(reached)
+            rest += target.split("/")[::-1]
+    return reached
 
 
 def mount_meant(path: str | None) -> Mounted | None:

@@ -1,37 +1,30 @@
-"""``ckfs status``: what a mount says of itself, from its memory, so that it answers while its store does not."""
+"""``ckfs status``: what a mount says of itself, from its memory, so that it answers while its store does not.
+
+Neither the store nor the mount is asked anything here, only the kernel's list of mounts and the daemon.
+"""
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 
-from ckfs.cli.mounted import mount_at
-from ckfs.control.client import ask
+from ckfs.cli.mounted import mount_above
+from ckfs.control.client import Unanswered, ask
 from ckfs.control.protocol import Values
-from ckfs.errors import CkfsError
+from ckfs.errors import CkfsError, NotMounted, StoreUnusable
 from ckfs.names import shown
+from ckfs.policy.sizes import shown_size
 
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """As ``--json`` shows it. *store_since*: since when the store is up, or down (ISO 8601 with zone). Counts are since
-    the mount began; refused are removals and changes of what is protected."""
-
-    mountpoint: str
-    version: str
-    role: str
-    node: str
-    store: str
-    store_up: bool
-    store_since: str
-    keep: int
-    retention_days: float
-    open_writers: int
-    refused_to_moms: int
-    refused_to_others: int
-    trashed: int
+_SILENCE_S = 5.0
+"""A daemon that lives answers from its memory."""
+_PROTECTED_FROM = {
+    "off": "nothing",
+    "everybody": "from everybody",
+    "all but root": "from all but root",
+    "all but removers": "from all but root's removers",
+}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -41,56 +34,97 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    print_status(arguments.mountpoint, as_json=arguments.json)
-    return 0
+    return print_status(arguments.mountpoint, as_json=arguments.json)
 
 
-def print_status(path: str, *, as_json: bool) -> None:
-    """Print the status of the mount at *path*. Raises CkfsError."""
-    status = _status_of(path)
-    if as_json:
-        print(json.dumps(asdict(status), indent=1))
-        return
-    up = "up" if status.store_up else "down: calls fail until it answers"
-    lines = {
-        "mountpoint": status.mountpoint,
-        "ckfs": f"{status.version}, as {status.role} {status.node}",
-        "store": status.store,
-        "store is": f"{up}, since {status.store_since}",
-        "protected": f"the newest {status.keep} complete checkpoints of a batch set",
-        "trash": f"kept for {status.retention_days:g} days; {status.trashed} items put there by this mount",
-        "open writers": str(status.open_writers),
-        "refused": f"{status.refused_to_others}, and {status.refused_to_moms} times to the batch system's mom, as usual",
-    }
-    for name, text in lines.items():
-        print(f"{name + ':':<14}{text}")
-
-
-def _status_of(path: str) -> Status:
-    said: dict[str, object] = {}
-    for values in ask(mount_at(path).device, "status", {}):
-        said.update(values)
-    return _understood(said, path)
-
-
-def _understood(said: Values, path: str) -> Status:
-    """What later versions say besides is passed over."""
+def print_status(path: str, *, as_json: bool) -> int:
+    """Print the status of the mount at *path*; returns the exit status. NotMounted if there is none, or nobody serves it."""
+    said = _answer(path)
     try:
-        since_s = int(str(said["store_since_ns"])) // 1_000_000_000
-        return Status(
-            mountpoint=str(said["mountpoint"]),
-            version=str(said["version"]),
-            role=str(said["role"]),
-            node=str(said["node"]),
-            store=str(said["store"]),
-            store_up=said["store_up"] is True,
-            store_since=dt.datetime.fromtimestamp(since_s).astimezone().isoformat(),
-            keep=int(str(said["keep"])),
-            retention_days=float(str(said["retention_s"])) / 86_400,
-            open_writers=int(str(said["open_writers"])),
-            refused_to_moms=int(str(said["refused_to_moms"])),
-            refused_to_others=int(str(said["refused_to_others"])),
-            trashed=int(str(said["trashed"])),
-        )
-    except (KeyError, ValueError):
+        status = dict(_understood(said))
+        text = json.dumps(status, indent=1) if as_json else _lines(status)
+    except (KeyError, ValueError, TypeError):
         raise CkfsError(f"{shown(path)}: the mount's daemon is of another version of ckfs") from None
+    print(text)
+    return 0 if is_well(status) else StoreUnusable.exit_status
+
+
+def is_well(status: Values) -> bool:
+    """Whether the store is up, and the ledger there, if there is to be one."""
+    ledger = status["ledger"]
+    return status["store_up"] is True and (not isinstance(ledger, dict) or ledger["reachable"] is True)
+
+
+def _answer(path: str) -> Values:
+    mount = mount_above(path)
+    if mount is None:
+        raise NotMounted(f"{shown(path)}: not on a ckfs mount")
+    said: dict[str, object] = {}
+    try:
+        for values in ask(mount.device, "status", {}, silence_s=_SILENCE_S):
+            said.update(values)
+    except Unanswered as error:
+        raise NotMounted(f"{shown(path)}: {error}") from None
+    return said
+
+
+def _understood(said: Values) -> Iterator[tuple[str, object]]:
+    """As ``--json`` shows it: times in words (ISO 8601, with zone), retention in days."""
+    for key, value in said.items():
+        if key == "retention_s":
+            yield "retention_days", float(str(value)) / 86_400
+        elif key == "last_error_ns":
+            yield "last_error_at", None if value is None else _time(value)
+        elif key == "ledger" and isinstance(value, dict):
+            yield key, dict(_understood(value))
+        elif key.endswith("_ns"):
+            yield key.removesuffix("_ns"), _time(value)
+        else:
+            yield key, value
+
+
+def _time(value: object) -> str:
+    return dt.datetime.fromtimestamp(int(str(value)) // 1_000_000_000).astimezone().isoformat()
+
+
+# For people
+
+
+def _lines(status: Values) -> str:
+    lines = {
+        "mountpoint": f"{status['mountpoint']}{', read-only' if status['read_only'] else ''}",
+        "ckfs": f"{status['version']}, as {status['role']} {status['node']}, by {status['transport']}",
+        "store": f"{status['store']} ({status['store_id']})",
+        "store is": f"{_up(status)}, since {status['store_since']}",
+        "quotas": _quotas(status),
+        "last error": f"{status['last_error']}, {status['last_error_at']}"
+        if status["last_error"]
+        else "none",
+        "protected": _protected(status),
+        "trash": f"kept for {status['retention_days']:g} days; {status['trashed']} items put there by this mount",
+        "open": f"{status['open_handles']} files, {status['open_writers']} of them for writing",
+        "written": f"{shown_size(int(str(status['bytes_written'])))} in {status['sets_written']} sets",
+        "read": f"{shown_size(int(str(status['bytes_read'])))} in {status['sets_read']} sets",
+        "refused": f"{status['refused_to_others']}, and {status['refused_to_moms']} times to the batch system's mom, as usual",
+    }
+    return "\n".join(f"{name + ':':<14}{text}" for name, text in lines.items())
+
+
+def _up(status: Values) -> str:
+    hung = f"; {status['hung_threads']} calls hang in it" if status["hung_threads"] else ""
+    return f"{'up' if status['store_up'] else 'down: calls fail until it answers'}{hung}"
+
+
+def _quotas(status: Values) -> str:
+    ledger = status["ledger"]
+    if isinstance(ledger, dict):
+        there = "reachable" if ledger["reachable"] else "out of reach"
+        return f"ledger ({ledger['kind']}), {there}, since {ledger['since']}; asked last {ledger['asked']}"
+    return f"by the store's engine, {status['engine']}" if status["engine"] else "none"
+
+
+def _protected(status: Values) -> str:
+    whom = _PROTECTED_FROM.get(str(status["protection"]), str(status["protection"]))
+    if status["protection"] == "off":
+        return whom
+    return f"the newest {status['keep']} complete checkpoints of a batch set, {whom}"

@@ -47,7 +47,7 @@ def counted_store(path: str, *, read_only: bool = False) -> Iterator[Store]:
 def _ledger_of(store: Store) -> Ledger | None:
     """None where nobody counts, or the next mount counts everything anew."""
     policy = _policy_of(store)
-    if policy is None or policy.quota.mode is not QuotaMode.LEDGER or binding.read(store.path) is None:
+    if policy is None or policy.quota.mode is not QuotaMode.LEDGER or binding.read(store.root) is None:
         return None
     try:
         return ledgers.open_as_it_is(store, policy, host_of(store), _LIMIT_S)

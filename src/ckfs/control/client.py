@@ -46,6 +46,10 @@ def made(kind: type[T], said: Values) -> T:
         raise CkfsError("the mount's daemon is of another version of ckfs") from None
 
 
+class Unanswered(CkfsError):
+    """No daemon answers for that mount."""
+
+
 class _Connection(Protocol):
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 
@@ -79,9 +83,9 @@ def ask(
                 connection.sendall(request)
             yield from _said(connection, path)
         except TimeoutError:
-            raise CkfsError(f"{path}: the mount's daemon does not answer: see its log") from None
+            raise Unanswered(f"{path}: the mount's daemon does not answer: see its log") from None
         except (ConnectionError, FileNotFoundError, PermissionError):
-            raise CkfsError(f"{path}: no daemon answers there: is the mount's daemon running?") from None
+            raise Unanswered(f"{path}: no daemon answers there: is the mount's daemon running?") from None
         except BlockingIOError:
             raise CkfsError(f"{path}: too many ask the mount's daemon: try again") from None
 
@@ -104,7 +108,7 @@ def _said(connection: socket.socket, path: str) -> Iterator[Values]:
             case None:
                 data = connection.recv(1 << 16)
                 if not data:
-                    raise CkfsError(f"{path}: the mount's daemon ended before it had answered")
+                    raise Unanswered(f"{path}: the mount's daemon ended before it had answered")
                 lines.feed(data)
             case Says(values):
                 yield values

@@ -8,19 +8,19 @@ status, an FsError or OSError with that of what it means.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import trio
 
-from ckfs import __version__
 from ckfs.control.protocol import Asked, Malformed, Values
 from ckfs.control.quotas import QuotaDesk, uid_asked
+from ckfs.control.status import status_of
 from ckfs.control.trash import TrashDesk
 from ckfs.errors import CkfsError, NotPermitted
 from ckfs.fs.filesystem import Filesystem
 from ckfs.fs.superseded import Superseded
 from ckfs.model import Caller
-from ckfs.names import Gid, Inode, Uid, shown
+from ckfs.names import Gid, Inode, Uid
 from ckfs.owners.processes import Process, login_uid_of
 from ckfs.policy import limits
 from ckfs.store.choosing import Choice
@@ -33,10 +33,12 @@ _STORE_CALLS = 8
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What operations are about. *path* is the mount point, *state* the directory in which this host keeps its ledgers."""
+    """What operations are about. *path* is the mount point, *transport* what carries the kernel's requests, *state* the directory in
+    which this host keeps its ledgers."""
 
     fs: Filesystem
     path: str
+    transport: str
     state: str = ""
     store_calls: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_STORE_CALLS))
 
@@ -58,25 +60,8 @@ Operation = Callable[[Mount, Peer, Asked, Tell], Awaitable[None]]
 
 
 async def status(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
-    """All from memory, so that it is answered while the store hangs."""
     asked.only()
-    core = mount.fs.core
-    figures = core.figures.read()
-    await tell(
-        {
-            "version": __version__,
-            "role": core.role.value,
-            "node": shown(core.node_name),
-            "mountpoint": shown(mount.path),
-            "store": shown(core.store.path),
-            "store_up": core.gate.is_up,
-            "store_since_ns": core.gate.since_ns,
-            "keep": core.policy.keep,
-            "retention_s": core.policy.retention_s,
-            "open_writers": sum(handle.writable for handle in core.handles.all()),
-            **asdict(figures),
-        }
-    )
+    await tell(status_of(mount.fs.core, mount.path, mount.transport, peer.uid))
 
 
 async def state(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:

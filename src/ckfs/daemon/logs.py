@@ -81,3 +81,5 @@ def set_up(*, in_front: bool, log_file: str | None) -> None:
     handler.addFilter(Bounded())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("pyfuse3").setLevel(logging.WARNING)
+    # Of a connection that breaks psycopg warns by itself; ckfs meets that, and says once that the ledger is away.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)

@@ -24,11 +24,25 @@ class MountOptions:
     read_only: bool = False
     reads_partial: bool = False
     log_file: str | None = None
+    store_id: str | None = None
+    """The one store that may be mounted; None is whichever lies there."""
     state: str | None = None
     """The directory in which the host keeps its ledgers; None is the usual one."""
 
 
-KNOWN = ("role", "node", "service_user", "op_timeout", "io_timeout", "ro", "rw", "partial", "log", "state")
+KNOWN = (
+    "role",
+    "node",
+    "store_id",
+    "service_user",
+    "op_timeout",
+    "io_timeout",
+    "ro",
+    "rw",
+    "partial",
+    "log",
+    "state",
+)
 _FLAGS = ("ro", "rw", "partial")
 
 
@@ -57,6 +71,7 @@ def parse(given: list[str]) -> MountOptions:
         read_only="ro" in values,
         reads_partial="partial" in values,
         log_file=values.get("log"),
+        store_id=values.get("store_id"),
         state=_directory("state", values.get("state")),
     )
 

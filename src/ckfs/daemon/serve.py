@@ -46,6 +46,7 @@ from ckfs.store import syscalls
 from ckfs.store.gate import DATA_CALLS, Gate
 from ckfs.store.identity import ROOT, prepare_process
 from ckfs.store.layout import Store, open_store, reachable_by_users
+from ckfs.transport import pyfuse
 from ckfs.transport.pyfuse import Operations
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,9 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             local=store.door.is_local,
         )
         node = options.node.encode()
+        member = _while_it_answers(
+            options.op_timeout_s, store, lambda: _member_of(store, policy, node, options)
+        )
         core = Core(
             store,
             gate,
@@ -117,7 +121,7 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             options.role,
             node,
             options.op_timeout_s,
-            None if options.read_only else Membership(store.mounts, node),
+            member,
             options.reads_partial,
             ledger=ledger,
             engine=engine,
@@ -158,6 +162,19 @@ def _ledger_of(store: Store, policy: Policy, options: MountOptions) -> Ledger | 
     return open_ledger(store, policy, host, options.op_timeout_s)
 
 
+def _member_of(store: Store, policy: Policy, node: bytes, options: MountOptions) -> Membership | None:
+    """This mount among the others; None if it writes nothing."""
+    if options.read_only:
+        return None
+    member = Membership(store.mounts, node)
+    try:
+        member.claim_name(policy.lease_s)
+    except BaseException:
+        member.leave(finished=True)
+        raise
+    return member
+
+
 def _state_of(options: MountOptions) -> Path:
     return state_directory(options.state).absolute()
 
@@ -176,7 +193,7 @@ def _noted_signals() -> list[int]:
 
 
 def _opened(path: str, service: Owner, options: MountOptions) -> tuple[Store, Policy]:
-    store = open_store(path, service, read_only=options.read_only)
+    store = open_store(path, service, read_only=options.read_only, only=options.store_id)
     if reachable_by_users(path):
         log.warning(
             "users can reach the store %s around ckfs: put it below a local directory of root with mode 0700",
@@ -245,7 +262,7 @@ class _Mount:
         self._path = own.path
         self._fs = filesystem(core)
         self._operations = Operations(self._fs)
-        self._control = Server(operations.Mount(self._fs, own.path, str(state)))
+        self._control = Server(operations.Mount(self._fs, own.path, pyfuse.NAME, str(state)))
         self._ready = ready
         self._told_early = told_early
         self._stopping = False

@@ -10,6 +10,7 @@ Usage: ``node_init.py NAME FIRST_PID``; says ``up`` on its standard output.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import signal
@@ -21,6 +22,8 @@ SIOCGIFFLAGS = 0x8913  # linux/sockios.h
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 IFREQ = struct.Struct("16sH22x")
+MNT_DETACH = 0x2  # linux/fs.h
+OURS = b"fuse.ckfs"
 
 
 def bring_up(interface: bytes) -> None:
@@ -29,9 +32,20 @@ def bring_up(interface: bytes) -> None:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, IFREQ.pack(interface, flags | IFF_UP))
 
 
+def leave_mounts_to_the_host() -> None:
+    """The node began with a copy of each mount, and a copy keeps a daemon running that the host has unmounted."""
+    libc = ctypes.CDLL(None)
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        lines = [line.split() for line in mounts]
+    for words in reversed(lines):
+        if words[words.index(b"-") + 1] == OURS:
+            libc.umount2(words[4].decode("unicode_escape").encode("latin-1"), MNT_DETACH)
+
+
 def main(name: str, first_pid: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the node are reaped by the kernel
     socket.sethostname(name)
+    leave_mounts_to_the_host()
     bring_up(b"lo")
     # Two machines seldom number their processes alike; CRIU needs the pid of what it restores to be free.
     # A kernel without this file has no CRIU either.

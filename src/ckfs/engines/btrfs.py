@@ -118,6 +118,14 @@ class Btrfs:
                 f" 'btrfs subvolume create users/{uid}', and copy it back with cp -a --reflink"
             )
 
+    def remove(self, uid: Uid) -> None:
+        """Kernels before 6.11 leave the qgroup of a subvolume that is gone."""
+        number = self._subvolume(uid)
+        os.rmdir(str(uid), dir_fd=self.realms.fd)
+        self.settle()
+        with contextlib.suppress(EngineFailed):
+            self._run("qgroup", "destroy", f"0/{number}", self.realms.top)
+
     def settle(self) -> None:
         self._run("filesystem", "sync", self.realms.top)
 

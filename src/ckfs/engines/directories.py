@@ -28,6 +28,9 @@ class Directories:
     def make(self, uid: Uid) -> None:
         os.mkdir(str(uid), REALM_MODE, dir_fd=self.realms.fd)
 
+    def remove(self, uid: Uid) -> None:
+        os.rmdir(str(uid), dir_fd=self.realms.fd)
+
     def settle(self) -> None:
         """It counts at once."""
 

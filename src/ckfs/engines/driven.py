@@ -13,7 +13,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from ckfs.engines import said
+from ckfs.engines import proven, said
 from ckfs.engines.engine import REALM_MODE, Driver, Realms
 from ckfs.engines.headroom import Headroom
 from ckfs.errors import EngineFailed, Unsupported
@@ -39,7 +39,7 @@ class Driven:
     def start(self) -> None:
         """Before anything else, once; see :meth:`Driver.start`."""
         self.driver.start()
-        if not self.driver.tried:
+        if not self.tried:
             log.warning(
                 "quotas by %s: this driver was not yet tried on a real one: run ckfs selftest before you rely on it",
                 self.name,
@@ -51,7 +51,7 @@ class Driven:
 
     @property
     def tried(self) -> bool:
-        return self.driver.tried
+        return self.driver.tried or proven.has_passed(self.realms.fd, self.name)
 
     @property
     def says_full(self) -> bool:
@@ -102,6 +102,15 @@ class Driven:
             if os.fstat(fd).st_uid != uid:
                 os.fchmod(fd, REALM_MODE)
                 os.fchown(fd, uid, gid)
+
+    def forget(self, uid: Uid) -> None:
+        with self._lock:
+            self._prepared.discard(uid)
+            self._accounts.pop(uid, None)
+            try:
+                self.driver.remove(uid)
+            except OSError as error:
+                raise EngineFailed(f"users/{uid} cannot be removed: {error.strerror}") from None
 
     def _default_of(self, uid: Uid) -> Settings:
         """What is said of all others does not hold for root, nor for the account that keeps the store."""

@@ -32,11 +32,15 @@ class Engine(Quotas, Protocol):
 
     @property
     def tried(self) -> bool:
-        """Whether the driver has been run against a real engine of its kind, by ckfs's own tests."""
+        """Whether the driver has been run against a real engine of its kind: by ckfs's own tests, or by ``ckfs selftest`` on this store
+        (:mod:`ckfs.engines.proven`)."""
 
     def prepare(self, uid: Uid, gid: Gid) -> None:
         """Have the realm of *uid*, empty or as it is, set up so that the engine counts what is in it, with the default limits
         if it is new. Quick once this process has done it. It is repeated by every process, and so finishes what one that died began."""
+
+    def forget(self, uid: Uid) -> None:
+        """Remove the realm of *uid*, which is empty, and what the engine keeps of it beside limits."""
 
     def recent(self, uid: Uid) -> Account:
         """As :meth:`account`, as the engine says it by itself, or said it at most a second ago (btrfs counts what was written when it
@@ -71,11 +75,13 @@ def path_of(fd: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MountedOn:
-    """Where the store's file system is mounted: *kind* and *source* as the kernel lists them, *point* the mount point."""
+    """Where the store's file system is mounted: *kind* and *source* as the kernel lists them, *point* the mount point, *options* the
+    mount's and the file system's."""
 
     kind: str
     source: str
     point: str
+    options: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,9 @@ class Driver(Protocol):
 
     def mark(self, uid: Uid) -> None:
         """Let the engine count what the realm holds. Repeated without harm."""
+
+    def remove(self, uid: Uid) -> None:
+        """As :meth:`Engine.forget`. Raises OSError."""
 
     def settle(self) -> None:
         """Have the engine take what was written into account, if it does so later by itself."""

@@ -65,10 +65,10 @@ def mounted_on(fd: int) -> MountedOn:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             fields, _, rest = line.partition(" - ")
-            mount, _parent, _device, _root, point, *_ = fields.split(" ")
+            mount, _parent, _device, _root, point, options, *_ = fields.split(" ")
             if mount == number:
-                kind, source, *_ = rest.split(" ")
-                return MountedOn(kind, _unescaped(source), _unescaped(point))
+                kind, source, of_all, *_ = rest.rstrip("\n").split(" ")
+                return MountedOn(kind, _unescaped(source), _unescaped(point), f"{options},{of_all}")
     raise EngineFailed(
         "the kernel's list of mounts does not have the store's file system: is this a container?"
     )

@@ -206,12 +206,21 @@ class Content:
 
     async def read(self, number: FileHandle, offset: int, size: int) -> bytes | memoryview:
         """A memoryview is valid until the caller's next ``await``."""
-        handle = self.core.handle(number)
+        handle, traffic = self.core.handle(number), self.core.figures.traffic
         handle.stream.read(offset, size, time.monotonic())
         if not self.core.gate.answers_at_once:
-            return await self._transfer(handle, lambda: os.pread(handle.fd, size, offset))
-        piece = self.core.quick.read(handle.fd, offset, size)
-        return await self._read_from_disk(handle, offset, size) if piece is None else piece
+            piece: bytes | memoryview | None = await self._transfer(
+                handle, lambda: os.pread(handle.fd, size, offset)
+            )
+        else:
+            piece = self.core.quick.read(handle.fd, offset, size)
+        if piece is None:
+            piece = await self._read_from_disk(handle, offset, size)
+        traffic.bytes_read += len(piece)
+        if not handle.has_read:
+            handle.has_read = True
+            traffic.sets_read.add(self.core.set_key(handle.node))
+        return piece
 
     async def _read_from_disk(self, handle: Handle, offset: int, size: int) -> bytes | memoryview:
         """One read at a time: a disk is read ahead for a reader who goes on in order, not for several at once."""
@@ -239,9 +248,13 @@ class Content:
                 except Denied:  # nothing was written, so nothing is amiss
                     handle.wrote = had_written
                     raise
-            node = handle.node
+            node, traffic = handle.node, self.core.figures.traffic
             node.unsynced = True
             written = await self._write(handle, offset, data)
+            traffic.bytes_written += written
+            if not handle.has_written:
+                handle.has_written = True
+                traffic.sets_written.add(self.core.set_key(node))
             if node.unwritten is not None:
                 node.unwritten = node.unwritten.after(offset, offset + written)
             return written

@@ -24,9 +24,31 @@ class Counts:
 
 
 @dataclass(slots=True)
+class Traffic:
+    """What went through this mount: bytes, and the tops of the different sets that they were of (0: of none any more). Belongs
+    to the event loop's thread. What the kernel reads from its page cache is not heard of."""
+
+    bytes_written: int = 0
+    bytes_read: int = 0
+    sets_written: set[int] = field(default_factory=set)
+    sets_read: set[int] = field(default_factory=set)
+
+    @property
+    def written(self) -> int:
+        """How many different sets were written."""
+        return len(self.sets_written) - (0 in self.sets_written)
+
+    @property
+    def read(self) -> int:
+        """How many different sets were read."""
+        return len(self.sets_read) - (0 in self.sets_read)
+
+
+@dataclass(slots=True)
 class Figures:
     """Counted in any thread."""
 
+    traffic: Traffic = field(default_factory=Traffic)
     _counts: Counts = field(default_factory=Counts)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

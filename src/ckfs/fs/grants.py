@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 import trio
 
-from ckfs.errors import CkfsError, LedgerDown, NoGrant
+from ckfs.errors import LedgerDown, NoGrant
 from ckfs.fs.core import Core
+from ckfs.fs.lane import Lane
 from ckfs.fs.purse import Purse
 from ckfs.ledger.ledger import Drawn, Ledger, Opened, Posting
 from ckfs.names import Inode, MountId, Uid
@@ -42,7 +42,6 @@ _EXACT_S = 5.0
 """After a recall, for so long nothing is drawn beyond what is needed."""
 _LOOK_S = 1.0
 """So often is looked whether others ask for something back, where there is plenty."""
-_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +67,8 @@ class Grants:
     purses: dict[Uid, Purse] = field(default_factory=dict)
     fell_short: int = 0
     """How often others had not given back what was needed here, though they were asked to."""
-    _lane: trio.Lock = field(default_factory=trio.Lock)
+    _lane: Lane = field(init=False)
     _wake: trio.Event = field(default_factory=trio.Event)
-    _back: trio.Event | None = None
-    """Set when the ledger is back; None while it is there."""
-    _limiter: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(_THREADS))
     _mount: MountId | None = None
     _number: int = 0
     _moves: int = 0
@@ -84,6 +80,9 @@ class Grants:
     _to_note: dict[Inode, tuple[Uid, Opened]] = field(default_factory=dict)
     _noting: list[tuple[Uid, Opened]] = field(default_factory=list)
     """What was said to the ledger, which may or may not have noted it: it is said again before anything that follows."""
+
+    def __post_init__(self) -> None:
+        self._lane = Lane(self.core.op_timeout_s)
 
     def purse(self, uid: Uid) -> Purse:
         purse = self.purses.get(uid)
@@ -112,10 +111,7 @@ class Grants:
             return True
         deadline_s = trio.current_time() + self.core.op_timeout_s
         while True:
-            if self._back is not None:
-                with trio.move_on_at(deadline_s):
-                    await self._back.wait()
-            if self._back is not None:
+            if not await self._lane.until_back(deadline_s):
                 raise NoGrant(self.core.policy.quota.away.errno)
             try:
                 await self._draw_enough(purse, amount)
@@ -158,7 +154,7 @@ class Grants:
 
     async def draw(self, purse: Purse, amount: Amount, opened: Sequence[Opened] = ()) -> Drawn:
         """Let the purse have *amount*, and more while there is plenty, if the ledger grants it; and note the files *opened*."""
-        async with self._turn():
+        async with self._lane.turn():
             if amount:
                 await self._post_what_counts(purse)
             lacks = (amount - purse.balance).not_below_zero()
@@ -174,7 +170,7 @@ class Grants:
                 return drawn
 
             try:
-                drawn = await self._ask(draw)
+                drawn = await self._lane.ask(draw)
             except BaseException:
                 given_up.set()
                 self._late.add(uid)
@@ -200,7 +196,7 @@ class Grants:
         while self._late:
             uid = self._late.pop()
             try:
-                drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING))
+                drawn = await self._lane.ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING))
             except BaseException:
                 self._late.add(uid)
                 raise
@@ -220,42 +216,14 @@ class Grants:
     async def _recall(self, uid: Uid) -> None:
         """Ask the others for what they do not need, and wait until they have answered."""
         mount = self.mount
-        async with self._turn():
-            await self._ask(partial(self.ledger.recall, mount, uid))
+        async with self._lane.turn():
+            await self._lane.ask(partial(self.ledger.recall, mount, uid))
         with trio.move_on_after(_RECALL_S):
             while True:
                 await trio.sleep(_RECALL_LOOK_S)
-                async with self._turn():
-                    if not await self._ask(partial(self.ledger.waits_for, mount, uid)):
+                async with self._lane.turn():
+                    if not await self._lane.ask(partial(self.ledger.waits_for, mount, uid)):
                         return
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """The lane, for a caller who waits. LedgerDown at once if those before him have found that the ledger is away: whether it
-        is back is asked by :meth:`run`, so that the waits of many do not add up."""
-        async with self._lane:
-            if self._back is not None:
-                raise LedgerDown("the ledger is away")
-            yield
-
-    async def _ask(self, call: Callable[[], T]) -> T:
-        """What *call*, on the ledger, returns. In the lane."""
-        try:
-            with trio.fail_after(self.core.op_timeout_s):
-                answer = await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._limiter)
-        except (LedgerDown, CkfsError, trio.TooSlowError) as error:  # damage, too, may be mended meanwhile
-            if self._back is None:
-                self._back = trio.Event()
-                log.warning(
-                    "the ledger of quotas is away: grants are spent, and no new ones drawn: %s",
-                    str(error) or f"it did not answer within {self.core.op_timeout_s:g} s",
-                )
-            raise LedgerDown("the ledger is away") from None
-        if self._back is not None:
-            log.warning("the ledger of quotas is back")
-            self._back.set()
-            self._back = None
-        return answer
 
     # Posting
 
@@ -296,39 +264,39 @@ class Grants:
         self.gather()
         now_s = trio.current_time()
         for purse in self.purses.values():
-            if self._back is None and purse.idle_s(now_s) > _IDLE_S and purse.balance:
+            if not self._lane.is_away and purse.idle_s(now_s) > _IDLE_S and purse.balance:
                 purse.give_up_balance()
-        async with self._lane:
+        async with self._lane.alone:
             await self._post_all()
             await self._take_up_late()
             if not self._looks(now_s):
                 return set()
             self._looked_s = now_s
-            return await self._ask(partial(self.ledger.recalled, self.mount))
+            return await self._lane.ask(partial(self.ledger.recalled, self.mount))
 
     def _looks(self, now_s: float) -> bool:
         """Whether it is time to look what others ask for, who do so near a limit: hundreds of mounts that write far from theirs
         should not all ask four times a second."""
-        if self._back is not None:
+        if self._lane.is_away:
             return True
         has = [purse for purse in self.purses.values() if not purse.is_empty]
         return bool(has) and (any(purse.is_short for purse in has) or now_s - self._looked_s > _LOOK_S)
 
     async def post(self) -> None:
         """Post everything there is; returns when the ledger has it. Raises LedgerDown."""
-        async with self._lane:
+        async with self._lane.alone:
             await self._post_all()
 
     async def tell(self) -> None:
         """As :meth:`post`; what cannot be posted now, since the ledger is away, is posted when it is back."""
-        if self._back is None:
+        if not self._lane.is_away:
             with contextlib.suppress(LedgerDown):
                 await self.post()
 
     async def tell_notes(self) -> None:
         """As :meth:`tell`, of files that were noted; what else is to be posted waits for its time, unless it is of them."""
         with contextlib.suppress(LedgerDown):
-            async with self._turn():
+            async with self._lane.turn():
                 news = any(purse.has_news_of(self._to_note) for purse in self.purses.values())
                 if news or self._batch or self._noting:
                     await self._post_all()
@@ -350,7 +318,7 @@ class Grants:
         while self._noting:
             uid = self._noting[0][0]
             opened = tuple(one for payer, one in self._noting if payer == uid)
-            drawn = await self._ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING, opened))
+            drawn = await self._lane.ask(partial(self.ledger.draw, self.mount, uid, NOTHING, NOTHING, opened))
             self._noting = [(payer, one) for payer, one in self._noting if payer != uid]
             self._take_up(self.purse(uid), drawn)
 
@@ -366,7 +334,7 @@ class Grants:
         batch = self._batch
         if batch is None:
             return
-        await self._ask(partial(self._post, batch))
+        await self._lane.ask(partial(self._post, batch))
         for purse, posting in batch.postings:
             purse.posted(posting)
         self._batch = None
@@ -378,7 +346,7 @@ class Grants:
         try:
             for uid in recalled:
                 await self.free_unneeded(uid)
-            async with self._turn():
+            async with self._lane.turn():
                 await self._give_back(recalled)
         except LedgerDown as error:
             log.debug("what others need is given back later: %s", error)
@@ -393,23 +361,25 @@ class Grants:
             purse.give_up_balance()
         await self._post_all()
         for uid in recalled:
-            await self._ask(partial(self.ledger.answer, mount, uid))
+            await self._lane.ask(partial(self.ledger.answer, mount, uid))
 
     async def noted(self, uid: Uid) -> frozenset[Inode]:
         """The files of *uid* that mounts are writing, this one having posted everything. Raises LedgerDown."""
-        async with self._turn():
+        async with self._lane.turn():
             await self._post_all()
-            basis = await self._ask(partial(self.ledger.basis, uid))
+            basis = await self._lane.ask(partial(self.ledger.basis, uid))
         return frozenset(file.ino for file in basis.files)
 
     async def move(self, giver: Uid, taker: Uid, moved: Amount, files: Sequence[Opened]) -> None:
         """*moved*, which is held for *taker*, is his from now on, and no more *giver*'s."""
         purse = self.purse(taker)
-        async with self._lane:
+        async with self._lane.alone:
             mount = self.mount
             self._moves += 1
             try:
-                await self._ask(partial(self.ledger.move, giver, mount, taker, moved, files, self._moves))
+                await self._lane.ask(
+                    partial(self.ledger.move, giver, mount, taker, moved, files, self._moves)
+                )
             except LedgerDown:  # the set is his already: the ledger hears of it when it is back
                 self.purse(giver).spend(-moved)
                 purse.spend_held(moved)

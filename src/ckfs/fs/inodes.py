@@ -36,6 +36,8 @@ class Handle:
         "appends",
         "direct",
         "file",
+        "has_read",
+        "has_written",
         "marked",
         "mount",
         "node",
@@ -63,6 +65,10 @@ class Handle:
         self.settled = False
         """Closing a descriptor of it made its image complete; others may go on to write through it."""
         self.stream = Stream()
+        self.has_read = False
+        """Something was read through it."""
+        self.has_written = False
+        """Something was ever written through it."""
         self.wrote = False
         """Something was written through it since its image was last settled."""
         self.admitted = False

@@ -91,7 +91,7 @@ def open_as_it_is(store: Store, policy: Policy, host: Host, limit_s: float) -> L
         )
     if policy.quota.ledger != EMBEDDED:
         return opening.database(policy.quota.ledger, store.id, limit_s)
-    check_host(store, binding.read(store.path), host)
+    check_host(store, binding.read(store.root), host)
     if (why := not_on(host, store, policy, limit_s)) is not None:
         raise LedgerUnusable(why)
     kept = state.state_of_store(host.state, store.id)
@@ -103,7 +103,7 @@ def open_as_it_is(store: Store, policy: Policy, host: Host, limit_s: float) -> L
 def not_on(host: Host, store: Store, policy: Policy, limit_s: float) -> str | None:
     """Why the ledger that this *host* keeps for *store* is not in its state directory, and what to say if that is another one. None
     if it is there, or is to be made anew there: there was none yet, or it is damaged."""
-    bound = binding.read(store.path)
+    bound = binding.read(store.root)
     if (
         policy.quota.ledger != EMBEDDED
         or bound is None
@@ -125,7 +125,7 @@ def not_on(host: Host, store: Store, policy: Policy, limit_s: float) -> str | No
 
 def not_counted(store: Store, ledger: Ledger) -> list[str]:
     """A line if the store does not name *ledger* as the one in which everything was counted."""
-    bound = binding.read(store.path)
+    bound = binding.read(store.root)
     if bound is not None and ledger.counted_as() == bound.id:
         return []
     return ["the store does not name this ledger as its own: the next mount counts everything anew"]
@@ -142,7 +142,7 @@ def adopt(store: Store, policy: Policy, host: Host) -> str | None:
     """Let this host keep the embedded ledger from now on; returns the name of the host that did, None if it is this one.
     StoreInUse if a mount lives anywhere; that may take a lease's time to find out."""
     path = shown(store.path)
-    bound = binding.read(store.path)
+    bound = binding.read(store.root)
     if bound is None or bound.kept is not Kept.EMBEDDED:
         raise UsageError(f"{path}: no host keeps the ledger of its quotas: the next mount says where it is")
     if bound.host == host.id:
@@ -151,7 +151,7 @@ def adopt(store: Store, policy: Policy, host: Host) -> str | None:
     if alive is not None:
         raise StoreInUse(f"{path}: {described(alive)} is alive: umount it first")
     new = Binding(Kept.EMBEDDED, str(uuid.uuid4()), host.id, host.node)
-    binding.bind(store.path, store.service, new, bound)
+    binding.bind(store.root, store.service, new, bound)
     return bound.node
 
 
@@ -176,9 +176,9 @@ def check_nobody_counts(store: Store, policy: Policy, ended_boots: set[str], why
 
 def _stop_counting(store: Store) -> None:
     """From now on things change of which no ledger hears: the next mount that counts begins anew."""
-    bound = binding.read(store.path)
+    bound = binding.read(store.root)
     if bound is not None:
-        binding.unbind(store.path, store.service, bound)
+        binding.unbind(store.root, store.service, bound)
         log.info("the policy says that no ledger counts in this store: the one that did is not used any more")
 
 
@@ -195,7 +195,7 @@ class _Embedded:
     def opened(self) -> Ledger:
         kept = state.state_of_store(self.host.state, self.store.id)
         with kept.locked(_say_waiting):
-            bound = binding.read(self.store.path)
+            bound = binding.read(self.store.root)
             check_host(self.store, bound, self.host)
             ended = kept.boots() - {state.boot_id()}
             ledger = self._usable(kept, bound)
@@ -244,7 +244,7 @@ class _Embedded:
         ledger = opening.embedded(kept.ledger, self.store.id, self.limit_s)
         new = Binding(Kept.EMBEDDED, str(uuid.uuid4()), self.host.id, self.host.node)
         try:
-            binding.bind(self.store.path, self.store.service, new, bound)
+            binding.bind(self.store.root, self.store.service, new, bound)
             rebuild(self.store, ledger, with_limits=True)
             ledger.all_counted(new.id)
         except BaseException:
@@ -287,7 +287,7 @@ class _Database:
         ledger = opening.database(connection, self.store.id, self.limit_s)
         try:
             with opening.database_locked(connection, self.store.id, self.limit_s, _say_waiting):
-                bound = binding.read(self.store.path)
+                bound = binding.read(self.store.root)
                 if bound is None or bound.kept is not Kept.POSTGRESQL or ledger.counted_as() != bound.id:
                     self._begin(ledger, bound)
         except BaseException:
@@ -299,7 +299,7 @@ class _Database:
         check_nobody_counts(self.store, self.policy, set(), _BEGUN_ANEW)
         new = Binding(Kept.POSTGRESQL, str(uuid.uuid4()))
         ledger.all_counted(None)
-        binding.bind(self.store.path, self.store.service, new, bound)
+        binding.bind(self.store.root, self.store.service, new, bound)
         rebuild(self.store, ledger, with_limits=True)
         ledger.all_counted(new.id)
 

@@ -14,12 +14,13 @@ from collections.abc import Callable
 
 import trio
 
-from ckfs.errors import Fenced, FsError
-from ckfs.fs.liveness import registration_here
+from ckfs.errors import Fenced, FsError, UsageError
+from ckfs.fs.listening import described, namesake
+from ckfs.fs.liveness import Judge, registration_here
 from ckfs.names import MountId, shown
 from ckfs.policy.settings import Policy
 from ckfs.store.gate import Gate
-from ckfs.store.mounts import Mounts
+from ckfs.store.mounts import Mounts, Registration
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,21 @@ class Membership:
             log.info("this mount cannot register, and writes nothing until it can: %s", error.strerror)
         else:
             self._registered, self._heard_s = True, clock()
+
+    def claim_name(self, lease_s: float) -> None:
+        """Have the node's name, or share it with another mount of this host. Blocking, for up to half a lease; UsageError if a
+        mount of another host has it."""
+        if not self._registered:
+            return
+        try:
+            other = namesake(self._mounts, Judge(self._mounts), self._own, lease_s, log.info)
+        except OSError as error:
+            log.info("whether another host has the name of this node is not known: %s", error.strerror)
+            return
+        if other is not None:
+            raise UsageError(
+                f"{described(other)} is on another host, and alive: give each host a name of its own (mount option node=)"
+            )
 
     @property
     def id(self) -> MountId:
@@ -92,7 +108,7 @@ class Membership:
                 self._own = await gate.call(lambda: self._mounts.renew(own))
             except Fenced:
                 anew = registration_here(self._node)
-                await gate.call(lambda: self._mounts.register(anew))
+                await gate.call(lambda: self._register_instead_of(own, anew))
                 self._own, self._heard_s = anew, began_s
                 log.error(  # noqa: TRY400 - not a bug
                     "this mount was not heard of for too long: what it was writing has been settled by others;"
@@ -103,7 +119,13 @@ class Membership:
                 raise
             self._heard_s = began_s
 
+    def _register_instead_of(self, own: Registration, anew: Registration) -> None:
+        self._mounts.register(anew)
+        if self._mounts.holder_of(own.node) == own.id:
+            self._mounts.take_node(own.node, anew.id, own.id)
+
     def leave(self, *, finished: bool) -> None:
         """Blocking; the last that a mount does. *finished*: no image is marked as being written by it."""
         if self._registered:
             self._mounts.leave(self.id, finished=finished)
+            self._mounts.give_node_back(self._own.node, self.id)

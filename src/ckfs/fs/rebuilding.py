@@ -24,7 +24,7 @@ def rebuild(store: Store, ledger: Ledger, *, with_limits: bool) -> None:
     """Let *ledger* say of every owner what is in *store*, and *with_limits* what he may have. An owner whose files cannot be
     counted is named in the log, and keeps what the ledger said of him. LedgerDown, StoreUnusable."""
     if with_limits:
-        for uid, said in limits.read(store.path).items():
+        for uid, said in limits.read(store.root).items():
             ledger.set_limits(uid, said)
     known = {account.uid for account in ledger.accounts() if account.used or account.claimed}
     uids = sorted(counting.payers(store) | known)

@@ -62,7 +62,7 @@ class Reclaiming:
         try:
             if self._is_asked_for():
                 self.reclaim()
-                limits.write(store.path, store.service, self.ledger.all_settings())
+                limits.write(store.root, store.service, self.ledger.all_settings())
             recounting = Recounting(store, self.ledger, self.core.fate)
             done.update(one.uid for one in recounting.repair(sorted(own)) if one.taken_up)
             said = ""

@@ -151,7 +151,7 @@ def keep_copy(store: Store, everything: Mapping[Uid | None, Settings]) -> None:
     """Have *everything* that was said in the store, too, from which a lost ledger is made anew. Where that fails it is done later
     (:mod:`ckfs.fs.reclaiming`)."""
     with contextlib.suppress(OSError, FsError):
-        copied_limits.write(store.path, store.service, everything)
+        copied_limits.write(store.root, store.service, everything)
 
 
 def described(uid: Uid | None, said: Mapping[str, str], login_uid: int | None) -> str:

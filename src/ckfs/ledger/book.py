@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ckfs.ledger import limits, sums
 from ckfs.ledger.ledger import Basis, Drawn, Opened, OpenFile, Posting
+from ckfs.ledger.reach import Listened, Reach
 from ckfs.ledger.sheet import COLUMNS, Sheet, account_in
 from ckfs.ledger.transaction import Backend, Row, Transaction
 from ckfs.names import Inode, MountId, Uid
@@ -29,6 +30,10 @@ _NEW_MOVE = (
     " ON CONFLICT (store, mount, number) DO NOTHING RETURNING 1"
 )
 _RECALL = "UPDATE grants SET recalled = 1 WHERE store = :store AND uid = :uid AND mount <> :mount AND (bytes > 0 OR files > 0)"
+# Who has given up all of it meanwhile has nothing to answer, and may not ask whether it is recalled.
+_ASKED_BACK = (
+    "SELECT mount, uid FROM grants WHERE store = :store AND recalled = 1 AND (bytes > 0 OR files > 0)"
+)
 _OWNERS_OF_MOUNT = (
     "SELECT uid FROM grants WHERE store = :store AND mount = :mount"
     " UNION SELECT uid FROM open_files WHERE store = :store AND mount = :mount"
@@ -51,7 +56,23 @@ class Book:
     """The ledger of one store, as :class:`ckfs.ledger.ledger.Ledger` describes it. Any thread may call it."""
 
     def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+        self._backend = Listened(backend)
+
+    @property
+    def kind(self) -> str:
+        return self._backend.kind
+
+    @property
+    def reach(self) -> Reach:
+        return self._backend.reach
+
+    @property
+    def asked_ns(self) -> int:
+        return self._backend.asked_ns
+
+    @property
+    def last_failure(self) -> Reach | None:
+        return self._backend.last_failure
 
     # Quotas
 
@@ -86,8 +107,7 @@ class Book:
         self._backend.write(work)
 
     def asked_back(self) -> dict[MountId, set[Uid]]:
-        sql = "SELECT mount, uid FROM grants WHERE store = :store AND recalled = 1"
-        return self._backend.read(lambda tx: _owners_of_each(tx.rows(sql)))
+        return self._backend.read(lambda tx: _owners_of_each(tx.rows(_ASKED_BACK)))
 
     # Mounts
 
@@ -170,7 +190,7 @@ class Book:
         self._backend.write(lambda tx: tx.run(sql, uid=uid, mount=mount.decode("ascii")))
 
     def waits_for(self, mount: MountId, uid: Uid) -> bool:
-        sql = "SELECT 1 FROM grants WHERE store = :store AND uid = :uid AND mount <> :mount AND recalled = 1 LIMIT 1"
+        sql = f"{_ASKED_BACK} AND uid = :uid AND mount <> :mount LIMIT 1"
         return self._backend.read(lambda tx: tx.row(sql, uid=uid, mount=mount.decode("ascii")) is not None)
 
     def end(self, mount: MountId) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ckfs.ledger.reach import Reach
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount, Settings
 
@@ -122,6 +123,22 @@ class Quotas(Protocol):
 
 class Ledger(Quotas, Protocol):
     """One store's ledger."""
+
+    @property
+    def kind(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+
+    @property
+    def reach(self) -> Reach:
+        """Whether it answered whoever asked it last, of this process. Asks nothing, and waits for nobody."""
+
+    @property
+    def asked_ns(self) -> int:
+        """When somebody of this process asked it last, since the epoch."""
+
+    @property
+    def last_failure(self) -> Reach | None:
+        """As it was when it was away the last time."""
 
     # Mounts
 

@@ -170,6 +170,8 @@ class _Transaction:
 class Postgres:
     """The database that *connection* leads to."""
 
+    kind = "postgresql"
+
     def __init__(self, connection: str, store: str, timeout_s: float, clock: Clock | None) -> None:
         self._store = store
         self._clock = clock

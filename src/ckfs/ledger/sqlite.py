@@ -113,6 +113,8 @@ class _Transaction:
 class Sqlite:
     """The file *path*, which is there."""
 
+    kind = "sqlite"
+
     def __init__(self, path: bytes, store: str, clock: Clock, busy_s: float) -> None:
         self._path = path
         self._store = store

@@ -34,7 +34,10 @@ class Transaction(Protocol):
 
 class Backend(Protocol):
     """A database. Both ways to run a transaction raise LedgerDown if it does not answer in time, and LedgerUnusable if it is
-    damaged; *work* is done again if it got into the way of another."""
+    damaged; *work* is done again if it got into the way of another. *kind* is its name for people."""
+
+    @property
+    def kind(self) -> str: ...
 
     def write(self, work: Callable[[Transaction], T]) -> T: ...
 

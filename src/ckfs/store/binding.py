@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ckfs.errors import StoreUnusable
@@ -21,6 +20,7 @@ from ckfs.model import Owner
 from ckfs.names import shown
 from ckfs.store import texts
 from ckfs.store.identity import acting_as
+from ckfs.store.texts import Root
 
 BINDING_FILE = b"ledger.toml"
 _FORMAT = 1
@@ -72,64 +72,54 @@ def decode(text: str, path: str) -> Binding:
     return Binding(kept, *words)
 
 
-def read(path: str) -> Binding | None:
-    """Who keeps the ledger of the store at *path*; None if nobody does yet. Raises StoreUnusable."""
-    with _root(path) as root_fd:
-        return _read(root_fd, path)
+def read(where: str | Root) -> Binding | None:
+    """Who keeps the ledger of the store there; None if nobody does yet. Raises StoreUnusable."""
+    with texts.unusable(where), texts.root_of(where) as root:
+        return _read(root)
 
 
-def bind(path: str, service: Owner, binding: Binding, instead_of: Binding | None) -> None:
-    """Let *binding* hold from now on for the store at *path*, *instead_of* what was read before. StoreUnusable if another host
+def bind(where: str | Root, service: Owner, binding: Binding, instead_of: Binding | None) -> None:
+    """Let *binding* hold from now on for the store there, *instead_of* what was read before. StoreUnusable if another host
     has been quicker; of several exactly one succeeds."""
-    with _root(path) as root_fd, acting_as(service):
+    with texts.unusable(where), texts.root_of(where) as root, acting_as(service):
         if instead_of is not None:
-            _take_away(root_fd, path, instead_of)
+            _take_away(root, instead_of)
         try:
-            texts.write_new(root_fd, BINDING_FILE, encode(binding))
+            texts.write_new(root.fd, BINDING_FILE, encode(binding))
         except FileExistsError:
-            raise _changed(path) from None
+            raise _changed(root) from None
 
 
-def unbind(path: str, service: Owner, binding: Binding) -> None:
+def unbind(where: str | Root, service: Owner, binding: Binding) -> None:
     """Nobody keeps the ledger any more that *binding* says. StoreUnusable if that is not what holds now."""
-    with _root(path) as root_fd, acting_as(service):
-        _take_away(root_fd, path, binding)
+    with texts.unusable(where), texts.root_of(where) as root, acting_as(service):
+        _take_away(root, binding)
 
 
-def _take_away(root_fd: int, path: str, expected: Binding) -> None:
+def _take_away(root: Root, expected: Binding) -> None:
     """In one step, then a look whether it was the one that was meant: if not, it is put back."""
     aside = texts.unfinished(BINDING_FILE) + secrets.token_hex(8).encode()
     try:
-        os.rename(BINDING_FILE, aside, src_dir_fd=root_fd, dst_dir_fd=root_fd)
+        os.rename(BINDING_FILE, aside, src_dir_fd=root.fd, dst_dir_fd=root.fd)
     except FileNotFoundError:
-        raise _changed(path) from None
+        raise _changed(root) from None
     try:
-        if decode(texts.read_text(root_fd, aside, path), path) != expected:
+        if decode(texts.read_text(root.fd, aside, root.path), root.path) != expected:
             with contextlib.suppress(FileExistsError):
-                os.link(aside, BINDING_FILE, src_dir_fd=root_fd, dst_dir_fd=root_fd, follow_symlinks=False)
-            raise _changed(path)
+                os.link(aside, BINDING_FILE, src_dir_fd=root.fd, dst_dir_fd=root.fd, follow_symlinks=False)
+            raise _changed(root)
     finally:
-        os.unlink(aside, dir_fd=root_fd)
+        os.unlink(aside, dir_fd=root.fd)
 
 
-def _changed(path: str) -> StoreUnusable:
+def _changed(root: Root) -> StoreUnusable:
     return StoreUnusable(
-        f"{shown(path)}: another host has just taken over, or given up, the ledger of its quotas: try again"
+        f"{shown(root.path)}: another host has just taken over, or given up, the ledger of its quotas: try again"
     )
 
 
-def _read(root_fd: int, path: str) -> Binding | None:
+def _read(root: Root) -> Binding | None:
     try:
-        return decode(texts.read_text(root_fd, BINDING_FILE, path), path)
+        return decode(texts.read_text(root.fd, BINDING_FILE, root.path), root.path)
     except FileNotFoundError:
         return None
-
-
-@contextlib.contextmanager
-def _root(path: str) -> Iterator[int]:
-    with texts.unusable(path):
-        root_fd = texts.open_root(path)
-        try:
-            yield root_fd
-        finally:
-            os.close(root_fd)

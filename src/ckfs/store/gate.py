@@ -19,12 +19,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import outcome
 import trio
 
 from ckfs.errors import Busy, StoreDown
+from ckfs.store.trouble import Trouble, trouble_of
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,14 @@ class Gate:
         self._came_down = trio.Event()
         self.since_ns = time.time_ns()
         """Since when it is up, or down."""
+        self.trouble: Trouble | None = None
+        """The last that the store did wrong."""
+        self._overdue: set[_Job[Any]] = set()
+
+    @property
+    def overdue(self) -> int:
+        """How many threads are with the store for calls whose callers have been answered."""
+        return len(self._overdue)
 
     @property
     def is_up(self) -> bool:
@@ -137,6 +146,9 @@ class Gate:
         begin = time.monotonic()
         try:
             return work()
+        except OSError as error:
+            self.trouble = trouble_of(error) or self.trouble
+            raise
         finally:
             if time.monotonic() - begin > _SLOW_LOOK_S:  # a busy disk: the next ones wait in threads
                 self._threads_until = time.monotonic() + _THREADS_AFTER_SLOW_LOOK_S
@@ -189,6 +201,8 @@ class Gate:
         self._start(job)
         with trio.move_on_after(self.op_timeout_s):
             await job.done.wait()
+        if job.result is None:
+            self._give_up(job)
         if isinstance(job.result, outcome.Error):
             log.warning("clean-up in the store failed: %s", job.result.error)
 
@@ -241,6 +255,9 @@ class Gate:
 
     def _finish(self, job: _Job[T], result: outcome.Outcome[T]) -> None:
         job.result = result
+        self._overdue.discard(job)
+        if isinstance(result, outcome.Error):
+            self.trouble = trouble_of(result.error) or self.trouble
         self._release(job)
         if job.abandoned:
             self._take_back(job)
@@ -263,6 +280,7 @@ class Gate:
         if job.done.is_set():  # cancelled between the end of the work and its answer
             self._take_back(job)
             return
+        self._overdue.add(job)
         for release in job.releases:
             if isinstance(release, LockRelease):
                 release.overdue()
@@ -287,7 +305,8 @@ class Gate:
                 "store down: a call took longer than %g s; calls fail until it answers a probe", limit_s
             )
             self._up = trio.Event()
-            self.since_ns = time.time_ns()
+            self.trouble = Trouble(f"the store did not answer within {limit_s:g} s")
+            self.since_ns = self.trouble.when_ns
             self._came_down.set()
 
     async def watch(self) -> None:

@@ -44,6 +44,7 @@ from ckfs.store.mounts import MOUNTS, Mounts
 from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, TRASH, Arrangement
 from ckfs.store.setnames import SetNames
+from ckfs.store.texts import Root
 from ckfs.store.trash import Trash
 
 FORMAT = 2
@@ -61,10 +62,11 @@ _MOUNT_ROOT = Record(ROOT_INODE, ROOT.uid, ROOT.gid, stat.S_IFDIR | 0o1777)
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An open store. *service* is the account that keeps unclaimed sets and the names."""
+    """An open store: *root* stays this one, whatever is mounted at *path* later. *service* is the account that keeps unclaimed sets and the names."""
 
     path: str
     id: str
+    root: Root
     door: Door
     names: SetNames
     trash: Trash
@@ -86,21 +88,18 @@ class Store:
         return settings.parse(self.policy_text())
 
     def policy_text(self) -> str:
-        return policy_text(self.path)
+        return policy_text(self.root)
 
 
-def policy_text(path: str) -> str:
-    """What ``policy.toml`` of the store at *path* says, though the store may be too damaged to be opened."""
-    with texts.unusable(path):
-        root_fd = texts.open_root(path)
+def policy_text(where: str | Root) -> str:
+    """What ``policy.toml`` of the store there says, though the store may be too damaged to be opened."""
+    with texts.unusable(where), texts.root_of(where) as root:
         try:
-            return texts.read_text(root_fd, _POLICY_FILE, path)
+            return texts.read_text(root.fd, _POLICY_FILE, root.path)
         except FileNotFoundError:
             raise StoreUnusable(
-                f"{shown(path)}: its policy.toml is missing: restore it, or copy that of a new store"
+                f"{shown(root.path)}: its policy.toml is missing: restore it, or copy that of a new store"
             ) from None
-        finally:
-            os.close(root_fd)
 
 
 @contextlib.contextmanager
@@ -252,13 +251,24 @@ def _check_attributes(root_fd: int, path: str) -> None:
 
 
 def open_store(
-    path: str, service: Owner = ROOT, *, read_only: bool = False, meter: Meter | None = None
+    path: str,
+    service: Owner = ROOT,
+    *,
+    read_only: bool = False,
+    meter: Meter | None = None,
+    only: str | None = None,
 ) -> Store:
-    """Open the store at *path*; *meter* hears what changes in what is charged. Raises StoreUnusable: missing, foreign, newer, damaged, unreachable."""
+    """Open the store at *path*, if its id is *only*; *meter* hears what changes in what is charged. Raises StoreUnusable: missing,
+    foreign, another, newer, damaged, unreachable."""
     with texts.unusable(path):
         root_fd = texts.open_root(path)
         try:
             identifier, arrangement = _read_format(root_fd, path)
+            if only not in (None, identifier):
+                raise StoreUnusable(
+                    f"{shown(path)}: this is the store {shown(identifier)}, and store_id= says {shown(str(only))}:"
+                    " see what is mounted there"
+                )
             if not read_only:
                 _check_keeper_again(root_fd, path, service)
             door = Door(root_fd, read_only=read_only, meter=meter)
@@ -268,7 +278,9 @@ def open_store(
         except BaseException:
             os.close(root_fd)
             raise
-    return Store(path, identifier, door, names, trash, mounts, service, read_only, arrangement)
+    return Store(
+        path, identifier, Root(root_fd, path), door, names, trash, mounts, service, read_only, arrangement
+    )
 
 
 def _check_keeper_again(root_fd: int, path: str, service: Owner) -> None:

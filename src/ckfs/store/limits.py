@@ -6,7 +6,6 @@ who may have how much.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from ckfs.names import Uid, shown
 from ckfs.policy.quota import Said, Setting, Settings
 from ckfs.store import texts
 from ckfs.store.identity import acting_as
+from ckfs.store.texts import Root
 
 LIMITS_FILE = b"limits.toml"
 _FORMAT = 1
@@ -97,25 +97,21 @@ def _wrong(path: str, why: str) -> StoreUnusable:
     return StoreUnusable(f"{shown(path)}: its limits.toml {why}: {_DAMAGED}")
 
 
-def read(path: str) -> dict[Uid | None, Settings]:
-    """Of the store at *path*; nothing if there is no copy. Raises StoreUnusable."""
-    with texts.unusable(path):
-        root_fd = texts.open_root(path)
+def read(where: str | Root) -> dict[Uid | None, Settings]:
+    """Of the store there; nothing if there is no copy. Raises StoreUnusable."""
+    with texts.unusable(where), texts.root_of(where) as root:
         try:
-            return decode(texts.read_text(root_fd, LIMITS_FILE, path), path)
+            return decode(texts.read_text(root.fd, LIMITS_FILE, root.path), root.path)
         except FileNotFoundError:
             return {}
-        finally:
-            os.close(root_fd)
 
 
-def write(path: str, service: Owner, limits: Limits) -> None:
+def write(where: str | Root, service: Owner, limits: Limits) -> None:
     """The whole copy anew, unless it says that already. Raises OSError as the store does."""
     text = encode(limits)
-    root_fd = texts.open_root(path)
-    try:
+    with texts.root_of(where) as root:
         try:
-            if texts.read_text(root_fd, LIMITS_FILE, path) == text:
+            if texts.read_text(root.fd, LIMITS_FILE, root.path) == text:
                 return
         except StoreUnusable:
             pass
@@ -123,6 +119,4 @@ def write(path: str, service: Owner, limits: Limits) -> None:
             if not any(map(_lines, limits.values())):
                 return
         with acting_as(service):
-            texts.write_text(root_fd, LIMITS_FILE, text)
-    finally:
-        os.close(root_fd)
+            texts.write_text(root.fd, LIMITS_FILE, text)

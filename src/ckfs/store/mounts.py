@@ -5,6 +5,7 @@
     mounts/5f3a90c1e2d4b687         1;b=2a;n=tqn1;h=<boot id>;s=<pid namespace>;p=<pid>;t=<start, in ticks since boot>
     mounts/5f3a90c1e2d4b687.ended   the same, once nobody will write as that mount any more: it died, or was fenced
     mounts/housekeeper.7            a symbolic link that nobody follows: the mount that keeps house in the seventh term
+    mounts/node.tqn1                another: the mount that has the node's name, for all mounts of its host
 
 ``b`` is the beat: a number that only grows. Others judge a mount by whether it has grown, never by anybody's clock
 (:mod:`ckfs.fs.liveness`). A mount whose file is gone, or ended, is gone for good: fencing is one rename, and the next
@@ -35,6 +36,8 @@ _VERSION = b"1"
 _ENDED = b".ended"
 _TERM_PREFIX = b"housekeeper."
 _TERM = _TERM_PREFIX + b"%d"
+NODE_PREFIX = b"node."
+"""Then comes the node's name, and with ``~`` a token what is just being taken away."""
 _LONGEST_BYTES = 1024
 _ID_LENGTH = 16
 
@@ -159,6 +162,31 @@ class Mounts:
         with self._changing() as directory, contextlib.suppress(FileNotFoundError):
             os.unlink(mount + _ENDED, dir_fd=directory)
 
+    # Names of nodes
+
+    def holder_of(self, node: bytes) -> MountId | None:
+        """The mount that has the node's name; None if nobody does. It may have ended."""
+        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+            return MountId(os.readlink(NODE_PREFIX + node, dir_fd=directory))
+        return None
+
+    def take_node(self, node: bytes, id: MountId, instead_of: MountId | None) -> bool:  # noqa: A002
+        """Let *id* have the node's name from now on, which *instead_of* had; False if another was quicker: of several exactly
+        one gets it."""
+        with self._changing() as directory:
+            if instead_of is not None and not _take_away(directory, NODE_PREFIX + node, instead_of):
+                return False
+            try:
+                os.symlink(id, NODE_PREFIX + node, dir_fd=directory)
+            except FileExistsError:
+                return False
+            return True
+
+    def give_node_back(self, node: bytes, id: MountId) -> None:  # noqa: A002
+        """Nothing happens if another mount has the name by now."""
+        with self._changing() as directory:
+            _take_away(directory, NODE_PREFIX + node, id)
+
     # Keeping house
 
     def housekeeper(self) -> MountId | None:
@@ -247,6 +275,25 @@ def _read_or_none(directory: int, name: MountId) -> Registration | None:
         if error.errno not in (errno.ENOENT, errno.EISDIR, errno.ELOOP):
             raise
         return None
+
+
+def _take_away(directory: int, name: bytes, expected: MountId) -> bool:
+    """Remove the link *name* if it says *expected*. In one step, then a look which it was: if not, it is put back."""
+    aside = name + b"~" + secrets.token_hex(8).encode()
+    try:
+        if os.readlink(name, dir_fd=directory) != expected:
+            return False
+        os.rename(name, aside, src_dir_fd=directory, dst_dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    try:
+        if os.readlink(aside, dir_fd=directory) == expected:
+            return True
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        return False
+    finally:
+        os.unlink(aside, dir_fd=directory)
 
 
 def _terms(directory: int) -> list[int]:

@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from ckfs.errors import CkfsError, NotPermitted, StoreUnusable
 from ckfs.names import shown
@@ -21,8 +22,30 @@ def unfinished(name: bytes) -> bytes:
     return b".%s-" % name
 
 
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The root of a store, open as *fd*, which somebody else closes. *path* is for people: what is mounted there may be another
+    store by now."""
+
+    fd: int
+    path: str
+
+
 def open_root(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+@contextlib.contextmanager
+def root_of(where: str | Root) -> Iterator[Root]:
+    """The root of the store at that path, for the time of the block; one that is open already, as it is."""
+    if isinstance(where, Root):
+        yield where
+        return
+    fd = open_root(where)
+    try:
+        yield Root(fd, where)
+    finally:
+        os.close(fd)
 
 
 def read_text(root_fd: int, name: bytes, path: str) -> str:
@@ -71,8 +94,9 @@ def _written(root_fd: int, name: bytes, text: str) -> Iterator[bytes]:
 
 
 @contextlib.contextmanager
-def unusable(path: str) -> Iterator[None]:
-    """What the store at *path* answers becomes the one line that a command's user reads."""
+def unusable(where: str | Root) -> Iterator[None]:
+    """What the store there answers becomes the one line that a command's user reads."""
+    path = where.path if isinstance(where, Root) else where
     try:
         yield
     except CkfsError:

@@ -36,6 +36,9 @@ from ckfs.store.spots import Found
 
 log = logging.getLogger(__name__)
 
+NAME = "pyfuse3"
+"""Of this transport, for people."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 

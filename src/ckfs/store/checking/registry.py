@@ -25,7 +25,7 @@ from ckfs.store.checking.walking import Directory, Seen, reach
 from ckfs.store.checkpoints import checkpoints
 from ckfs.store.identity import acting_as
 from ckfs.store.layout import Store
-from ckfs.store.mounts import MOUNTS, Registration, is_id
+from ckfs.store.mounts import MOUNTS, NODE_PREFIX, Registration, is_id
 from ckfs.store.realms import STAGING
 from ckfs.store.spare import NAME as SPARE
 from ckfs.store.spots import Found, Spot
@@ -64,6 +64,9 @@ def _entry(
     if name.startswith(_TERM):
         if trouble := _trouble_with_term(directory, name, status):
             yield Suspect(Finding(Kind.MOUNT_DAMAGED, path, trouble), partial(_aside, store, name, status))
+    elif name.startswith(NODE_PREFIX):
+        if not stat.S_ISLNK(status.st_mode):
+            yield Suspect(Finding(Kind.MOUNT_DAMAGED, path, "no link"), partial(_aside, store, name, status))
     elif not is_id(name.removesuffix(_ENDED)):
         yield Suspect(Finding(Kind.MOUNT_STRANGER, path))
     elif not stat.S_ISREG(status.st_mode):
