@@ -19,7 +19,6 @@ ON_CLUSTER = {
     "test_posix_data",
     "test_posix_locks",
     "test_posix_open",
-    "test_posix_readdir",
     "test_posix_stat",
 }
 """The modules that run on the GlusterFS cluster every time. All of them do with ``--whole-cluster``."""
