@@ -15,6 +15,7 @@ import pytest
 from tests.e2e import trace
 from tests.e2e.replay import Replay, dirent_bytes
 from tests.support.agents import Agent
+from tests.support.gluster_cluster import Cluster
 from tests.support.mounting import mounted, run_ckfs
 from tests.support.nfs import directory_for, nfs_store
 from tests.support.users import ALICE
@@ -67,6 +68,13 @@ def three_mounts_with_root_squashed(root_and_fuse: None, workdir: Path) -> Itera
             yield hosts
 
 
+@pytest.fixture
+def three_hosts_of_a_gluster_cluster(gluster: Cluster, workdir: Path) -> Iterator[Hosts]:
+    store = gluster.make_store("--quota", "none")
+    with gluster.mounted_on(store, workdir, trace.HOSTS, server="tqsrv") as mounts:
+        yield Hosts(mounts, is_ckfs=True)
+
+
 @contextlib.contextmanager
 def _mounted_on_all(store: Path, workdir: Path, *options: str) -> Iterator[Hosts]:
     """The server with role=server, the nodes with role=node."""
@@ -79,7 +87,14 @@ def _mounted_on_all(store: Path, workdir: Path, *options: str) -> Iterator[Hosts
         yield Hosts(mounts, is_ckfs=True)
 
 
-@pytest.fixture(params=["shared_directory", "three_mounts", "three_mounts_with_root_squashed"])
+@pytest.fixture(
+    params=[
+        "shared_directory",
+        "three_mounts",
+        "three_mounts_with_root_squashed",
+        pytest.param("three_hosts_of_a_gluster_cluster", marks=pytest.mark.cluster),
+    ]
+)
 def hosts(request: pytest.FixtureRequest) -> Hosts:
     chosen: Hosts = request.getfixturevalue(request.param)
     return chosen

@@ -287,6 +287,38 @@ async def test_sets_that_are_links_of_one_file_both_stay(path: Path, lacks_flags
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("lacks_flags", [True], indirect=True)
+async def test_of_two_mounts_that_rename_a_set_in_one_moment_one_does(
+    path: Path, made: SetEntry, lacks_flags: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without flags in the store both give it a name first."""
+    with opened(path) as store:
+        just_before(monkeypatch, "clear", lambda: store.names.move_if_free(OLD, SetName(b"theirs")))
+        with pytest.raises(FileNotFoundError):
+            store.names.move_if_free(OLD, NEW)
+        assert list(entries(path)) == ["theirs"]
+        assert store.names.read(SetName(b"theirs")) == made
+    assert not list((path / "staging").iterdir())
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("lacks_flags", [True], indirect=True)
+async def test_a_set_that_is_removed_while_it_is_renamed_keeps_the_new_name(
+    path: Path, made: SetEntry, lacks_flags: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever removes one of two names leaves the files to the other."""
+    with opened(path) as store:
+        names = store.names
+
+        def remove() -> None:
+            names.remove(OLD, lambda entry, found: pytest.fail("the files went"), lambda found: None)
+
+        just_before(monkeypatch, "clear", remove)
+        names.move_if_free(OLD, NEW)
+        assert (list(entries(path)), names.read(NEW)) == (["new"], made)
+
+
+@pytest.mark.trio
 async def test_a_rename_without_flags_in_the_store_leaves_one_name(
     path: Path, made: SetEntry, lacks_flags: bool
 ) -> None:
@@ -303,7 +335,7 @@ async def test_a_rename_without_flags_in_the_store_leaves_one_name(
 async def test_nothing_changes_a_name_through_a_read_only_mount(path: Path, made: SetEntry) -> None:
     with opened(path, read_only=True) as store:
         names = store.names
-        changes: tuple[Callable[[], None], ...] = (
+        changes: tuple[Callable[[], object], ...] = (
             lambda: names.enter(NEW, made),
             lambda: names.change(OLD, made, replace(made, owner=BOB)),
             lambda: names.move_if_free(OLD, NEW),

@@ -11,8 +11,24 @@ from typing import cast
 import pytest
 
 from tests.posix.places import DIRECTORY, Place, make, remove
+from tests.support.gluster_cluster import Cluster
+from tests.support.mounting import Mount
 
 _numbers = itertools.count(1)
+ON_CLUSTER = {
+    "test_posix_data",
+    "test_posix_locks",
+    "test_posix_open",
+    "test_posix_stat",
+}
+"""The modules that run on the GlusterFS cluster every time. All of them do with ``--whole-cluster``."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/posix/" in item.nodeid and item.path.stem not in ON_CLUSTER:
+            item.add_marker("long_on_cluster")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,8 +47,17 @@ ON_NFS = {"remove"}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "area" in metafunc.fixturenames:
         about = metafunc.module.__name__.rpartition("test_posix_")[2]
-        places = [*PLACES, *(["mount-on-nfs"] if about in ON_NFS else [])]
+        on_nfs = ["mount-on-nfs"] if about in ON_NFS else []
+        places = [*PLACES, *on_nfs, pytest.param("gluster", marks=pytest.mark.cluster)]
         metafunc.parametrize("area", places, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="session")
+def gluster_mount(gluster: Cluster) -> Iterator[Mount]:
+    """A node's mount of a store on GlusterFS that squashes root, shared by all modules: what they leave behind is nothing."""
+    store = gluster.make_store("--quota", "none")
+    with gluster.hosts[0].mounts(store, gluster.directory / store) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +68,10 @@ def area(request: pytest.FixtureRequest, root_and_fuse: None, module_workdir: Pa
         directory = module_workdir / "plain"
         directory.mkdir(mode=0o755)
     else:
-        of = "module_mount_on_nfs" if kind == "mount-on-nfs" else "module_mount"
+        of = {"gluster": "gluster_mount", "mount-on-nfs": "module_mount_on_nfs"}.get(kind, "module_mount")
         directory = request.getfixturevalue(of).path
         if kind != "mount-root":
-            directory /= "set"
+            directory /= f"set{next(_numbers)}"
             directory.mkdir(mode=0o755)
     return Place(kind, str(directory))
 
