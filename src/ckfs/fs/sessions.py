@@ -25,10 +25,12 @@ from ckfs.ledger.ledger import Opened, Settled
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import metering
-from ckfs.store.charges import charge_while_open, is_gone_for_us
+from ckfs.store.charges import charge_in_turn, charge_while_open, give_turn_back, is_gone_for_us
 
 _MOST_RANGES = 4096
 """A file that was written in more pieces is settled in between."""
+_TURN_S = 2.0
+"""For so long another mount is waited for that is just telling the ledger what the same file takes."""
 _IDLE_S = 2.0
 """For so long the writes that are under way are waited for, where a file is to be counted in between."""
 
@@ -52,6 +54,7 @@ class Sessions:
         self._core = core
         self._sessions: dict[Inode, Session] = {}
         self._beginning: dict[Inode, trio.Lock] = {}
+        self._turns: dict[Inode, trio.Lock] = {}
         self._events: deque[Event] = deque()
         self._lingering: dict[Inode, Uid] = {}
         """Who pays for what has no name any more, and is open here."""
@@ -142,7 +145,7 @@ class Sessions:
         node = handle.node
         if (going := self.going_on(node)) is not None:
             return going
-        async with self._alone(node.ino):  # nobody writes before the ledger has heard of it
+        async with _alone(self._beginning, node.ino):  # nobody writes before the ledger has heard of it
             session = self._sessions.get(node.ino)
             if session is None:
                 return await self._begin(handle)
@@ -167,32 +170,23 @@ class Sessions:
             return True
         return session.payer == self._core.payer_of(node)
 
-    @asynccontextmanager
-    async def _alone(self, ino: Inode) -> AsyncIterator[None]:
-        """One at a time for each file: others must not wait for a store that is slow with this one."""
-        lock = self._beginning.setdefault(ino, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.statistics().tasks_waiting and not lock.locked():
-                self._beginning.pop(ino, None)
-
     async def _begin(self, handle: Handle) -> Session:
         self.gather()
         node = handle.node
-        base, is_gone = await self._charge(handle)
-        self.gather()
-        if is_gone and node.ino not in self._lingering:
-            base = NOTHING  # another mount has removed it, and said so: nobody was charged with it any more
-        payer = self._core.payer_of(node)
-        session = self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
-        session.is_ours_to_bury = is_gone
-        if node.ino not in self._lingering:  # else it is noted
-            self.grants.note(session.payer, Opened(node.ino, base))
-            await self._tell(session)  # what other mounts tell of the file from now on is settled with it
-        session.is_told = True
-        return session
+        async with self._charge_in_turn(handle) as (base, is_gone):
+            self.gather()
+            if is_gone and node.ino not in self._lingering:
+                base = (
+                    NOTHING  # another mount has removed it, and said so: nobody was charged with it any more
+                )
+            payer = self._core.payer_of(node)
+            session = self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
+            session.is_ours_to_bury = is_gone
+            if node.ino not in self._lingering:  # else it is noted
+                self.grants.note(session.payer, Opened(node.ino, base))
+                await self._tell(session)  # what other mounts tell of the file from now on is settled with it
+            session.is_told = True
+            return session
 
     async def _tell(self, session: Session) -> None:
         await self.grants.tell_notes()
@@ -202,12 +196,33 @@ class Sessions:
         """Until the ledger has heard of a session that is just beginning: one that ends before counts with what others change."""
         session = self._sessions.get(ino)
         if session is not None and not session.is_told:
-            async with self._alone(ino):
+            async with _alone(self._beginning, ino):
                 pass
 
     async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
         look = partial(charge_while_open, self._core.store.door, handle.file)
         return await self._core.gate.look(look, releases=(handle.pin(),))
+
+    @asynccontextmanager
+    async def _charge_in_turn(self, handle: Handle) -> AsyncIterator[tuple[Amount, bool]]:
+        """As :meth:`_charge`; within the block nobody else looks what the file takes, to tell the ledger, on any mount."""
+        door, gate, file = self._core.store.door, self._core.gate, handle.file
+        release = handle.pin()  # it may be another's, who closes it meanwhile
+        try:
+            async with _alone(self._turns, handle.node.ino):
+                seen = await gate.look(partial(charge_in_turn, door, file), releases=(handle.pin(),))
+                if seen is None:
+                    wait = partial(charge_in_turn, door, file, _TURN_S)
+                    seen = await gate.call(wait, releases=(handle.pin(),))
+                assert seen is not None
+                try:
+                    yield seen
+                finally:
+                    with trio.CancelScope(shield=True), contextlib.suppress(OSError, FsError):
+                        give_back = partial(give_turn_back, door, file)
+                        await gate.look(give_back, releases=(handle.pin(),))
+        finally:
+            release()
 
     async def settle(self, handle: Handle) -> None:
         node = handle.node
@@ -218,8 +233,7 @@ class Sessions:
         if session.under_way:
             session.is_left = True
             return
-        await self.count(session, handle)
-        await self.grants.tell()  # before other mounts hear that it is written no more
+        await self.count(session, handle)  # before other mounts hear that it is written no more
 
     async def settle_now(self, node: Node) -> None:
         await self._until_told(node.ino)
@@ -228,7 +242,6 @@ class Sessions:
             await self.until_idle(session)
         if session is not None and node.handles:
             await self.count(session, node.handles[0])
-            await self.grants.tell()
 
     async def unmarked(self, handle: Handle) -> None:
         """The file is not marked as being written by this mount any more. Who took its last name before that has left it to us to
@@ -246,20 +259,20 @@ class Sessions:
         return await self._core.gate.call(look, releases=(handle.pin(),))
 
     async def count(self, session: Session, handle: Handle) -> None:
-        """End *session* with what the file, open as *handle*, takes in the store now; not if a write begins meanwhile."""
-        claims, release = session.claims, handle.pin()  # it may be another's, who closes it meanwhile
+        """End *session* with what the file, open as *handle*, takes in the store now, and tell the ledger; not if a write begins
+        meanwhile."""
+        claims = session.claims
         try:
-            final, is_gone = await self._charge(handle)
-            if is_gone and not session.is_ours_to_bury and await self._is_ours_to_bury(handle):
-                session.is_ours_to_bury = True
+            async with self._charge_in_turn(handle) as (final, is_gone):
+                if is_gone and not session.is_ours_to_bury and await self._is_ours_to_bury(handle):
+                    session.is_ours_to_bury = True
+                if not (session.ended or session.under_way) and session.claims == claims:
+                    self._end(session, final)
+                await self.grants.tell()
         except (OSError, FsError):
             if not session.under_way:
                 self.end_unseen(session)
             raise
-        finally:
-            release()
-        if not (session.ended or session.under_way) and session.claims == claims:
-            self._end(session, final)
 
     def end_unseen(self, session: Session) -> None:
         """Nobody could see what the file takes: it counts with all that was claimed for it, until a recount."""
@@ -320,6 +333,18 @@ class Sessions:
                 if self.grants.noted_not(session.ino) is None:  # it may have been noted anew just now
                     self.grants.purse(uid).settle(Settled(session.ino, session.base), NOTHING)
         self.to_recount.add(uid)
+
+
+@asynccontextmanager
+async def _alone(locks: dict[Inode, trio.Lock], ino: Inode) -> AsyncIterator[None]:
+    """One at a time for each file: others must not wait for a store that is slow with this one."""
+    lock = locks.setdefault(ino, trio.Lock())
+    try:
+        async with lock:
+            yield
+    finally:
+        if not lock.statistics().tasks_waiting and not lock.locked():
+            locks.pop(ino, None)
 
 
 def _is_in(node: Node, top: Node) -> bool:

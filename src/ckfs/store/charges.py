@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ckfs.errors import Stale
 from ckfs.names import Inode, MountId
 from ckfs.policy.quota import NOTHING, Amount
-from ckfs.store import attributes, metering, syscalls, walks, writers
+from ckfs.store import attributes, metering, syscalls, turns, walks, writers
 from ckfs.store.door import Door
 from ckfs.store.reports import Unreported
 from ckfs.store.spots import Found, OpenFile, Spot, Target
@@ -39,6 +39,20 @@ def charge_while_open(door: Door, file: OpenFile) -> tuple[Amount, bool]:
     with door.opened(file, os.O_RDONLY) as fd:
         status = os.fstat(fd)
         return metering.charge_of(status, fd, door.unit), not status.st_nlink
+
+
+def charge_in_turn(door: Door, file: OpenFile, within_s: float | None = None) -> tuple[Amount, bool] | None:
+    """As :func:`charge_while_open`, once it is this mount's turn, which is to be given back; None if it is another's.
+    If it does not become ours *within_s* seconds, *file* is looked at all the same."""
+    with door.opened(file, os.O_RDONLY) as fd:
+        if not turns.take(fd, within_s or 0.0) and within_s is None:
+            return None
+        return charge_while_open(door, file)
+
+
+def give_turn_back(door: Door, file: OpenFile) -> None:
+    with door.opened(file, os.O_RDONLY) as fd:
+        turns.give_back(fd)
 
 
 def charge_of_attributes(door: Door, target: Target, name: bytes = b"", size: int | None = None) -> int:
