@@ -126,11 +126,17 @@ def two_mounts(store: Path, workdir: Path) -> Iterator[tuple[Mount, Mount]]:
 
 
 @pytest.fixture(scope="module")
-def module_mount(root_and_fuse: None, module_workdir: Path) -> Iterator[Mount]:
+def module_mount_on_plain(root_and_fuse: None, module_workdir: Path) -> Iterator[Mount]:
     """A node's mount of a new store, shared by all tests of one module."""
     store = private_store(module_workdir)
     with mounted(store, module_workdir / "mount") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def module_mount(module_mount_on_plain: Mount) -> Mount:
+    """As ``module_mount_on_plain``, unless a module says otherwise."""
+    return module_mount_on_plain
 
 
 @pytest.fixture(scope="module")
