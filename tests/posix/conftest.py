@@ -15,13 +15,8 @@ from tests.support.gluster_cluster import Cluster
 from tests.support.mounting import Mount
 
 _numbers = itertools.count(1)
-ON_CLUSTER = {
-    "test_posix_data",
-    "test_posix_locks",
-    "test_posix_open",
-    "test_posix_stat",
-}
-"""The modules that run on the GlusterFS cluster every time. All of them do with ``--whole-cluster``."""
+ON_CLUSTER = {"test_posix_locks"}
+"""What runs on the GlusterFS cluster every time, where each call takes long. All of it does with ``--whole-cluster``."""
 
 
 @pytest.hookimpl(tryfirst=True)
