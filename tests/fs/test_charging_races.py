@@ -359,7 +359,7 @@ async def test_what_is_granted_is_kept_while_the_ledger_is_away(
     async with charged(store, away) as mount:
         await mount.alice.mkdir(SET)
         await mount.alice.save(f"{SET}/image", bytes(UNIT))
-        dealings = mount.core.charging.grants  # type: ignore[attr-defined]
+        dealings = charging_of(mount).grants
         away.before = dict.fromkeys(("draw", "post", "recalled"), fail)
         with trio.fail_after(ENOUGH_S):
             while not dealings._lane.is_away:  # noqa: ASYNC110 - no event tells of it
