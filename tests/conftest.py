@@ -4,21 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
 
 from ckfs.ledger import state
-from tests.support import ledgers
+from tests.support import gluster_cluster, ledgers
+from tests.support.distribution import ByFileOrCluster
+from tests.support.gluster_cluster import Cluster
 from tests.support.ledgers import Policy
-from tests.support.mounting import Mount, mounted, state_directory
+from tests.support.mounting import Mount, mounted, run_ckfs, state_directory
+from tests.support.nfs import directory_for, nfs_store
 from tests.support.payers import Quotas, ledger_in, private_store
 from tests.support.postgres import Server, running, skip_unless_installed
 
 pytest_plugins = ("tests.fs.failing",)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--whole-cluster",
+        action="store_true",
+        help="run on the GlusterFS cluster all that can run there, not only what fits in time: an hour and more",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long on the cluster, unless it is asked for."""
+    if config.getoption("whole_cluster"):
+        return
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("cluster") and item.get_closest_marker("long_on_cluster")
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    gone = set(left_out)
+    items[:] = [item for item in items if item not in gone]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFileOrCluster | None:
+    return ByFileOrCluster(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @contextlib.contextmanager
@@ -47,6 +79,13 @@ def root_and_fuse() -> None:
         pytest.skip("needs root, to be other users and to mount")
     if not os.path.exists("/dev/fuse"):
         pytest.skip("needs /dev/fuse")
+
+
+@pytest.fixture(scope="session")
+def gluster(root_and_fuse: None) -> Iterator[Cluster]:
+    """A GlusterFS cluster whose volume squashes root: one for all tests that need it, which run in one process."""
+    with gluster_cluster.running() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -87,11 +126,32 @@ def two_mounts(store: Path, workdir: Path) -> Iterator[tuple[Mount, Mount]]:
 
 
 @pytest.fixture(scope="module")
-def module_mount(root_and_fuse: None, module_workdir: Path) -> Iterator[Mount]:
+def module_mount_on_plain(root_and_fuse: None, module_workdir: Path) -> Iterator[Mount]:
     """A node's mount of a new store, shared by all tests of one module."""
     store = private_store(module_workdir)
     with mounted(store, module_workdir / "mount") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def module_mount(module_mount_on_plain: Mount) -> Mount:
+    """As ``module_mount_on_plain``, unless a module says otherwise."""
+    return module_mount_on_plain
+
+
+@pytest.fixture(scope="module")
+def module_mount_on_nfs(root_and_fuse: None, module_workdir: Path) -> Iterator[Mount]:
+    """As ``module_mount``, on what behaves like NFS whose server squashes root."""
+    private = module_workdir / "nfs"
+    private.mkdir(mode=0o700)
+    keeper = pwd.getpwnam("daemon")  # every Debian has it; it stands for the account that an admin makes
+    with nfs_store(private) as nfs:
+        directory_for(nfs, keeper.pw_uid, keeper.pw_gid)
+        store = nfs.clients[0].path / "store"
+        run_ckfs("init", store, "--service-user", keeper.pw_name).check_returncode()
+        options = [f"service_user={keeper.pw_name}"]
+        with mounted(store, module_workdir / "mount-on-nfs", options=options) as running:
+            yield running
 
 
 @pytest.fixture(scope="session")

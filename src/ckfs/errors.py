@@ -158,6 +158,17 @@ class EngineFailed(FsError):
     errno = errno.EIO
 
 
+class Unkept(FsError):
+    """The store has no room for what it had taken as written: ENOSPC or EDQUOT, as it says itself.
+
+    No OSError, so that nothing of the owner's gives way for what is lost already.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__("the store does not keep what it had taken")
+        self.errno = number
+
+
 class NoGrant(FsError):
     """The ledger is away, and what was granted before is used up: EDQUOT or EIO, as the policy says.
 

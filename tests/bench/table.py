@@ -64,7 +64,7 @@ Written by `python -m tests.bench --only ledger`.
 _ASKED = """\
 How often the ledger was asked for each GiB that was written, counted by triggers on its own tables: *grants* are how often what the
 mount may use grew, *posts* how often the mount said what became of it, *notes* how often it said that a file is being written. Far from a
-limit a grant is 64 MiB; near it, an eighth of what is free, and with less than 128 KiB free exactly what a call needs.
+limit a grant is 64 MiB, twice as much each time one does not last a second, and at most 1 GiB; near it, an eighth of what is free, and with less than 128 KiB free exactly what a call needs.
 """
 
 _HOSTS = """\

@@ -19,7 +19,9 @@ from typing import TypeVar
 
 import pytest
 
+from tests.posix.places import remove
 from tests.support.agents import Agent, race
+from tests.support.gluster_cluster import Cluster
 from tests.support.mounting import Mount, mounted
 from tests.support.users import ALICE, BOB, as_user, errno_of_call
 
@@ -34,6 +36,8 @@ RACES = 300
 OTHER_RACES = 100
 CONTROL = 10
 """Of these the control, which only shows what is asked, makes one in so many."""
+GLUSTER = 25
+"""So do hosts of a GlusterFS cluster on one computer, where a call takes a hundred times as long."""
 PROCESSES_PER_MOUNT = 2
 
 
@@ -44,6 +48,8 @@ class Views:
     roots: tuple[str, ...]
     below: str = ""
     """Where in them the test works: at the top, where each entry is a set of its own, or inside a set."""
+    one_in: int = 1
+    """Of the repetitions that a test is written for."""
 
     def path(self, mount: int, name: str) -> str:
         """*name* as seen through the mount of that number."""
@@ -51,7 +57,7 @@ class Views:
 
     def count(self, count: int) -> int:
         """How often to do what is to be done *count* times on ckfs."""
-        return count // CONTROL if len(set(self.roots)) == 1 else count
+        return count // self.one_in
 
     @property
     def is_top(self) -> bool:
@@ -72,15 +78,35 @@ def ckfs(two_mounts: tuple[Mount, Mount], store: Path, workdir: Path) -> Iterato
         yield (*(str(mount.path) for mount in two_mounts), str(third.path))
 
 
+@pytest.fixture(scope="module")
+def three_hosts(gluster: Cluster, module_workdir: Path) -> Iterator[tuple[str, ...]]:
+    store = gluster.make_store("--quota", "none")
+    with gluster.mounted_on(store, module_workdir, ("host1", "host2", "host3")) as mounts:
+        yield tuple(mounts.values())
+
+
+@pytest.fixture
+def gluster_hosts(three_hosts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Empty at the beginning of each test: a cluster takes its time to mount."""
+    yield three_hosts
+    for name in os.listdir(three_hosts[0]):
+        remove(f"{three_hosts[0]}/{name}")
+
+
+@pytest.fixture
+def one_in(request: pytest.FixtureRequest) -> int:
+    return {"plain": CONTROL, "gluster_hosts": GLUSTER}.get(request.node.callspec.params["roots"], 1)
+
+
 @pytest.fixture(params=["top", "set"])
-def views(request: pytest.FixtureRequest, roots: tuple[str, ...]) -> Views:
+def views(request: pytest.FixtureRequest, roots: tuple[str, ...], one_in: int) -> Views:
     if request.param == "top":
-        return Views(roots)
+        return Views(roots, one_in=one_in)
     as_user(ALICE, os.mkdir, os.path.join(roots[0], "set"), 0o755)
-    return Views(roots, "set")
+    return Views(roots, "set", one_in)
 
 
-@pytest.fixture(params=["plain", "ckfs"])
+@pytest.fixture(params=["plain", "ckfs", pytest.param("gluster_hosts", marks=pytest.mark.cluster)])
 def roots(request: pytest.FixtureRequest) -> tuple[str, ...]:
     chosen: tuple[str, ...] = request.getfixturevalue(request.param)
     return chosen
@@ -356,9 +382,11 @@ def test_an_open_file_outlives_its_removal_elsewhere(views: Views, agents: list[
         reader.do(os.close, fd)
 
 
-def test_an_open_file_outlives_its_whole_set(roots: tuple[str, ...], agents: list[Agent]) -> None:
+def test_an_open_file_outlives_its_whole_set(
+    roots: tuple[str, ...], agents: list[Agent], one_in: int
+) -> None:
     reader, remover = agents
-    for number in range(Views(roots).count(ALTERNATIONS // 3)):
+    for number in range(ALTERNATIONS // 3 // one_in):
         set_name = f"set{number}"
         reader.do(os.mkdir, os.path.join(roots[0], set_name))
         reader.do(write, os.path.join(roots[0], set_name, "f"), b"still here")
@@ -429,6 +457,7 @@ def _mkdir_or_create(root: str, racer: int, number: int) -> int:
     return (_mkdir, _create)[racer // 2 % 2](root, racer, number)
 
 
+@pytest.mark.long_on_cluster
 @pytest.mark.parametrize("call", [_mkdir, _create, _mkdir_or_create])
 def test_exactly_one_of_all_who_take_a_name_wins(views: Views, call: Callable[[str, int, int], int]) -> None:
     uids = (ALICE, BOB) if views.is_top else (ALICE,)
@@ -471,6 +500,7 @@ def _rename_away(root: str, racer: int, number: int) -> int:
     return errno_of_call(os.rename, f"{root}/r{number}", f"{root}/taken{number}-{racer}")
 
 
+@pytest.mark.long_on_cluster
 @pytest.mark.parametrize(
     ("make", "call"),
     [
@@ -505,6 +535,7 @@ def _rename_over_or_unlink(root: str, racer: int, number: int) -> int:
     return errno_of_call(os.rename, source, f"{root}/target")
 
 
+@pytest.mark.long_on_cluster
 def test_racing_renames_over_a_name_all_succeed_and_leave_one_whole_file(views: Views) -> None:
     as_user(ALICE, write, views.path(0, "target"), b"first")
     rounds = views.count(OTHER_RACES)

@@ -15,8 +15,9 @@ import pytest
 from tests.e2e import trace
 from tests.e2e.replay import Replay, dirent_bytes
 from tests.support.agents import Agent
-from tests.support.faultfs import fault_store
+from tests.support.gluster_cluster import Cluster
 from tests.support.mounting import mounted, run_ckfs
+from tests.support.nfs import directory_for, nfs_store
 from tests.support.users import ALICE
 
 JOBS_USER = ALICE
@@ -58,13 +59,20 @@ def three_mounts(store: Path, workdir: Path) -> Iterator[Hosts]:
 def three_mounts_with_root_squashed(root_and_fuse: None, workdir: Path) -> Iterator[Hosts]:
     private = workdir / "private"
     private.mkdir(mode=0o700)
-    with fault_store(private, squash=True) as faults:
-        (faults.backing / "store").mkdir()
-        os.chown(faults.backing / "store", pwd.getpwnam(SERVICE).pw_uid, -1)
-        store = faults.path / "store"
+    with nfs_store(private) as nfs:
+        account = pwd.getpwnam(SERVICE)
+        directory_for(nfs, account.pw_uid, account.pw_gid)
+        store = nfs.clients[0].path / "store"
         run_ckfs("init", store, "--service-user", SERVICE).check_returncode()
         with _mounted_on_all(store, workdir, f"service_user={SERVICE}") as hosts:
             yield hosts
+
+
+@pytest.fixture
+def three_hosts_of_a_gluster_cluster(gluster: Cluster, workdir: Path) -> Iterator[Hosts]:
+    store = gluster.make_store("--quota", "none")
+    with gluster.mounted_on(store, workdir, trace.HOSTS, server="tqsrv") as mounts:
+        yield Hosts(mounts, is_ckfs=True)
 
 
 @contextlib.contextmanager
@@ -79,7 +87,14 @@ def _mounted_on_all(store: Path, workdir: Path, *options: str) -> Iterator[Hosts
         yield Hosts(mounts, is_ckfs=True)
 
 
-@pytest.fixture(params=["shared_directory", "three_mounts", "three_mounts_with_root_squashed"])
+@pytest.fixture(
+    params=[
+        "shared_directory",
+        "three_mounts",
+        "three_mounts_with_root_squashed",
+        pytest.param("three_hosts_of_a_gluster_cluster", marks=pytest.mark.cluster),
+    ]
+)
 def hosts(request: pytest.FixtureRequest) -> Hosts:
     chosen: Hosts = request.getfixturevalue(request.param)
     return chosen

@@ -1,22 +1,55 @@
-"""Fixtures of tests of the file system in process."""
+"""The places in which the suites of the store run: a plain directory, and what behaves like NFS with root squashed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
-from tests.fs.cores import STORE_ID, new_store
+from tests.fs.cores import STORE_ID
+from tests.fs.nfs_stores import new_place
+
+ON_NFS = {
+    "desk",
+    "digests",
+    "listing",
+    "names",
+    "other_mounts",
+    "states",
+    "trash",
+    "ways_around_protection",
+}
+"""The suites that run there too. Those of what is charged do not: on a store of a network that is not exact (docs/quotas.md)."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames:
+        about = metafunc.module.__name__.rpartition("test_")[2]
+        metafunc.parametrize("place", ["plain", "nfs"] if about in ON_NFS else ["plain"], indirect=True)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    """Where a new store is."""
-    return new_store(tmp_path)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A new store."""
+    with new_place(cast("str", request.param), tmp_path) as path:
+        yield path
+
+
+@pytest.fixture
+def store(place: Path) -> Path:
+    """As ``place``."""
+    return place
+
+
+@pytest.fixture
+def path(place: Path) -> Path:
+    """As ``place``."""
+    return place
 
 
 @pytest.fixture

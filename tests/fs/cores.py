@@ -273,6 +273,12 @@ def new_store(directory: Path) -> Path:
     return path
 
 
+def keeper_of(path: Path) -> Owner:
+    """Who keeps the store at *path*: root, or where root is squashed an account of its own."""
+    status = os.stat(path)
+    return Owner(Uid(status.st_uid), Gid(status.st_gid))
+
+
 def copied(store: Path, to: Path) -> Path:
     """A store, or a part of one, once more, with all that belongs to its files."""
     subprocess.run(["cp", "-a", store, to], check=True)
@@ -308,7 +314,7 @@ def mounted_for_long(
     ledger: Ledger | None = None,
 ) -> Iterator[Mount]:
     """As :func:`mounted`, from outside of any event loop: each call may have a loop of its own."""
-    store = open_store(str(path), read_only=read_only)
+    store = open_store(str(path), keeper_of(path), read_only=read_only)
     with contextlib.closing(store):
         gate = Gate(store.door.probe, op_timeout_s=timeout_s, io_timeout_s=timeout_s)
         member = None if read_only else Membership(store.mounts, node.encode())

@@ -191,6 +191,35 @@ async def test_who_appends_at_the_limit_behind_what_another_mount_has_appended(
         assert await settled(ledger, one, other) == Amount(9 * UNIT, 2)
 
 
+@pytest.mark.trio
+async def test_what_one_mount_saw_reaches_the_ledger_before_another_sees_more(
+    store: Path, ledger: Book
+) -> None:
+    """Both end at once: whose posting is slow must not say at last what the file was before the other wrote on."""
+    slow, is_posting, other_has_ended = Interrupted(ledger), threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> None:
+        is_posting.set()
+        other_has_ended.wait(1.0)  # which it cannot before this has been posted
+
+    async with charged(store, slow) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        first = await one.alice.create(f"{SET}/.log", flags=os.O_WRONLY)
+        second = await other.alice.open(f"{SET}/.log", os.O_WRONLY)
+        assert await one.fs.content.write(first, 0, bytes(UNIT)) == UNIT
+        assert await other.fs.content.write(second, UNIT, bytes(UNIT)) == UNIT
+        slow.before = {"post": wait}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.alice.close, first)
+            with trio.fail_after(ENOUGH_S):
+                while not is_posting.is_set():  # noqa: ASYNC110 - a thread sets it
+                    await trio.sleep(0.01)
+            assert await other.fs.content.write(second, 2 * UNIT, bytes(5 * UNIT)) == 5 * UNIT
+            await other.alice.close(second)
+            other_has_ended.set()
+        assert await settled(ledger, one, other) == Amount(8 * UNIT, 2)
+
+
 # Claims that are not needed
 
 
@@ -354,10 +383,10 @@ async def test_what_is_granted_is_kept_while_the_ledger_is_away(
     async with charged(store, away) as mount:
         await mount.alice.mkdir(SET)
         await mount.alice.save(f"{SET}/image", bytes(UNIT))
-        dealings = mount.core.charging.grants  # type: ignore[attr-defined]
+        dealings = charging_of(mount).grants
         away.before = dict.fromkeys(("draw", "post", "recalled"), fail)
         with trio.fail_after(ENOUGH_S):
-            while dealings._back is None:  # noqa: ASYNC110
+            while not dealings._lane.is_away:  # noqa: ASYNC110 - no event tells of it
                 await trio.sleep(0.02)
         monkeypatch.setattr(grants, "_IDLE_S", 0.0)
         await trio.sleep(4 * grants._INTERVAL_S)

@@ -20,7 +20,7 @@ from ckfs.store.desk import Desk, groups
 from ckfs.store.layout import Store, open_store
 from ckfs.store.removed import Item, Note
 from ckfs.store.spots import Spot
-from tests.fs.cores import ALICE, BOB, ROOT, mounted, new_store
+from tests.fs.cores import ALICE, BOB, ROOT, keeper_of, mounted
 
 pytestmark = pytest.mark.root
 
@@ -31,11 +31,10 @@ NOW = 1_700_000_000_000_000_000
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(place: Path) -> Iterator[Store]:
     """With a batch set that root made, which nobody owns yet: the service account keeps its files."""
-    path = new_store(tmp_path)
-    trio.run(_fill, path)
-    with contextlib.closing(open_store(str(path))) as store:
+    trio.run(_fill, place)
+    with contextlib.closing(open_store(str(place), keeper_of(place))) as store:
         yield store
 
 

@@ -11,6 +11,7 @@ from ckfs.errors import FsError
 from ckfs.fs.listing import Emit
 from ckfs.store import record
 from tests.fs.cores import mounted
+from tests.fs.nfs_stores import on_server
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
@@ -32,7 +33,7 @@ async def test_entries_that_vanish_do_not_end_the_listing(store: Path) -> None:
         await alice.mkdir("set")
         for number in range(200):
             await alice.mknod(f"set/{number:04}")
-        place = store / "users" / "2101" / "set"
+        place = on_server(store) / "users" / "2101" / "set"
         order = os.listdir(place)
         async with alice.at("set") as ino:
             handle = await mount.fs.listing.opendir(ino, alice.caller)
@@ -70,7 +71,7 @@ async def test_a_file_that_cannot_be_looked_at_is_not_left_out(store: Path) -> N
         await mount.alice.mkdir("set")
         await mount.alice.save("set/a", b"A")
         await mount.alice.save("set/b", b"B")
-        os.setxattr(store / "users" / "2101" / "set" / "b", record.ATTRIBUTE, b"damaged")
+        os.setxattr(on_server(store) / "users" / "2101" / "set" / "b", record.ATTRIBUTE, b"damaged")
         try:
             listed = set(await mount.alice.list("set"))
         except (OSError, FsError):
@@ -83,7 +84,7 @@ async def test_a_set_whose_users_directory_is_gone_spoils_no_listing_and_no_name
     async with mounted(store) as mount:
         await mount.alice.mkdir("hers")
         await mount.bob.mkdir("his")
-        (store / "users" / "2101" / "hers").rmdir()
-        (store / "users" / "2101").rmdir()
+        (on_server(store) / "users" / "2101" / "hers").rmdir()
+        (on_server(store) / "users" / "2101").rmdir()
         assert set(await mount.root.list()) == {b"his"}
         await mount.bob.mkdir("hers")

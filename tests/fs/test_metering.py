@@ -28,7 +28,7 @@ from ckfs.store.removed import Item, Note
 from ckfs.store.reports import Unreported
 from ckfs.store.spots import Found, OpenFile, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
-from tests.fs.cores import new_store
+from tests.fs.cores import keeper_of
 from tests.fs.metered import Sums
 
 pytestmark = pytest.mark.root
@@ -87,14 +87,9 @@ def _record(mode: int) -> Callable[[Record | None], Record]:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return new_store(tmp_path)
-
-
-@pytest.fixture
 def metered(path: Path) -> Iterator[Metered]:
     meter = Sums()
-    with contextlib.closing(open_store(str(path), meter=meter)) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path), meter=meter)) as store:
         entry, _ = store.names.take(
             SET,
             ALICE,
@@ -526,7 +521,7 @@ def test_nothing_is_told_through_the_unmetered_door(metered: Metered) -> None:
 
 
 def test_a_door_without_a_meter_makes_no_call_more(path: Path) -> None:
-    with contextlib.closing(open_store(str(path))) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
         assert store.door.unmetered is store.door
         assert isinstance(store.door.reports, Unreported)
 

@@ -18,10 +18,11 @@ from ckfs.fs.fencing import Fencing
 from ckfs.fs.left import Left
 from ckfs.fs.liveness import Judge
 from ckfs.fs.metadata import Changes
-from ckfs.model import Role, State
+from ckfs.model import Owner, Role, State
 from ckfs.names import FileHandle, MountId
 from ckfs.policy import lifecycle
 from ckfs.store import writers, writing
+from ckfs.store.identity import acting_as
 from tests.fs.cores import ALICE, Mount, mounted
 
 pytestmark = [pytest.mark.trio, pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -61,6 +62,9 @@ class Cluster:
     def a_is_ended(self) -> None:
         assert self.a.core.member is not None
         self.b.core.store.mounts.end(self.a.core.member.id)
+
+
+HERS = Owner(ALICE.uid, ALICE.gid)
 
 
 @pytest.fixture
@@ -346,7 +350,8 @@ async def test_a_mark_that_a_death_left_on_a_complete_image_means_nothing(cluste
     await cluster.a.alice.mkdir(path)
     await cluster.a.alice.save(f"{path}/f", b"whole")
     handle = await cluster.a.alice.open(f"{path}/f")
-    writers.put(cluster.a.core.handle(handle).fd, cluster.a.core.mount_id)
+    with acting_as(HERS):
+        writers.put(cluster.a.core.handle(handle).fd, cluster.a.core.mount_id)
     await cluster.a.alice.close(handle)
     cluster.a_is_ended()
     assert await state(cluster.b, f"{path}/f") == "complete"
@@ -379,8 +384,9 @@ async def test_an_image_that_was_renamed_by_one_that_died_then_counts_as_what_it
 async def test_an_empty_image_under_a_final_name_may_just_have_been_made(cluster: Cluster) -> None:
     handle = await cluster.a.alice.open(await _closed_empty(cluster), os.O_RDONLY)
     fd = cluster.a.core.handle(handle).fd
-    for mount in writers.of(fd):
-        writers.drop(fd, mount)
+    with acting_as(HERS):
+        for mount in writers.of(fd):
+            writers.drop(fd, mount)
     assert await state(cluster.b) == "writing"
     await cluster.a.alice.close(handle)
 

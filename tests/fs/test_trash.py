@@ -25,8 +25,9 @@ from ckfs.store.record import new_inode
 from ckfs.store.removed import Damaged, Item, Note
 from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
-from tests.fs.cores import copied, mounted, new_store
+from tests.fs.cores import copied, keeper_of, mounted
 from tests.fs.failing import Failing, Killed
+from tests.fs.nfs_stores import on_server
 
 pytestmark = pytest.mark.root
 
@@ -44,11 +45,10 @@ def purge_older(store: Store, before_ns: int) -> int:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(place: Path) -> Path:
     """A store with a set of Alice's: an image, and a directory with two."""
-    path = new_store(tmp_path)
-    trio.run(_fill, path)
-    return path
+    trio.run(_fill, place)
+    return place
 
 
 async def _fill(path: Path) -> None:
@@ -68,7 +68,7 @@ def store(path: Path) -> Iterator[Store]:
 
 @contextlib.contextmanager
 def opened(path: Path, *, read_only: bool = False) -> Iterator[Store]:
-    with contextlib.closing(open_store(str(path), read_only=read_only)) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path), read_only=read_only)) as store:
         yield store
 
 
@@ -136,7 +136,7 @@ async def test_an_image_lies_in_the_trash_with_all_that_is_known_of_its_removal(
     assert item.note == note
     assert item.found.record == before.record
     assert (item.found.stat.st_mtime_ns, item.found.stat.st_size) == (before.stat.st_mtime_ns, len(CONTENT))
-    where = path / "trash/2101" / item.token
+    where = on_server(path) / "trash/2101" / item.token
     assert where.read_bytes() == CONTENT
     assert (where.stat().st_uid, where.parent.stat().st_mode & 0o7777) == (2101, 0o700)
     assert (path / "trash").stat().st_mode & 0o7777 == 0o1777
@@ -310,7 +310,7 @@ async def test_a_set_whose_name_is_taken_in_that_moment_goes_back_to_the_trash(
     real = SetNames.enter
 
     def enter(names: SetNames, name: SetName, entry: SetEntry) -> None:
-        os.symlink("1:77:2102.2102:2102.2102:dump", path / "names/dump")
+        os.symlink("1:77:2102.2102:2102.2102:dump", on_server(path) / "names/dump")
         real(names, name, entry)
 
     monkeypatch.setattr(SetNames, "enter", enter)
@@ -318,7 +318,7 @@ async def test_a_set_whose_name_is_taken_in_that_moment_goes_back_to_the_trash(
         store.trash.restore(item)
     monkeypatch.undo()
     assert tokens(listed(store)) == {item.token}
-    assert not (path / "users/2101/dump").exists()
+    assert not (on_server(path) / "users/2101/dump").exists()
 
 
 def test_of_two_who_restore_one_item_one_does(store: Store) -> None:
@@ -350,7 +350,7 @@ def test_a_link_whose_rename_failed_is_taken_back(store: Store, path: Path) -> N
     item = store.trash.link(spot_of(store, b"image"), note_of(store, b"image"))
     store.trash.drop(item)
     store.trash.drop(item)
-    assert not list((path / "trash/2101").iterdir())
+    assert not list((on_server(path) / "trash/2101").iterdir())
     assert store.door.examine(spot_of(store, b"image")).stat.st_nlink == 1
 
 
@@ -365,7 +365,7 @@ def test_a_link_that_is_the_last_name_is_not_taken_back(store: Store) -> None:
 async def test_purging_a_link_leaves_the_file(path: Path, store: Store) -> None:
     store.trash.link(spot_of(store, b"image"), note_of(store, b"image"))
     assert purge_older(store, NOW + 1) == 0
-    assert not list((path / "trash/2101").iterdir())
+    assert not list((on_server(path) / "trash/2101").iterdir())
     assert await tree(path) == WHOLE
 
 
@@ -379,7 +379,7 @@ def test_a_file_is_in_the_trash_once(store: Store, path: Path, again: str) -> No
         item = store.trash.link(spot, note)
         store.door.unlink(spot)
     assert [(entry.token, entry.note) for entry in listed(store)] == [(item.token, note)]
-    assert len(list((path / "trash/2101").iterdir())) == 1
+    assert len(list((on_server(path) / "trash/2101").iterdir())) == 1
 
 
 # For good
@@ -435,7 +435,7 @@ def test_what_is_older_goes(store: Store) -> None:
 def test_a_directory_goes_with_all_below(path: Path, store: Store) -> None:
     item = put(store, b"")
     assert store.trash.purge(item) >= len(CONTENT)
-    assert not list((path / "trash/2101").iterdir())
+    assert not list((on_server(path) / "trash/2101").iterdir())
     with pytest.raises(FileNotFoundError):
         store.trash.purge(item)
 
@@ -448,10 +448,10 @@ def test_half_a_directory_does_not_come_back(path: Path, store: Store, failing: 
         left = list(store.trash.items())
         if isinstance(left[0], Damaged):
             break
-        assert left == [item]
+        assert [one.spot for one in left] == [item.spot]
     assert (left[0].when_ns, left[0].token) == (0, item.token + ".purged")
     purge_older(store, 1)  # before anything else, and before its time
-    assert not list((path / "trash/2101").iterdir())
+    assert not list((on_server(path) / "trash/2101").iterdir())
 
 
 # What is not as it should be
@@ -459,15 +459,15 @@ def test_half_a_directory_does_not_come_back(path: Path, store: Store, failing: 
 
 def test_what_cannot_be_told_is_reported(path: Path, store: Store) -> None:
     item = put(store, b"image")
-    directory = path / "trash/2101"
+    directory = on_server(path) / "trash/2101"
     for name in ("plain", "damaged", "newer"):
         (directory / name).write_bytes(b"content")
         os.chown(directory / name, 2101, 2101)
     (directory / "roots").write_bytes(b"content")
     for name, note in (("damaged", b"1;u=x"), ("newer", b"2;u=0")):
         os.setxattr(directory / name, b"user.ckfs.trash", note)
-    (path / "trash/nobody").mkdir()
-    (path / "trash/2102").mkdir()  # root's
+    (on_server(path) / "trash/nobody").mkdir()
+    (on_server(path) / "trash/2102").mkdir()  # root's
     entries = list(store.trash.items())
     reasons = {entry.token: entry.reason for entry in entries if isinstance(entry, Damaged)}
     unknown = "nothing says what it was"
@@ -480,9 +480,10 @@ def test_what_cannot_be_told_is_reported(path: Path, store: Store) -> None:
 
 @pytest.mark.trio
 async def test_a_store_without_a_trash_gets_one(path: Path, store: Store) -> None:
-    (path / "trash").rmdir()
+    (on_server(path) / "trash").rmdir()
     assert listed(store) == []
-    (path / "trash").mkdir(mode=0o700)  # by one that died
+    (on_server(path) / "trash").mkdir(mode=0o700)  # by one that died
+    os.chown(on_server(path) / "trash", store.service.uid, store.service.gid)
     item = put(store, b"image")
     assert (path / "trash").stat().st_mode & 0o7777 == 0o1777
     store.trash.restore(item)
@@ -541,7 +542,7 @@ def test_all_is_made_as_whose_it_is(tmp_path: Path) -> None:
     service = Owner(Uid(2999), Gid(2999))
     path = tmp_path / "kept"
     assert initialise(str(path), service)
-    (path / "trash").rmdir()
+    (on_server(path) / "trash").rmdir()
     os.chmod(path, 0o755)
     tmp_path.chmod(0o711)
     with contextlib.closing(open_store(str(path), service)) as store:
@@ -646,20 +647,20 @@ def test_a_note_leads_nowhere_else(names: bytes) -> None:
         *((act, inner) for act in ("put", "restore", "restore anew") for inner in (b"image", b"tree", b"")),
     ],
 )
-def test_whoever_dies_loses_nothing(
-    path: Path, tmp_path: Path, failing: Failing, act: str, inner: bytes
-) -> None:
+def test_whoever_dies_loses_nothing(path: Path, failing: Failing, act: str, inner: bytes) -> None:
     """Killed at each of its calls: all is in the set, or all in the trash, or (a set) all at a place without a name."""
+    if on_server(path) != path and inner == b"tree":
+        pytest.skip("there an image and a whole set show the same; each call takes long")
     if act.startswith("restore"):
         with opened(path) as store:
             put(store, inner)
     for at in range(1, 300):
-        copy = tmp_path / "copy"
-        copied(path, copy)
+        copy = path.parent / "copy"
+        copied(on_server(path), on_server(path).parent / "copy")
         with opened(copy) as store:
             done = _killed_at(store, failing, act, inner, at)
         _check_nothing_lost(copy, inner, failing.log)
-        shutil.rmtree(copy)
+        shutil.rmtree(on_server(path).parent / "copy")
         if done:
             break
     else:
@@ -684,10 +685,10 @@ def _check_nothing_lost(path: Path, inner: bytes, calls: list[str]) -> None:
     parts = {b"image": 1, b"tree": 2, b"": 3}
     files = {}
     for top in ("users", "trash", "staging"):
-        for directory, _, names in os.walk(path / top):
+        for directory, _, names in os.walk(on_server(path) / top):
             files.update({Path(directory, name).stat().st_ino: Path(directory, name) for name in names})
     assert sorted(file.read_bytes() for file in files.values()) == sorted([CONTENT, b"one", b"two"]), calls
-    in_trash = [file for file in files.values() if file.is_relative_to(path / "trash")]
+    in_trash = [file for file in files.values() if file.is_relative_to(on_server(path) / "trash")]
     assert len(in_trash) in (0, parts[inner]), calls
     with opened(path) as store:
         for item in store.trash.items():
@@ -702,12 +703,13 @@ def _check_nothing_lost(path: Path, inner: bytes, calls: list[str]) -> None:
 def _restore_by_hand(store: Store) -> None:
     """A whole set that was on its way back may lie at its place and have no name: docs/store.md says what to do."""
     named = {store.names.read(name).place for name in store.names.all()}
-    users = Path(store.path, "users/2101")
+    server = on_server(Path(store.path))
+    users = server / "users/2101"
     for place in set(os.listdir(os.fsencode(users))) - named:
         note = removed.decode(os.getxattr(os.fsencode(users) + b"/" + place, b"user.ckfs.trash"))
         assert note is not None
         assert note.set_name in (SET, NEW)
-        os.rename(os.fsencode(users) + b"/" + place, Path(store.path, "trash/2101/by-hand"))
+        os.rename(os.fsencode(users) + b"/" + place, server / "trash/2101/by-hand")
         (item,) = (item for item in listed(store) if item.token == "by-hand")
         store.trash.restore(item)
 
@@ -727,13 +729,13 @@ def test_what_is_emptied_is_kept_also_after_a_rename_that_died_before_it_took_pl
             assert await mount.alice.load("dump/image") == b""
             mount.check_nothing_held()
 
-    with contextlib.closing(open_store(str(path))) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
         store.trash.link(spot_of(store, b"image"), note_of(store, b"image"))
     trio.run(empty)
-    with contextlib.closing(open_store(str(path))) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
         (item,) = store.trash.items()
         assert isinstance(item, Item)
-        assert (path / os.fsdecode(b"/".join(item.spot.components))).read_bytes() == CONTENT
+        assert (on_server(path) / os.fsdecode(b"/".join(item.spot.components))).read_bytes() == CONTENT
 
 
 def test_what_has_a_second_name_of_its_owner_s_is_emptied_under_both(path: Path) -> None:
@@ -745,5 +747,5 @@ def test_what_has_a_second_name_of_its_owner_s_is_emptied_under_both(path: Path)
             mount.check_nothing_held()
 
     trio.run(empty)
-    with contextlib.closing(open_store(str(path))) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
         assert list(store.trash.items()) == []

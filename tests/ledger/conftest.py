@@ -47,7 +47,7 @@ def in_sqlite(directory: Path) -> Iterator[Where]:
 def server() -> Iterator[Server]:
     """A PostgreSQL of this test file's own."""
     skip_unless_installed()
-    with running() as started:
+    with running(connections=400) as started:  # the pooler keeps some for each test's database
         yield started
 
 

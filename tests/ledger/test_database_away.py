@@ -42,7 +42,7 @@ def patient(connection: str) -> Iterator[Book]:
 @pytest.fixture
 def impatient(connection: str, patient: Book) -> Iterator[Book]:
     book = postgres.open_ledger(connection, STORE, TIMEOUT_S)
-    backend = book._backend
+    backend = book._backend._backend
     assert isinstance(backend, postgres.Postgres)
     backend._timeout_s = SOON_S
     yield book

@@ -28,7 +28,8 @@ from ckfs.errors import errno_of
 from ckfs.fs.metadata import Changes
 from ckfs.model import Caller, Role, State
 from ckfs.names import FileHandle, Gid, Uid
-from tests.fs.cores import ALICE, BOB, ROOT, Process, Seen, mounted_for_long, new_store
+from tests.fs.cores import ALICE, BOB, ROOT, Process, Seen, mounted_for_long
+from tests.fs.nfs_stores import new_place
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -163,13 +164,16 @@ class Reference:
 
 
 class Protection(RuleBasedStateMachine):
+    kind = "plain"
+    """Where the store is: see :func:`new_place`."""
+
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp(prefix="ckfs-test-model-"))
         self.directory.chmod(0o711)
-        store = new_store(self.directory)
         self.end = contextlib.ExitStack()
         self.end.callback(shutil.rmtree, self.directory)
+        store = self.end.enter_context(new_place(self.kind, self.directory))
         roles = {NODE: Role.NODE, SERVER: Role.SERVER}
         self.on = [
             self.end.enter_context(mounted_for_long(store, node=role.value, role=role))
@@ -451,11 +455,24 @@ async def remove_what_goes(process: Process, path: str) -> None:
     await process.rmdir(path)
 
 
-def test_the_newest_complete_checkpoints_stay_readable() -> None:
+class ProtectionOnNfs(Protection):
+    """Each example mounts what behaves like NFS: there are few."""
+
+    kind = "nfs"
+
+
+@pytest.mark.parametrize(
+    ("machine", "examples"),
+    [
+        pytest.param(Protection, 12, id="plain"),
+        pytest.param(ProtectionOnNfs, 3, id="nfs", marks=pytest.mark.root),
+    ],
+)
+def test_the_newest_complete_checkpoints_stay_readable(machine: type[Protection], examples: int) -> None:
     run_state_machine_as_test(
-        Protection,
+        machine,
         settings=settings(
-            max_examples=int(os.environ.get("CKFS_EXAMPLES", "12")),
+            max_examples=int(os.environ.get("CKFS_EXAMPLES", str(examples))),
             stateful_step_count=30,
             deadline=None,
             database=None,

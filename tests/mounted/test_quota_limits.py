@@ -31,6 +31,7 @@ def place(root_and_fuse: None, module_workdir: Path) -> Iterator[Place]:
 
 def may_add_softly(payer: Payer, *, soft: int, grace: str, hard: str | int = "none") -> None:
     payer.quotas.limit(payer.uid, soft=payer.has().bytes + soft, hard=hard, grace=grace)
+    payer.quotas.all_given_back()  # what was granted before counts, too
 
 
 def warnings(place: Place, payer: Payer) -> list[str]:

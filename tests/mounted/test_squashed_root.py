@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -23,8 +24,10 @@ from ckfs.names import Gid, SetName, Uid
 from ckfs.store.handover import Copying, name_owner
 from ckfs.store.layout import open_store
 from tests.support.agents import Agent
-from tests.support.faultfs import FaultStore, fault_store
+from tests.support.faultfs import FaultStore
 from tests.support.mounting import Mount, mounted, run_ckfs
+from tests.support.nfs import nfs_store
+from tests.support.sets import create, looks_of, make_set, overwrite, read
 from tests.support.users import ALICE, BOB, NOBODY, ROOT, as_user, errno_as, errno_of_call
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -43,17 +46,21 @@ def squashed(workdir: Path) -> Iterator[FaultStore]:
     """A shared file system whose server squashes root, below a local directory that users cannot enter."""
     private = workdir / "private"
     private.mkdir(mode=0o700)
-    with fault_store(private, squash=True) as faults:
-        yield faults
+    with nfs_store(private) as nfs:
+        yield nfs.clients[0]
 
 
 @pytest.fixture
 def store(squashed: FaultStore) -> Path:
+    return store_on(squashed)
+
+
+def store_on(client: FaultStore) -> Path:
     """What the admin makes on the storage server, a directory of the service account, made a store by ``ckfs init``."""
-    made = squashed.backing / "store"
+    made = client.backing / "store"
     made.mkdir(mode=0o755)
     os.chown(made, ACCOUNT.pw_uid, ACCOUNT.pw_gid)
-    store = squashed.path / "store"
+    store = client.path / "store"
     done = run_ckfs("init", store, "--service-user", SERVICE)
     assert (done.returncode, done.stderr) == (0, "")
     policy = made / "policy.toml"
@@ -84,6 +91,27 @@ def cluster(squashed: FaultStore, store: Path, workdir: Path) -> Iterator[Cluste
         yield Cluster(squashed, store, server, node)
 
 
+@pytest.fixture
+def two_hosts(workdir: Path) -> Iterator[Cluster]:
+    """As ``cluster``, and each mount stands on a client of its own: what is open on one of them is not known to the other."""
+    private = workdir / "private"
+    private.mkdir(mode=0o700)
+    with nfs_store(private, clients=2) as nfs:
+        first, second = nfs.clients
+        store = store_on(first)
+        with (
+            mounted(store, workdir / "server", role="server", node="server", options=[KEPT_BY]) as server,
+            mounted(second.path / "store", workdir / "node", node="node", options=[KEPT_BY]) as node,
+        ):
+            yield Cluster(first, store, server, node)
+
+
+@pytest.fixture(params=["cluster", "two_hosts"])
+def either(request: pytest.FixtureRequest) -> Cluster:
+    """Both mounts on one host, which keeps what is open on it for as long as it is; and each on its own."""
+    return cast("Cluster", request.getfixturevalue(cast("str", request.param)))
+
+
 def kept(faults: FaultStore, uid: int) -> dict[str, os.stat_result]:
     """What lies below ``users/<uid>`` on the storage server."""
     top = faults.backing / "store/users" / str(uid)
@@ -97,26 +125,6 @@ def staged(faults: FaultStore) -> list[str]:
 
 def owner_of(path: str) -> str:
     return os.getxattr(path, "user.ckfs.uid").decode()
-
-
-def create(path: str, content: bytes = b"", mode: int = 0o644) -> None:
-    fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_EXCL, mode)
-    try:
-        assert os.write(fd, content) == len(content)
-    finally:
-        os.close(fd)
-
-
-def read(path: str) -> bytes:
-    return Path(path).read_bytes()
-
-
-def overwrite(path: str, content: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY)
-    try:
-        assert os.pwrite(fd, content, 0) == len(content)
-    finally:
-        os.close(fd)
 
 
 def eventually(look: Callable[[], object], expected: object) -> None:
@@ -245,54 +253,6 @@ def test_root_does_in_a_users_set_what_root_may(cluster: Cluster) -> None:
 
 
 # Giving
-
-
-def make_set(top: str) -> None:
-    """As root: a set with one of everything that a copy might lose."""
-    os.mkdir(top)
-    os.chmod(top, 0o1777)
-    create(f"{top}/image", b"image" * 1000, 0o400)
-    os.mkdir(f"{top}/inner", 0o711)
-    os.link(f"{top}/image", f"{top}/inner/link")
-    os.symlink("image", f"{top}/symlink")
-    os.mkfifo(f"{top}/inner/fifo", 0o640)
-    with open(f"{top}/sparse", "wb") as sparse:
-        sparse.write(b"begin")
-        sparse.seek(8 * MIB)
-        sparse.write(b"end")
-    os.setxattr(f"{top}/sparse", "user.note", b"\0value")
-    os.setxattr(f"{top}/inner", "user.note", b"inner")
-    os.chown(f"{top}/sparse", BOB, BOB)
-    for name in ("image", "sparse", "inner", "symlink", "inner/fifo"):
-        os.utime(f"{top}/{name}", ns=(10**18 + 1, 10**18 + 3), follow_symlinks=False)
-
-
-def looks_of(top: str) -> dict[str, object]:
-    """All of a set that may not change when it changes hands."""
-    return {
-        os.path.relpath(path, top): (
-            status.st_ino,
-            status.st_mode,
-            status.st_nlink,
-            status.st_mtime_ns,
-            None if path == top else (status.st_uid, status.st_gid),
-            status.st_size if stat.S_ISREG(status.st_mode) else None,
-            Path(path).read_bytes() if stat.S_ISREG(status.st_mode) else None,
-            os.readlink(path) if stat.S_ISLNK(status.st_mode) else None,
-            {
-                name: os.getxattr(path, name)
-                for name in (os.listxattr(path) if stat.S_ISREG(status.st_mode) else [])
-            },
-        )
-        for path in all_below(top)
-        for status in [os.lstat(path)]
-    }
-
-
-def all_below(top: str) -> Iterator[str]:
-    yield top
-    for directory, directories, files in os.walk(top):
-        yield from (os.path.join(directory, name) for name in (*directories, *files))
 
 
 GIVING: dict[str, Callable[[str, int], object]] = {
@@ -501,14 +461,24 @@ def test_the_copy_waits_for_a_writer_on_another_mount(cluster: Cluster) -> None:
     assert read(f"{top}/image") == b"before after"
 
 
-def test_what_is_open_for_reading_leads_to_the_copy_afterwards(cluster: Cluster) -> None:
+def is_copied(faults: FaultStore, uid: int) -> None:
+    """The copy is the set, and nothing is left of what was before but what is open on the host of whoever copied it."""
+    entry = faults.backing / "store/names" / SET
+    eventually(lambda: os.readlink(entry).split(":")[3], f"{uid}.{uid}")
+    eventually(lambda: [at for at in kept(faults, ACCOUNT.pw_uid) if "/" in at and "/.nfs" not in at], [])
+
+
+def test_what_is_open_for_reading_leads_to_the_copy_afterwards(either: Cluster) -> None:
+    """On the host of whoever copies, NFS keeps what is removed until it is closed; elsewhere it is gone at once."""
+    cluster = either
     top = f"{cluster.server.path}/{SET}"
     os.mkdir(top)
     create(f"{top}/image", b"image")
     fds = [os.open(f"{mount.path}/{SET}/image", os.O_RDONLY) for mount in (cluster.server, cluster.node)]
     try:
         os.chown(top, ALICE, ALICE)
-        has_followed(cluster.faults, SET, ALICE)
+        is_copied(cluster.faults, ALICE)
+        assert [os.pread(fd, 9, 0) for fd in fds] == [b"image", b"image"]
         for fd, path in zip(fds, (top, f"{cluster.node.path}/{SET}"), strict=True):
             os.stat(path)
             os.fchmod(fd, 0o604)
@@ -519,21 +489,24 @@ def test_what_is_open_for_reading_leads_to_the_copy_afterwards(cluster: Cluster)
     finally:
         for fd in fds:
             os.close(fd)
+    has_followed(cluster.faults, SET, ALICE)
 
 
-def test_what_was_open_for_writing_elsewhere_writes_the_copy(cluster: Cluster) -> None:
+def test_what_was_open_for_writing_elsewhere_writes_the_copy(either: Cluster) -> None:
     """Until it writes, nothing in the store tells of it."""
+    cluster = either
     top = f"{cluster.server.path}/{SET}"
     os.mkdir(top)
     create(f"{top}/image", b"image")
     fd = os.open(f"{cluster.node.path}/{SET}/image", os.O_WRONLY)
     try:
         os.chown(top, ALICE, ALICE)
-        has_followed(cluster.faults, SET, ALICE)
+        is_copied(cluster.faults, ALICE)
         os.fchmod(fd, 0o640)
         os.write(fd, b"IMA")
     finally:
         os.close(fd)
+    has_followed(cluster.faults, SET, ALICE)
     assert read(f"{top}/image") == b"IMAge"
     assert stat.S_IMODE(os.stat(f"{top}/image").st_mode) == 0o640
     assert os.getxattr(f"{top}/image", "user.ckfs.state") == b"complete"
@@ -679,15 +652,18 @@ def test_a_full_disk_leaves_the_set_as_it_was_and_is_tried_again(cluster: Cluste
 # Death in the middle
 
 MOMENTS: dict[str, tuple[str, str]] = {
+    "before the set is locked": ("create", "staging/copying-"),
     "before the first file is there": ("mkdir", "~copy$"),
     "in the middle of an image": ("write", "~copy/image"),
     "before an image is safe": ("fsync", "~copy/image"),
     "before an attribute is kept": ("setxattr", "~copy/inner"),
     "when all is copied": ("setattr", "~copy$"),
+    "before it is noted what is old": ("fsync", "staging/copying-"),
     "before the copy takes the set's place": ("rename", "staging/staging-"),
     "before the old files are put aside": ("rename", f"users/{ACCOUNT.pw_uid}/{SET}$"),
     "before the old files are removed": ("unlink", "~old/"),
     "before the old place is removed": ("rmdir", "~old$"),
+    "before the set is unlocked": ("unlink", "staging/copying-"),
 }
 """What hangs when the daemon is killed."""
 
@@ -705,11 +681,15 @@ def test_a_hand_over_that_died_is_finished_by_the_next_look(
             squashed.slow(
                 "mkdir", 1.0, "~copy$"
             )  # until then the entry says whose the set is, by a rename too
+            is_first = operation == "create"  # it comes at once when that is said
+            if is_first:
+                squashed.hang(operation, path=path)
             giver.begin(os.chown, top, ALICE, ALICE)
             eventually(
                 lambda: os.readlink(squashed.backing / "store/names" / SET).split(":")[2], f"{ALICE}.{ALICE}"
             )
-            squashed.hang(operation, path=path)
+            if not is_first:
+                squashed.hang(operation, path=path)
             squashed.hanging(operation)
             mount.kill()
             with contextlib.suppress(OSError):
@@ -724,6 +704,32 @@ def test_a_hand_over_that_died_is_finished_by_the_next_look(
         has_followed(squashed, SET, ALICE)
         assert looks_of(top) == before
         as_user(ALICE, create, f"{top}/hers")
+
+
+def test_a_set_whose_giver_died_before_it_was_said_is_as_it_was(
+    squashed: FaultStore, store: Path, workdir: Path
+) -> None:
+    """Before its first step nothing has happened. The chown is made again, and holds."""
+    with mounted(store, workdir / "mount", options=[KEPT_BY]) as mount:
+        top = f"{mount.path}/{SET}"
+        make_set(top)
+        before = looks_of(top)
+        with Agent(ROOT) as giver:
+            squashed.hang("rename", path="staging/staging-")
+            giver.begin(os.chown, top, ALICE, ALICE)
+            squashed.hanging("rename")
+            mount.kill()
+            with contextlib.suppress(OSError):
+                giver.result()
+        assert os.readlink(squashed.backing / "store/names" / SET).split(":")[2] == "-"
+        squashed.release()  # whoever is killed lets go of what he called for
+        mount.detach()
+    with mounted(store, workdir / "mount", options=[KEPT_BY]) as mount:
+        top = f"{mount.path}/{SET}"
+        assert (owner_of(top), looks_of(top)) == ("-", before)
+        os.chown(top, ALICE, ALICE)
+        has_followed(squashed, SET, ALICE)
+        assert (owner_of(top), looks_of(top)) == (str(ALICE), before)
 
 
 # Without a mount

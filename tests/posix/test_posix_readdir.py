@@ -14,6 +14,10 @@ from tests.posix.places import ALL_TYPES, TYPE_BITS, DirectoryStream, Place, mak
 UNKNOWN_TYPE = 0
 
 
+CROWD = {"mount-root": 300, "gluster": 300}
+"""How many entries are many, by kind of place."""
+
+
 @dataclass(frozen=True)
 class Crowd:
     path: str
@@ -28,9 +32,9 @@ class Crowd:
 def crowd(area: Place) -> Iterator[Crowd]:
     """A directory with many entries, made once: the first tests read it, the last removes while it reads.
 
-    At the mount's root a set's directory is read as inside any other set: some hundred do there.
+    Where each takes its time, some hundred do.
     """
-    names = [f"entry-{number:05}" for number in range(300 if area.entries_are_sets else 3000)]
+    names = [f"entry-{number:05}" for number in range(CROWD.get(area.kind, 3000))]
     path = make("dir", f"{area.top}/crowd", 0o755)
     with opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
         for name in names:

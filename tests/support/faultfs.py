@@ -11,7 +11,8 @@ it serves BACKING on MOUNTPOINT, prints ``ready``, and obeys lines on CONTROL_SO
   caller comes free; with ``hang-hard`` he does not, as on a FUSE store whose server takes no interrupts.
 - ``release`` lets all that hang go on: a call that its caller gave up long ago happens now.
 - ``slow OP[,OP…] SECONDS [PATH-REGEX]``; ``fail OP[,OP…] ERRNO [COUNT] [PATH-REGEX]``; ``clear`` ends both.
-- ``squash`` makes root the user 65534 for every decision and for the ownership of what it creates, as root_squash does on NFS.
+- ``squash`` makes root the user 65534 for every decision and for the ownership of what it creates, and root's group the group
+  65534, as root_squash does on NFS (of which :mod:`tests.support.nfsfs` has more).
 - ``die`` ends the process without unmounting: every call on the store is ENOTCONN from then on.
 - ``stats`` answers JSON: calls by operation, and what hangs.
 
@@ -67,7 +68,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextlib.contextmanager
-def _acting_as(uid: int, gid: int) -> Iterator[None]:
+def acting_as(uid: int, gid: int) -> Iterator[None]:
     """Make this thread's file system calls as *uid* and *gid*; glibc's setfsuid acts on one thread only."""
     _libc.setfsgid(gid)
     _libc.setfsuid(uid)
@@ -80,7 +81,7 @@ def _acting_as(uid: int, gid: int) -> Iterator[None]:
         _libc.setfsgid(0)
 
 
-def _thread_group_of(tid: int) -> int:
+def thread_group_of(tid: int) -> int:
     """The process of the thread *tid*, or 0 if it is gone (or in another pid namespace)."""
     try:
         with open(f"/proc/{tid}/status", "rb") as status:
@@ -240,7 +241,7 @@ def _errno(text: str) -> int:
 
 
 @dataclass
-class _Node:
+class Node:
     """An inode that the kernel knows. Its O_PATH descriptor keeps the backing's inode number from being used again."""
 
     fd: int
@@ -251,7 +252,7 @@ class _Node:
         return f"/proc/self/fd/{self.fd}"
 
 
-def _served(
+def answers(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """Answer errors as FUSE wants them: anything but FUSEError would end the process."""
@@ -277,7 +278,7 @@ class FaultFs(pyfuse3.Operations):
         self._faults = faults
         self._top = os.readlink(f"/proc/self/fd/{root}")
         self._root_ino = os.fstat(root).st_ino
-        self._nodes = {pyfuse3.ROOT_INODE: _Node(root, 1)}
+        self._nodes = {pyfuse3.ROOT_INODE: Node(root, 1)}
         self._openers: dict[int, int] = {}
         self._listings: dict[int, list[bytes]] = {}
         self._limiter = trio.CapacityLimiter(64)
@@ -288,7 +289,7 @@ class FaultFs(pyfuse3.Operations):
         await self._faults.strike(op, path, process)
 
         def as_caller() -> T:
-            with _acting_as(*who):
+            with acting_as(*who):
                 return call()
 
         return await trio.to_thread.run_sync(as_caller, limiter=self._limiter)
@@ -296,8 +297,13 @@ class FaultFs(pyfuse3.Operations):
     async def _call(
         self, op: str, ctx: pyfuse3.RequestContext, inode: int, name: bytes, call: Callable[[], T]
     ) -> T:
-        who = (NOBODY, NOBODY) if self._faults.squash and ctx.uid == 0 else (ctx.uid, ctx.gid)
-        return await self._run(op, self._path(inode, name), _thread_group_of(ctx.pid), who, call)
+        return await self._run(op, self._path(inode, name), thread_group_of(ctx.pid), self._who(ctx), call)
+
+    def _who(self, ctx: pyfuse3.RequestContext) -> tuple[int, int]:
+        """Whom the store takes the caller for, by uid and gid."""
+        if not self._faults.squash:
+            return ctx.uid, ctx.gid
+        return ctx.uid or NOBODY, ctx.gid or NOBODY
 
     async def _on_handle(self, op: str, fh: int, call: Callable[[], T]) -> T:
         """A call on an open file: its rights were checked when it was opened."""
@@ -324,7 +330,7 @@ class FaultFs(pyfuse3.Operations):
         entry = self._attributes(os.fstat(fd))
         node = self._nodes.get(entry.st_ino)
         if node is None:
-            self._nodes[entry.st_ino] = _Node(fd, 1)
+            self._nodes[entry.st_ino] = Node(fd, 1)
         else:
             node.lookups += 1
             os.close(fd)
@@ -338,23 +344,23 @@ class FaultFs(pyfuse3.Operations):
 
         def call() -> int:
             make(parent_fd)
-            return _pinned(name, parent_fd)
+            return pinned(name, parent_fd)
 
         return self._known(await self._call(op, ctx, parent, name, call))
 
     def _opened(self, fd: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        self._openers[fd] = _thread_group_of(ctx.pid)
+        self._openers[fd] = thread_group_of(ctx.pid)
         return pyfuse3.FileInfo(fh=pyfuse3.FileHandleT(fd))
 
     # Names
 
-    @_served
+    @answers
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         parent_fd = self._nodes[parent_inode].fd
         return self._known(
-            await self._call("lookup", ctx, parent_inode, name, lambda: _pinned(name, parent_fd))
+            await self._call("lookup", ctx, parent_inode, name, lambda: pinned(name, parent_fd))
         )
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -364,14 +370,14 @@ class FaultFs(pyfuse3.Operations):
             if node.lookups <= 0 and inode != pyfuse3.ROOT_INODE:
                 os.close(self._nodes.pop(inode).fd)
 
-    @_served
+    @answers
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         mode = stat.S_IMODE(mode) & ~ctx.umask
         return await self._made("mkdir", ctx, parent_inode, name, lambda at: os.mkdir(name, mode, dir_fd=at))
 
-    @_served
+    @answers
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -380,7 +386,7 @@ class FaultFs(pyfuse3.Operations):
             "mknod", ctx, parent_inode, name, lambda at: os.mknod(name, mode, rdev, dir_fd=at)
         )
 
-    @_served
+    @answers
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -388,7 +394,7 @@ class FaultFs(pyfuse3.Operations):
             "symlink", ctx, parent_inode, name, lambda at: os.symlink(target, name, dir_fd=at)
         )
 
-    @_served
+    @answers
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -397,22 +403,22 @@ class FaultFs(pyfuse3.Operations):
             "link", ctx, new_parent_inode, new_name, lambda at: _link(source, new_name, at)
         )
 
-    @_served
+    @answers
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
         fd = self._nodes[inode].fd
         return await self._call("readlink", ctx, inode, b"", lambda: os.readlink(b"", dir_fd=fd))
 
-    @_served
+    @answers
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         at = self._nodes[parent_inode].fd
         await self._call("unlink", ctx, parent_inode, name, lambda: os.unlink(name, dir_fd=at))
 
-    @_served
+    @answers
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         at = self._nodes[parent_inode].fd
         await self._call("rmdir", ctx, parent_inode, name, lambda: os.rmdir(name, dir_fd=at))
 
-    @_served
+    @answers
     async def rename(
         self,
         parent_inode_old: int,
@@ -435,12 +441,12 @@ class FaultFs(pyfuse3.Operations):
 
     # Attributes
 
-    @_served
+    @answers
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         fd = self._nodes[inode].fd
         return self._attributes(await self._call("getattr", ctx, inode, b"", lambda: os.fstat(fd)))
 
-    @_served
+    @answers
     async def setattr(
         self,
         inode: int,
@@ -454,12 +460,12 @@ class FaultFs(pyfuse3.Operations):
             await self._call("setattr", ctx, inode, b"", lambda: _set(node, attr, fields, fh))
         )
 
-    @_served
+    @answers
     async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
         link = self._nodes[inode].link
         return await self._call("access", ctx, inode, b"", lambda: os.access(link, mode, effective_ids=True))
 
-    @_served
+    @answers
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         link = self._nodes[pyfuse3.ROOT_INODE].link
         st = await self._call("statfs", ctx, pyfuse3.ROOT_INODE, b"", lambda: os.statvfs(link))
@@ -468,33 +474,33 @@ class FaultFs(pyfuse3.Operations):
             setattr(reply, f"f_{key}", getattr(st, f"f_{key}"))
         return reply
 
-    @_served
+    @answers
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
         link = self._nodes[inode].link
-        _check_user(name)
+        check_user(name)
         await self._call("setxattr", ctx, inode, b"", lambda: os.setxattr(link, name, value))
 
-    @_served
+    @answers
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         link = self._nodes[inode].link
-        _check_user(name)
+        check_user(name)
         return await self._call("getxattr", ctx, inode, b"", lambda: os.getxattr(link, name))
 
-    @_served
+    @answers
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         link = self._nodes[inode].link
         names = await self._call("listxattr", ctx, inode, b"", lambda: os.listxattr(link))
         return [os.fsencode(name) for name in names if name.startswith("user.")]
 
-    @_served
+    @answers
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         link = self._nodes[inode].link
-        _check_user(name)
+        check_user(name)
         await self._call("removexattr", ctx, inode, b"", lambda: os.removexattr(link, name))
 
     # Data
 
-    @_served
+    @answers
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
@@ -506,37 +512,37 @@ class FaultFs(pyfuse3.Operations):
         )
         return self._opened(fd, ctx), self._known(os.open(f"/proc/self/fd/{fd}", os.O_PATH))
 
-    @_served
+    @answers
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         link = self._nodes[inode].link
         flags &= ~_NOT_PASSED_ON
         fd = await self._call("open", ctx, inode, b"", lambda: os.open(link, flags))
         return self._opened(fd, ctx)
 
-    @_served
+    @answers
     async def read(self, fh: int, off: int, size: int) -> bytes:
         return await self._on_handle("read", fh, lambda: os.pread(fh, size, off))
 
-    @_served
+    @answers
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         return await self._on_handle("write", fh, lambda: os.pwrite(fh, buf, off))
 
-    @_served
+    @answers
     async def flush(self, fh: int) -> None:
         await self._on_handle("flush", fh, lambda: None)
 
-    @_served
+    @answers
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._on_handle("fsync", fh, lambda: os.fdatasync(fh) if datasync else os.fsync(fh))
 
-    @_served
+    @answers
     async def release(self, fh: int) -> None:
         del self._openers[fh]
         os.close(fh)
 
     # Directories
 
-    @_served
+    @answers
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
         link = self._nodes[inode].link
         flags = os.O_RDONLY | os.O_DIRECTORY
@@ -544,26 +550,26 @@ class FaultFs(pyfuse3.Operations):
             await self._call("opendir", ctx, inode, b"", lambda: os.open(link, flags)), ctx
         ).fh
 
-    @_served
+    @answers
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         if start_id == 0 or fh not in self._listings:
-            self._listings[fh] = await self._on_handle("readdir", fh, lambda: _names_in(fh))
+            self._listings[fh] = await self._on_handle("readdir", fh, lambda: names_in(fh))
         for number, name in enumerate(self._listings[fh][start_id:], start_id + 1):
             try:
-                pinned = _pinned(name, fh)
+                found = pinned(name, fh)
             except FileNotFoundError:
                 continue  # removed since
-            entry = self._attributes(os.fstat(pinned))
+            entry = self._attributes(os.fstat(found))
             if not pyfuse3.readdir_reply(token, name, entry, number):
-                os.close(pinned)
+                os.close(found)
                 return
-            self._known(pinned)
+            self._known(found)
 
-    @_served
+    @answers
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self._on_handle("fsyncdir", fh, lambda: os.fsync(fh))
 
-    @_served
+    @answers
     async def releasedir(self, fh: int) -> None:
         self._listings.pop(fh, None)
         del self._openers[fh]
@@ -576,11 +582,11 @@ OPERATIONS = frozenset(
 """The names that rules may use: what a caller waits for."""
 
 
-def _pinned(name: bytes, parent_fd: int) -> int:
+def pinned(name: bytes, parent_fd: int) -> int:
     return os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=parent_fd)
 
 
-def _names_in(fd: int) -> list[bytes]:
+def names_in(fd: int) -> list[bytes]:
     return [os.fsencode(name) for name in os.listdir(fd)]
 
 
@@ -588,13 +594,13 @@ def _link(source: str, name: bytes, parent_fd: int) -> None:
     os.link(source, os.fsdecode(name), dst_dir_fd=parent_fd, follow_symlinks=True)
 
 
-def _check_user(name: bytes) -> None:
+def check_user(name: bytes) -> None:
     if not name.startswith(b"user."):
         raise OSError(errno.EOPNOTSUPP, "only user attributes")
 
 
 def _set(
-    node: _Node, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | None
+    node: Node, attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, fh: int | None
 ) -> os.stat_result:
     """Change what *fields* says, as the calling thread: a network store checks that one, not the open file."""
     if fields.update_size:
@@ -693,6 +699,10 @@ class FaultStore:
     def squash(self) -> None:
         """From now on root is nobody."""
         self._send("squash")
+
+    def expire(self) -> None:
+        """Let what an NFS-like client remembers of attributes expire."""
+        self._send("expire")
 
     def die(self) -> None:
         """End the store's process; its mount stays, and answers ENOTCONN."""

@@ -87,6 +87,8 @@ class Mount:
         self.path = path
         self.store = store
         self.process = process
+        self.options: tuple[str, ...] = ()
+        """Which mount options it was given beside role and node."""
         self.ended = False
         """True once a test has ended the mount itself."""
         self._log_file = log_file
@@ -164,16 +166,18 @@ def mounted(
     node: str | None = None,
     options: Sequence[str] = (),
     may_log: Sequence[str] = (),
+    within: Sequence[str] = (),
 ) -> Iterator[Mount]:
     """*store* mounted on *mountpoint* (made if missing), and at the end all checks that this module promises.
 
-    *may_log* are regular expressions of log lines that are expected although they are warnings or errors.
+    *may_log* are regular expressions of log lines that are expected although they are warnings or errors. *within* is what goes
+    before the command to run it on another machine (:attr:`tests.support.machines.Machine.enter`).
     """
     mountpoint.mkdir(exist_ok=True)
     chosen = [f"role={role}", *([f"node={node}"] if node else []), *options]
     with tempfile.TemporaryDirectory(prefix="ckfs-daemon-") as scratch:
         log_file = Path(scratch) / "log"
-        arguments = command("mount", store, mountpoint, "-f", "-o", ",".join(chosen))
+        arguments = [*within, *command("mount", store, mountpoint, "-f", "-o", ",".join(chosen))]
         with _Readiness(Path(scratch) / "notify") as readiness, log_file.open("wb") as log:
             process = subprocess.Popen(
                 arguments,
@@ -184,6 +188,7 @@ def mounted(
                 umask=UMASK,
             )
             mount = Mount(mountpoint, store, process, log_file)
+            mount.options = tuple(options)
             try:
                 readiness.wait_for(mount)
                 yield mount

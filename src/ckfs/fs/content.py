@@ -16,6 +16,7 @@ import outcome
 import trio
 
 from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale, errno_of
+from ckfs.fs import lateness
 from ckfs.fs.charges import Claim
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
@@ -24,7 +25,7 @@ from ckfs.fs.left import Left
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
 from ckfs.model import Caller, Owner, Record, State
-from ckfs.names import FileHandle, Inode, MountId, Uid
+from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
@@ -229,9 +230,7 @@ class Content:
         handle, traffic = self.core.handle(number), self.core.figures.traffic
         handle.stream.read(offset, size, time.monotonic())
         if not self.core.gate.answers_at_once:
-            piece: bytes | memoryview | None = await self._transfer(
-                handle, lambda: os.pread(handle.fd, size, offset)
-            )
+            piece: bytes | memoryview | None = await self._read_by_thread(handle, offset, size)
         else:
             piece = self.core.quick.read(handle.fd, offset, size)
         if piece is None:
@@ -248,7 +247,20 @@ class Content:
             piece = self.core.quick.read(handle.fd, offset, size)
             if piece is not None:  # read ahead meanwhile
                 return piece
-            return await self._transfer(handle, lambda: os.pread(handle.fd, size, offset))
+            return await self._read_by_thread(handle, offset, size)
+
+    async def _read_by_thread(self, handle: Handle, offset: int, size: int) -> bytes:
+        def work() -> bytes:
+            return os.pread(handle.fd, size, offset)
+
+        try:
+            return await self._transfer(handle, work)
+        except (
+            Stale
+        ):  # on a network's store that is all that is left of a file which another host has removed
+            if not await self.sets.was_copied(handle.node):
+                raise
+            return await self._transfer(handle, work)
 
     async def write(self, number: FileHandle, offset: int, data: bytes) -> int:
         """Returns how many bytes were written, which may be fewer than given where the store ran out of room."""
@@ -281,23 +293,16 @@ class Content:
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what its owner needs least gives way."""
-        keeping, owner, door = self.sets.keeping, _stored_owner(handle), self.core.store.door
-        stored = None if owner is None else owner.uid
-
-        def put(piece: bytes, at: int) -> int:
-            with door.refusals.stored_as(stored):
-                return os.pwrite(handle.fd, piece, at)
-
-        charging = self.core.charging
+        keeping, owner, charging = self.sets.keeping, _stored_owner(handle), self.core.charging
 
         async def write(begin: int) -> int:
             claim = await charging.claim(handle, offset + begin, len(data) - begin)
             piece = data if claim.count == len(data) else data[begin : begin + claim.count]
             if claim.appended is not None or claim.only_at is not None:
-                return await self._append(handle, piece, claim, stored)
-            return await self._transfer(
-                handle, lambda: put(piece, offset + begin), partial(charging.done, claim)
-            )
+                return await self._append(handle, owner, piece, claim)
+            put = partial(_put_at, handle.fd, piece, offset + begin)
+            count, _ = await self._put(handle, owner, put, len(piece), partial(charging.done, claim))
+            return count
 
         written = 0
         while True:
@@ -313,26 +318,55 @@ class Content:
             if written == len(data) or not count:
                 return written
 
-    async def _append(self, handle: Handle, piece: bytes, claim: Claim, stored: Uid | None) -> int:
+    async def _append(self, handle: Handle, owner: Owner | None, piece: bytes, claim: Claim) -> int:
         """To the end of the file, wherever that is."""
-        core, door = self.core, self.core.store.door
+        core = self.core
         releases: list[Release] = [partial(core.charging.done, claim)]
-
-        def work() -> tuple[int, int]:
-            with door.refusals.stored_as(stored):
-                if claim.only_at is None:
-                    return append(handle.fd, piece)
-                return append_at(handle.fd, piece, claim.only_at, core.mount_id)
-
+        put = partial(append, handle.fd, piece)
         if claim.only_at is not None:  # under a lock of the file, which is one for all threads here
+            put = partial(append_at, handle.fd, piece, claim.only_at, core.mount_id)
             try:
                 releases.append(await core.locks.acquire(handle.node.ino))
             except BaseException:
                 releases[0]()
                 raise
-        written, end = await self._transfer(handle, work, *releases)
+        written, end = await self._put(handle, owner, put, len(piece), *releases)
         core.charging.appended(claim, end - written, end)
         return written
+
+    async def _put(
+        self,
+        handle: Handle,
+        owner: Owner | None,
+        put: Callable[[], tuple[int, int]],
+        size: int,
+        *releases: Release,
+    ) -> tuple[int, int]:
+        """Give the store a piece of *owner* (as stored), of *size* bytes, and ask it, if that is due, whether it keeps what it took:
+        how many bytes it took, and where they end. Unkept if it does not keep what it took before."""
+        door, taken = self.core.store.door, handle.node.taken
+        stored = None if owner is None else owner.uid
+        asks, earlier, before = self.core.late.asks(taken, size, owner), taken.is_any, taken.bytes
+
+        def work() -> tuple[int, int]:
+            with door.refusals.stored_as(stored):
+                result = put()
+                if asks:
+                    lateness.ask(handle.fd)
+                return result
+
+        taken.under_way += 1
+        try:
+            count, end = await self._transfer(handle, work, *releases)
+        except OSError as error:
+            raise self.core.late.refused(error, owner, earlier=earlier or taken.under_way > 1) from error
+        finally:
+            taken.under_way -= 1
+        if asks:
+            taken.kept(before)
+        else:
+            taken.bytes += count
+        return count, end
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
@@ -340,7 +374,7 @@ class Content:
         handle.node.unsynced = False  # before: what is written meanwhile may not be in it
         with self._failing(handle):
             await self.core.assure_membership(handle.mount)
-            await self._transfer(handle, lambda: sync(handle.fd))
+            await self._ask(handle, lambda: sync(handle.fd))
             self._check_all_written(handle)
         await self.states.synced(handle)
 
@@ -364,15 +398,34 @@ class Content:
         """Whether whoever opened *handle* has it open for writing still, after one descriptor of it was closed."""
         node, process = handle.node, handle.process
         others = sum(other.process == process and other is not handle for other in node.handles)
+        asks = self.core.late.is_late and node.taken.is_any
 
         def work() -> bool:
+            if asks:
+                lateness.ask(handle.fd)
             os.close(os.dup(handle.fd))  # closing is when NFS reports a full quota
             return process is not None and open_for_writing(process, node.ino) > others
 
         with self._failing(handle):
-            goes_on = await self._transfer(handle, work)
+            goes_on = await self._ask(handle, work)
             self._check_all_written(handle)
         return goes_on
+
+    async def _ask(self, handle: Handle, work: Callable[[], T]) -> T:
+        """Run *work*, in which the store says whether it keeps what it took."""
+        taken, owner, door = handle.node.taken, _stored_owner(handle), self.core.store.door
+        before, stored = taken.bytes, None if owner is None else owner.uid
+
+        def asking() -> T:
+            with door.refusals.stored_as(stored):
+                return work()
+
+        try:
+            result = await self._transfer(handle, asking)
+        except OSError as error:
+            raise self.core.late.refused(error, owner, earlier=taken.is_any) from error
+        taken.kept(before)
+        return result
 
     @staticmethod
     def _note_unwritten(node: Node, rest: Unwritten, *, is_said: bool) -> None:
@@ -423,6 +476,11 @@ def _stored_owner(handle: Handle) -> Owner | None:
 
 def _stored_owner_of(node: Node) -> Owner | None:
     return node.set_entry.stored if place_of(node) is not None else None
+
+
+def _put_at(fd: int, piece: bytes, at: int) -> tuple[int, int]:
+    count = os.pwrite(fd, piece, at)
+    return count, at + count
 
 
 def _close(file: OpenFile) -> None:

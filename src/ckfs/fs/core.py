@@ -23,6 +23,7 @@ from ckfs.fs.aside import Aside
 from ckfs.fs.charges import Charges, Uncharged
 from ckfs.fs.figures import Figures
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
+from ckfs.fs.lateness import Lateness
 from ckfs.fs.liveness import Fate, Judge
 from ckfs.fs.lookup import OwnerLookup
 from ckfs.fs.membership import Membership
@@ -95,6 +96,8 @@ class Core:
     """What other nodes seemed to be writing in sets that wait for that, and since when it is unchanged."""
     undigested: UndigestedImages = field(default_factory=UndigestedImages)
     """Images that have become complete on this mount, and whose digests have yet to be made."""
+    has_left: bool = False
+    """Old files of sets that were copied may be there, and are to be removed."""
     background: trio.Nursery | None = None
     """What runs for as long as the mount does."""
     aside: Aside = field(default_factory=Aside)
@@ -103,12 +106,14 @@ class Core:
     """To whoever keeps quotas."""
     figures: Figures = field(default_factory=Figures)
     permits: Permits = field(default_factory=Permits)
+    late: Lateness = field(init=False)
     moved: Moved = field(init=False)
 
     def __post_init__(self) -> None:
         self.locks = InodeLocks(self.op_timeout_s)
         self.quick = self.store.door.quick_reader()
         self.judge = Judge(self.store.mounts)
+        self.late = Lateness(is_late=not self.store.door.is_local)
         self.questions = Aside(self.op_timeout_s)
         self.moved = Moved(self.store, self.gate, self.inodes, self.op_timeout_s)
 
@@ -157,9 +162,17 @@ class Core:
         *locked* keeps other locked calls on the same inode out, until the store call is really over. *by_name* uses no
         open descriptor, since that may not be open for what *work* does.
         """
-        return await self.moved.again(
-            (node,), lambda: self._on(node, work, locked=locked, by_name=by_name), GONE
-        )
+        try:
+            return await self.moved.again(
+                (node,), lambda: self._on(node, work, locked=locked, by_name=by_name), GONE
+            )
+        except Stale:
+            # A network's store says so of what is open here and was removed on another host: its set was copied, perhaps.
+            if by_name or not node.handles:
+                raise
+            with contextlib.suppress(Stale, FileNotFoundError):
+                return await self._on(node, work, locked=locked, by_name=True)
+            raise
 
     async def _on(self, node: Node, work: Callable[[Target], T], *, locked: bool, by_name: bool) -> T:
         releases: list[Release] = []

@@ -48,14 +48,23 @@ class Following:
                     await self._try_again(name)
 
     async def _clear(self) -> None:
-        """What hand-overs left that died is removed by whoever mounts the store next."""
+        """What hand-overs left that died is removed by whoever mounts the store next; what is in use yet on this host, when it is not."""
         store = self.core.store
         if store.read_only:
             return
+        self.core.has_left = True
+        while True:
+            if self.core.has_left:
+                self.core.has_left = await self._remove_left()
+            await trio.sleep(_INTERVAL_S)
+
+    async def _remove_left(self) -> bool:
+        store = self.core.store
         try:
-            await self.core.gate.transfer(lambda: remove_left(store))
+            return await self.core.gate.transfer(lambda: remove_left(store))
         except _LATER as error:
             log.info("what hand-overs may have left stays: %s", error)
+            return False
 
     async def _try_again(self, name: SetName) -> None:
         try:
@@ -153,7 +162,8 @@ class Following:
             await gate.transfer(copying.put_old_aside)
             self.core.copying[top.ino].set()
             await trio.sleep(_GRACE_S)
-            await gate.transfer(copying.remove_old)
+            if not await gate.transfer(copying.remove_old):
+                self.core.has_left = True
         finally:
             await gate.clean_up(copying.close)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from ckfs.errors import BadHandle, Stale
+from ckfs.fs.lateness import Taken
 from ckfs.fs.streams import Stream
 from ckfs.model import Caller
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid, shown
@@ -160,6 +161,7 @@ class Node:
         "removed",
         "renewals",
         "renewing",
+        "taken",
         "truncated",
         "truncating",
         "unsettled",
@@ -185,6 +187,7 @@ class Node:
         """A writer was killed since the image was last truncated."""
         self.unsynced = False
         """Something was written on this mount since the last fsync began: times alone may not tell."""
+        self.taken = Taken()
         self.unwritten: Unwritten | None = None
         """The end of a write, for which there was no room."""
         self.unsettled = False

@@ -12,7 +12,6 @@ from ckfs.fs.core import Core
 from ckfs.fs.inodes import Handle, Node
 from ckfs.model import Caller
 from ckfs.names import FileHandle, Inode, SetName
-from ckfs.store import syscalls
 from ckfs.store.entries import SetEntry
 from ckfs.store.spots import Found, OpenFile
 
@@ -101,11 +100,7 @@ class Listing:
         ahead, handle.ahead = handle.ahead, []
 
         def work() -> tuple[list[_Item], list[tuple[bytes, int]]]:
-            names = ahead
-            if not names:
-                if seek is not None:
-                    os.lseek(handle.fd, seek, os.SEEK_SET)
-                names = syscalls.directory_entries(handle.fd)
+            names = ahead or self.core.store.door.entries_from(handle.file, seek)
             return self._examine(handle, names[:_AT_ONCE]), names[_AT_ONCE:]
 
         handle.position = -1  # if this fails, the next try seeks

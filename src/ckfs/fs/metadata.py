@@ -56,6 +56,13 @@ class Metadata:
         """By a descriptor that was open before another mount copied the set, a file is met that is gone."""
         return found.stat.st_nlink == 0 and node.removed is None and await self.sets.was_copied(node)
 
+    async def _changed_in_vain(self, node: Node, found: Found) -> bool:
+        """As :meth:`_was_copied`, after a change. NFS gives what was removed on this host another name for as long as it is open."""
+        if await self._was_copied(node, found):
+            return True
+        may_be = self.core.late.is_late and bool(node.handles) and node.removed is None
+        return may_be and await self.sets.was_copied(node, is_gone=False)
+
     def answer_holds_s(self, found: Found) -> float:
         """For how many seconds the kernel may take *found* for true: 0 but while somebody streams through the file."""
         node, now = self.core.inodes.known(found.record.ino), time.monotonic()
@@ -146,7 +153,7 @@ class Metadata:
         found = await self.core.on(node, work, locked=True, by_name=by_name)
         if by_name and place is not None:
             self.core.undigested.add(node.ino, place)
-        if await self._was_copied(node, found):
+        if await self._changed_in_vain(node, found):
             return await self.core.on(node, work, locked=True, by_name=by_name)
         return found
 

@@ -188,12 +188,15 @@ class Sets:
             top.entry = entry
             await self.following.keep_up(top)
 
-    async def was_copied(self, node: Node) -> bool:
-        """Whether a file that is open here and has no name any more was copied with its set; then the copy is open."""
+    async def was_copied(self, node: Node, *, is_gone: bool = True) -> bool:
+        """Whether a file that is open here was copied with its set; then the copy is open. *is_gone*: it has no name any more."""
         try:
             top = node.top
             before = top.reached
-            await self.examine(SetName(top.name))
+            if is_gone:
+                await self.examine(SetName(top.name))
+            else:
+                await self._keep_up(await self.core.read_entry(SetName(top.name)))
         except (OSError, Stale):
             return False
         return top.reached != before

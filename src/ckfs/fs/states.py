@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ckfs.errors import Fenced
+from ckfs.errors import Fenced, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, place_of
@@ -38,10 +38,25 @@ class States:
 
     async def begin(self, handle: Handle) -> None:
         """Somebody writes through *handle*, for the first time since the image was settled."""
-        found = await self._update(handle.node, handle, self._beginning(handle))
-        if found.stat.st_nlink == 0 and await self.sets.was_copied(handle.node):
+        try:
+            found = await self._update(handle.node, handle, self._beginning(handle))
+            was_copied = await self._was_copied(handle.node, found)
+        except Stale:
+            was_copied = await self._was_copied(handle.node, None)
+            if not was_copied:
+                raise
+        if was_copied:
             await self._update(handle.node, handle, self._beginning(handle))
         handle.marked = True
+
+    async def _was_copied(self, node: Node, found: Found | None) -> bool:
+        """Whether what is open of *node* is the file of before its set was copied to a new owner; then the copy is open now.
+
+        Such a file has no name any more. NFS says that it is stale (*found* is None), or, if it was removed on this very host, gives it
+        another name for as long as it is open.
+        """
+        is_gone = found is None or found.stat.st_nlink == 0
+        return (is_gone or self.core.late.is_late) and await self.sets.was_copied(node, is_gone=is_gone)
 
     def _beginning(self, handle: Handle) -> Callable[[Target], Found]:
         door, node, mount = self.core.store.door, handle.node, self.core.mount_id
@@ -88,7 +103,7 @@ class States:
             release()
             return
         found = await self._update(node, handle, self._settling(node), release)
-        if found.stat.st_nlink == 0 and await self.sets.was_copied(node):
+        if await self._was_copied(node, found):
             node.failed = True  # in the copy, where the next attempt marks it
             raise OSError(errno.EIO, "the set was copied while the image was written")
         self._log(node, found)

@@ -19,9 +19,45 @@ def path_of(dir_fd: int, name: bytes) -> bytes:
     return b"/proc/self/fd/%d/%s" % (dir_fd, name)
 
 
+class _Kept:
+    """What was last read or written of attributes by descriptors, for those files of a GlusterFS volume that lose their last name
+    while they are open: data and stat are there as before, and every call on attributes by the descriptor is ESTALE.
+
+    By the number of the descriptor; what is opened is looked at by it before anything else, so that nothing of an earlier file is
+    left. An entry is one record long.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[int, dict[bytes, bytes]] = {}
+
+    def remember(self, fd: int, name: bytes, value: bytes) -> None:
+        self._of[fd] = {name: value}
+
+    def of(self, where: Where, error: OSError) -> dict[bytes, bytes]:
+        """All of them, to be read and changed. Raises *error* if it is of another kind, or the file has a name."""
+        if error.errno != errno.ESTALE or not isinstance(where, int) or os.fstat(where).st_nlink:
+            raise error
+        return self._of.setdefault(where, {})
+
+
+_kept = _Kept()
+remember = _kept.remember
+"""Of a new file, which was given the attribute by its name: it has the value, should it lose that."""
+
+
+def _no_attribute() -> OSError:
+    return OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+
 def get(where: Where, name: bytes) -> bytes:
     """The attribute's value; OSError with ENODATA if there is none."""
-    return os.getxattr(where, name, follow_symlinks=isinstance(where, int))
+    try:
+        return os.getxattr(where, name, follow_symlinks=isinstance(where, int))
+    except OSError as error:
+        kept = _kept.of(where, error)
+    if name not in kept:
+        raise _no_attribute()
+    return kept[name]
 
 
 def get_or_none(where: Where, name: bytes) -> bytes | None:
@@ -35,17 +71,33 @@ def get_or_none(where: Where, name: bytes) -> bytes | None:
 
 
 def put(where: Where, name: bytes, value: bytes) -> None:
-    os.setxattr(where, name, value, follow_symlinks=isinstance(where, int))
+    try:
+        os.setxattr(where, name, value, follow_symlinks=isinstance(where, int))
+    except OSError as error:
+        _kept.of(where, error)[name] = value
 
 
 def create(where: Where, name: bytes, value: bytes) -> None:
     """Set an attribute that must not exist yet: FileExistsError tells which of two mounts was first."""
-    os.setxattr(where, name, value, os.XATTR_CREATE, follow_symlinks=isinstance(where, int))
+    try:
+        os.setxattr(where, name, value, os.XATTR_CREATE, follow_symlinks=isinstance(where, int))
+    except OSError as error:
+        kept = _kept.of(where, error)
+        if name in kept:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        kept[name] = value
 
 
 def names(where: Where) -> list[bytes]:
-    return [os.fsencode(name) for name in os.listxattr(where, follow_symlinks=isinstance(where, int))]
+    try:
+        return [os.fsencode(name) for name in os.listxattr(where, follow_symlinks=isinstance(where, int))]
+    except OSError as error:
+        return list(_kept.of(where, error))
 
 
 def remove(where: Where, name: bytes) -> None:
-    os.removexattr(where, name, follow_symlinks=isinstance(where, int))
+    try:
+        os.removexattr(where, name, follow_symlinks=isinstance(where, int))
+    except OSError as error:
+        if _kept.of(where, error).pop(name, None) is None:
+            raise _no_attribute() from None

@@ -80,11 +80,9 @@ def _inside(directory: Spot, name: bytes) -> Spot:
 
 
 def _names(door: Door, source: Spot, found: Found) -> list[bytes]:
-    opened = door.open(source, os.O_RDONLY | os.O_DIRECTORY, found.record.ino)
-    try:
-        return list(names_in(opened.fd))
-    finally:
-        os.close(opened.fd)
+    # As whose it is: GlusterFS asks who reads a directory at every read.
+    with door.opened(source, os.O_RDONLY | os.O_DIRECTORY, found.record.ino) as fd:
+        return list(names_in(fd))
 
 
 def _copy_file(door: Door, source: Spot, target: Spot, found: Found) -> Iterator[None]:

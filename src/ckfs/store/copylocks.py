@@ -45,10 +45,12 @@ class CopyLocks:
                 raise
             return fd
 
-    def unlock(self, ino: Inode, lock: int) -> None:
+    def unlock(self, ino: Inode, lock: int, *, keep: bool = False) -> None:
+        """Give the lock back; *keep* what was noted in it."""
         with acting_as(self._service):
             try:
-                os.unlink(_name_of(ino), dir_fd=self._staging_fd)
+                if not keep:
+                    os.unlink(_name_of(ino), dir_fd=self._staging_fd)
             finally:
                 os.close(lock)
 

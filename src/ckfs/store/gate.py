@@ -12,6 +12,7 @@ none has been slow (:meth:`Gate.look`).
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import time
@@ -24,7 +25,7 @@ from typing import Any, Generic, TypeVar
 import outcome
 import trio
 
-from ckfs.errors import Busy, StoreDown
+from ckfs.errors import Busy, Stale, StoreDown
 from ckfs.store.trouble import Trouble, trouble_of
 
 log = logging.getLogger(__name__)
@@ -222,7 +223,12 @@ class Gate:
             if job.started:  # else it only waited for others of its set: no news of the store
                 self._go_down(limit_s)
             raise StoreDown(f"the store did not answer within {limit_s:g} s")
-        return job.result.unwrap()
+        try:
+            return job.result.unwrap()
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            raise Stale("the store says that the file is gone") from error
 
     async def _acquire(self, job: _Job[T], kind: trio.CapacityLimiter, of_set: int) -> None:
         limiter = self._limiter(of_set, kind)

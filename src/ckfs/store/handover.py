@@ -33,6 +33,8 @@ from ckfs.store.spots import Found, Spot
 log = logging.getLogger(__name__)
 
 _TRIES = 20
+_IN_USE = (errno.EBUSY, errno.ENOTEMPTY)
+"""So NFS answers who removes a file that has lost its name while it was open, or a directory with one in it."""
 
 
 def name_owner(
@@ -177,6 +179,7 @@ class Copying:
         self._before: Contents = {}
         self._lock: int | None = None
         self._unfinished = False
+        self._left = False
         self._steps = self._copy()
         # A call that hangs holds up close(), so that no other mount begins before it is over.
         self._busy = threading.Lock()
@@ -193,6 +196,9 @@ class Copying:
     def _take_lock(self) -> None:
         try:
             self._lock = self._store.names.copy_locks.lock(self._entry.ino)
+            self._left = not _clear(self._store, self._lock)
+            if self._left:
+                raise BlockingIOError(errno.EAGAIN, "files that it had before are still open on this host")
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
@@ -249,10 +255,17 @@ class Copying:
                 if error.errno not in (errno.EDQUOT, errno.ENOSPC):
                     raise
 
-    def remove_old(self) -> None:
-        """After :meth:`put_old_aside`."""
+    def remove_old(self) -> bool:
+        """After :meth:`put_old_aside`. False if somebody on this host has some of it open, which NFS keeps for as long, under names of its own:
+        :func:`remove_left` removes it, some time later."""
         with self._busy:
-            _remove_old(self._store, self._name, self._old, self._before)
+            try:
+                _remove_old(self._store, self._name, self._old, self._before)
+            except OSError as error:
+                if error.errno not in _IN_USE:
+                    raise
+                self._left = True
+            return not self._left
 
     def close(self) -> None:
         """Take back a copy that did not come to its end, and let others try."""
@@ -265,7 +278,7 @@ class Copying:
                 pass
             finally:
                 if self._lock is not None:
-                    self._store.names.copy_locks.unlock(self._entry.ino, self._lock)
+                    self._store.names.copy_locks.unlock(self._entry.ino, self._lock, keep=self._left)
 
     def _is_the_set(self) -> bool:
         """A store may say that it could not switch, and have done it."""
@@ -274,21 +287,37 @@ class Copying:
         return False
 
 
-def remove_left(store: Store) -> None:
-    """Remove the old files of hand-overs that died after the copy had become the set."""
+def remove_left(store: Store) -> bool:
+    """Remove the old files of hand-overs that died after the copy had become the set. Whether some are open on this host, and stay."""
+    stays = False
     for ino in store.names.copy_locks.locked():
         try:
             lock = store.names.copy_locks.lock(ino)
         except OSError:  # being copied
             continue
+        in_use = False
         try:
-            entry, _, name = os.pread(lock, 1 << 16, 0).partition(b"\0")
-            if name:
-                _remove_left(store, SetName(name), decode(entry), os.fstat(lock).st_mtime_ns)
+            in_use = not _clear(store, lock)
         except (OSError, FsError) as error:
             log.warning("a copied set's old files cannot be removed: %s", error)
         finally:
-            store.names.copy_locks.unlock(ino, lock)
+            store.names.copy_locks.unlock(ino, lock, keep=in_use)
+        stays = stays or in_use
+    return stays
+
+
+def _clear(store: Store, lock: int) -> bool:
+    """Remove what the *lock* says was left. False if it is in use."""
+    entry, _, name = os.pread(lock, 1 << 16, 0).partition(b"\0")
+    try:
+        if name:
+            _remove_left(store, SetName(name), decode(entry), os.fstat(lock).st_mtime_ns)
+    except OSError as error:
+        if error.errno not in _IN_USE:
+            raise
+        return False
+    os.ftruncate(lock, 0)
+    return True
 
 
 def _remove_left(store: Store, name: SetName, old: SetEntry, copied_ns: int) -> None:
@@ -333,6 +362,8 @@ def _remove_old(store: Store, name: SetName, aside: Spot, before: Contents) -> N
             return
         reason: str | None = "another mount wrote there in that moment"
     except OSError as error:
+        if error.errno in _IN_USE:
+            raise
         reason = error.strerror
     place = b"/".join(aside.components)
     log.warning(

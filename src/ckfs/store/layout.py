@@ -269,9 +269,9 @@ def open_store(
                     f"{shown(path)}: this is the store {shown(identifier)}, and store_id= says {shown(str(only))}:"
                     " see what is mounted there"
                 )
-            if not read_only:
-                _check_keeper_again(root_fd, path, service)
             door = Door(root_fd, read_only=read_only, meter=meter)
+            if not read_only:
+                _check_keeper_again(root_fd, path, service, is_local=door.is_local)
             names = SetNames(door, root_fd, service, arrangement, read_only=read_only)
             trash = Trash(door, names, service, arrangement)
             mounts = Mounts(root_fd, service, read_only=read_only)
@@ -283,10 +283,15 @@ def open_store(
     )
 
 
-def _check_keeper_again(root_fd: int, path: str, service: Owner) -> None:
+def _check_keeper_again(root_fd: int, path: str, service: Owner, *, is_local: bool) -> None:
     """Refuse to mount as somebody who may make no set: root where he is squashed, or another than the store's keeper."""
-    with acting_as(service):
+    with acting_as(service), contextlib.suppress(PermissionError):
         if os.access(NAMES, os.W_OK | os.X_OK, dir_fd=root_fd, effective_ids=True):
+            if is_local:
+                return
+            # GlusterFS tells root that he may, whether he is squashed or not: this asks in earnest, and changes nothing.
+            mode = stat.S_IMODE(os.stat(NAMES, dir_fd=root_fd, follow_symlinks=False).st_mode)
+            os.chmod(NAMES, mode, dir_fd=root_fd)
             return
     keeper = os.stat(NAMES, dir_fd=root_fd, follow_symlinks=False).st_uid
     raise NotPermitted(

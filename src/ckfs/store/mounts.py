@@ -170,7 +170,7 @@ class Mounts:
             return MountId(os.readlink(NODE_PREFIX + node, dir_fd=directory))
         return None
 
-    def take_node(self, node: bytes, id: MountId, instead_of: MountId | None) -> bool:  # noqa: A002
+    def take_node(self, node: bytes, id: MountId, instead_of: MountId | None) -> bool:  # noqa: A002 - its name everywhere
         """Let *id* have the node's name from now on, which *instead_of* had; False if another was quicker: of several exactly
         one gets it."""
         with self._changing() as directory:
@@ -182,7 +182,7 @@ class Mounts:
                 return False
             return True
 
-    def give_node_back(self, node: bytes, id: MountId) -> None:  # noqa: A002
+    def give_node_back(self, node: bytes, id: MountId) -> None:  # noqa: A002 - its name everywhere
         """Nothing happens if another mount has the name by now."""
         with self._changing() as directory:
             _take_away(directory, NODE_PREFIX + node, id)

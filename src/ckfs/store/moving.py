@@ -18,6 +18,7 @@ from ckfs.errors import Exists, OtherOwner, Stale
 from ckfs.names import Inode, SetName, shown
 from ckfs.store.door import Door
 from ckfs.store.entries import SetEntry, place_beside, place_of
+from ckfs.store.exclusive import rename_if_free
 from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -209,7 +210,7 @@ def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry,
     """Let the set's files lie under its new name too; if that is not possible, the old one stays."""
     moved = SetEntry(entry.ino, entry.owner, entry.stored, _free_place(door, entry, name, entry.ino))
     try:
-        _rename_if_free(door, entry.spot, moved.spot, found)
+        rename_if_free(door, entry.spot, moved.spot, found)
         try:
             return _said_to_lie(names, name, entry, moved)
         except Stale:
@@ -222,29 +223,13 @@ def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry,
         return entry
 
 
-def _rename_if_free(door: Door, old: Spot, new: Spot, found: Found) -> None:
-    """Two mounts may want the same place for two sets in the same moment: neither may lose its files."""
-    try:
-        door.rename(old, new, RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        # The store knows no such flag, but making a directory, or a link, is as exclusive.
-        if found.record.is_directory:
-            door.make_directory(new, lambda _: found.record)
-            door.rename(old, new)
-        else:
-            door.link(old, new)
-            door.unlink(old)
-
-
 def _move_back(door: Door, moved: SetEntry, entry: SetEntry) -> None:
     """The set has a third name by now, by which nobody would look for its files at their new place."""
     found = door.examine_if_there(moved.spot)
     if (
         found is not None and found.record.ino == entry.ino
     ):  # else it was replaced, and another has that place
-        door.rename(moved.spot, entry.spot, RENAME_NOREPLACE)
+        rename_if_free(door, moved.spot, entry.spot, found)
 
 
 def _said_to_lie(names: SetNames, name: SetName, entry: SetEntry, moved: SetEntry) -> SetEntry:

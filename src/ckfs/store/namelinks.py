@@ -202,13 +202,18 @@ class NameLinks:
         self._move_by_link(old, new)
 
     def _move_by_link(self, old: SetName, new: SetName) -> None:
+        """Of several mounts that rename a set in one moment each gives it a name, and the one that gets the old name away
+        has renamed it."""
         said = self.read(old)
         with self._changing():
             try:
                 os.link(old, new, src_dir_fd=self._names_fd, dst_dir_fd=self._names_fd, follow_symlinks=False)
             except FileExistsError:
                 raise Exists("a set of that name exists") from None
-        self.clear(old, said)
+        # Where it was not renamed but removed, which leaves the files to another name, this one has to stay.
+        if not self.clear(old, said) and self.twins(new):
+            self.clear(new, said)
+            raise FileNotFoundError(errno.ENOENT, "another mount has renamed the set in that moment")
 
     def finish_rename(self, old: SetName, new: SetName) -> bool:
         """Whether *old* and *new* were the same link, as a rename leaves them that died after it had linked; *old* is gone
@@ -240,23 +245,25 @@ class NameLinks:
 
     # Letting go
 
-    def clear(self, name: SetName, entry: SetEntry) -> None:
-        """Take the name away if it still says *entry*.
+    def clear(self, name: SetName, entry: SetEntry) -> bool:
+        """Take the name away if it still says *entry*, and return whether this call has done it.
 
         Moved aside and looked at there: of several that clear one name only one gets it, and an entry that another
         mount made in that very moment is put back.
         """
         with contextlib.suppress(FileNotFoundError):
-            if self.read(name) == entry:
-                self._take_aside(name, entry)
+            return self.read(name) == entry and self._take_aside(name, entry)
+        return False
 
-    def _take_aside(self, name: SetName, entry: SetEntry) -> None:
+    def _take_aside(self, name: SetName, entry: SetEntry) -> bool:
         token = unused_name(b"cleared")
         with self._changing():
             os.rename(name, token, src_dir_fd=self._names_fd, dst_dir_fd=self._staging_fd)
-            if os.readlink(token, dir_fd=self._staging_fd) != encode(entry):
+            taken = os.readlink(token, dir_fd=self._staging_fd) == encode(entry)
+            if not taken:
                 self._put_back(token, name, entry)
             os.unlink(token, dir_fd=self._staging_fd)
+        return taken
 
     def _put_back(self, token: bytes, name: SetName, entry: SetEntry) -> None:
         for other in (name, SetName(place_beside(name, entry.ino))):

@@ -47,6 +47,7 @@ class Namespace(Way):
                 found = self._with_record(dir_fd, name, new, lambda: os.unlink(name, dir_fd=dir_fd))
                 if writer is not None:
                     self._mark(fd, writer, lambda: os.unlink(name, dir_fd=dir_fd))
+                attributes.remember(fd, record.ATTRIBUTE, record.encode(found.record))
                 self.reports.made(spot, found.stat)
                 return fd, found
             except BaseException:
@@ -73,12 +74,13 @@ class Namespace(Way):
         fd, _ = self.make_file(staging, lambda _: new, os.O_WRONLY)
         try:
             with self.refusals.stored_as(realm_of(staging.components)):
-                _write_all(fd, content)
+                try:
+                    _write_all(fd, content)
+                finally:
+                    os.close(fd)  # a network's store may say only now that there is no room
         except OSError:
             self.unlink(staging)
             raise
-        finally:
-            os.close(fd)
 
     def _built(self, dir_fd: int, spot: Spot, build: Build) -> Record:
         return build(self.directory_record(dir_fd, spot.within) if spot.within is not None else None)

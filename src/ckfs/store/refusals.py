@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from ckfs.errors import Stale
 from ckfs.names import Uid
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.realms import realm_of
@@ -40,9 +41,11 @@ class Refusals:
         """Before the first call: for a store whose engine refuses notes and renames to one at his limit."""
         self._headroom = headroom
 
-    def told(self, error: OSError, uid: Uid | None) -> OSError:
+    def told(self, error: OSError, uid: Uid | None) -> OSError | Stale:
         """*error* as callers are to see it, who were writing something of *uid*'s (None: nobody's): an ENOSPC that is due to his own limit is
-        EDQUOT, as everywhere else."""
+        EDQUOT, as everywhere else. What a network's store says of a file that another host removed is Stale."""
+        if error.errno == errno.ESTALE:
+            return Stale("the store says that the file is gone")
         if error.errno != errno.ENOSPC or self._over_quota is None or uid is None:
             return error
         with acting_as(ROOT):

@@ -17,6 +17,7 @@ from ckfs.model import Owner, Record
 from ckfs.names import Gid, SetName, Uid, shown
 from ckfs.store.door import Door
 from ckfs.store.entries import SetEntry, place_beside, place_of
+from ckfs.store.exclusive import move_by_link
 from ckfs.store.record import new_inode
 from ckfs.store.removed import ATTRIBUTE, Item, encode
 from ckfs.store.setnames import SetNames
@@ -113,7 +114,10 @@ def _to_place(door: Door, item: Item, entry: SetEntry) -> SetEntry:
         if error.errno not in (errno.EEXIST, errno.EINVAL):  # NFS and GlusterFS know no such flag
             raise
     beside = dataclasses.replace(entry, place=place_beside(entry.place, entry.ino))
-    door.rename(item.spot, beside.spot)  # nothing else has that name
+    try:
+        door.rename(item.spot, beside.spot)  # nothing else has that name
+    except FileNotFoundError:
+        raise NotFound(_GONE) from None
     return beside
 
 
@@ -182,7 +186,7 @@ def _move_if_free(door: Door, item: Item, target: Spot) -> None:
         try:
             door.rename(item.spot, target, RENAME_NOREPLACE)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # NFS and GlusterFS know no such flag, but links are as exclusive
+            if error.errno != errno.EINVAL:  # NFS and GlusterFS know no such flag
                 raise
             _move_without_flag(door, item, target)
     except FileExistsError:
@@ -193,8 +197,7 @@ def _move_if_free(door: Door, item: Item, target: Spot) -> None:
 
 def _move_without_flag(door: Door, item: Item, target: Spot) -> None:
     if not item.found.record.is_directory:
-        door.link(item.spot, target)
-        door.unlink(item.spot)
+        move_by_link(door, item.spot, target)
         return
     if door.examine_if_there(target) is not None:
         raise FileExistsError(errno.EEXIST, "the name is in use")

@@ -27,12 +27,12 @@ from ckfs.store import restoring, walks
 from ckfs.store.charges import charge_of
 from ckfs.store.door import Door
 from ckfs.store.entries import SetEntry
+from ckfs.store.exclusive import rename_if_free
 from ckfs.store.realms import Arrangement
 from ckfs.store.removed import ATTRIBUTE, Damaged, Item, Note, decode, encode, fitted
 from ckfs.store.restoring import Failure
 from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
-from ckfs.store.syscalls import RENAME_NOREPLACE
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Trash:
         if (
             item.found.record.ino != note.ino
         ):  # another mount has given the name to another file in that moment
-            self._door.rename(target, spot, RENAME_NOREPLACE)
+            rename_if_free(self._door, target, spot, item.found)
             raise Stale("the name leads to another file by now")
         if item.has_other_name:
             self._drop_others(item)

@@ -117,6 +117,8 @@ class Way:
         known = record.decode(raw) if raw is not None else None
         if known is None:
             known = self._adopt(status, where)
+        if isinstance(where, int) and status.st_nlink:
+            attributes.remember(where, record.ATTRIBUTE, record.encode(known) if raw is None else raw)
         return Found(status, known)
 
     def _adopt(self, status: os.stat_result, where: attributes.Where) -> Record:
@@ -159,6 +161,16 @@ class Way:
         """An entry of an open directory."""
         with as_owner_of(directory.fd):
             return self.examine_in(directory.fd, name)
+
+    def entries_from(self, directory: OpenFile, position: int | None) -> list[tuple[bytes, int]]:
+        """As :func:`syscalls.directory_entries`, from where the open *directory* stands or from *position*.
+
+        As its owner: GlusterFS asks who reads at every read, not only when a directory is opened.
+        """
+        with as_owner_of(directory.fd):
+            if position is not None:
+                os.lseek(directory.fd, position, os.SEEK_SET)
+            return syscalls.directory_entries(directory.fd)
 
     def names_at(self, spot: Spot) -> list[bytes]:
         """The names in the directory *spot*."""

@@ -1,0 +1,66 @@
+"""NFS-like stores for tests: a server's directory, and clients of it (:mod:`tests.support.nfsfs` says how they behave)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.faultfs import FaultStore, served
+from tests.support.nfsfs import Options
+
+
+@dataclass(frozen=True)
+class NfsStore:
+    """*backing* is the directory on the server, where root is root; the *clients*' paths are where it is mounted."""
+
+    backing: Path
+    clients: tuple[FaultStore, ...]
+    limits_file: Path
+
+    def limit(self, uid: int, limit_bytes: int | None) -> None:
+        """The server's quota of *uid*; None for no limit."""
+        limits = json.loads(self.limits_file.read_bytes())
+        limits.pop(str(uid), None)
+        if limit_bytes is not None:
+            limits[str(uid)] = limit_bytes
+        new = self.limits_file.with_suffix(".new")
+        new.write_text(json.dumps(limits))
+        new.replace(self.limits_file)
+
+
+@contextlib.contextmanager
+def nfs_store(
+    tmp: Path,
+    *,
+    clients: int = 1,
+    attributes_s: float = 0.0,
+    negative: bool = True,
+    unsent_bytes: int = 64 << 20,
+    attributes: bool = True,
+) -> Iterator[NfsStore]:
+    """A server's directory below *tmp*, mounted by *clients*, each with the options of :class:`Options`."""
+    backing, limits_file = tmp / "backing", tmp / "limits.json"
+    backing.mkdir()
+    backing.chmod(0o755)
+    limits_file.write_text("{}")
+    options = Options(str(limits_file), attributes_s, negative, unsent_bytes, attributes)
+    told = json.dumps(dataclasses.asdict(options))
+    with contextlib.ExitStack() as stack:
+        mounts = [
+            stack.enter_context(served("tests.support.nfsfs", backing, tmp / f"client{number}", told))
+            for number in range(clients)
+        ]
+        yield NfsStore(backing, tuple(mounts), limits_file)
+
+
+def directory_for(nfs: NfsStore, uid: int, gid: int) -> Path:
+    """What an admin makes on the server for a store: a directory that belongs to the account that keeps it."""
+    made = nfs.backing / "store"
+    made.mkdir(mode=0o755)
+    os.chown(made, uid, gid)
+    return made
