@@ -17,6 +17,7 @@ import trio.testing
 from ckfs.errors import LedgerDown, LedgerUnusable
 from ckfs.fs import grants
 from ckfs.fs.metadata import Changes
+from ckfs.fs.recounting import Recounting
 from ckfs.ledger.book import Book
 from ckfs.names import Gid, Uid
 from ckfs.policy.quota import NOTHING, Amount
@@ -170,6 +171,24 @@ async def test_a_file_that_is_removed_elsewhere_before_anything_was_written(
         handle = await one.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
         await charging_of(one).grants.post()
         await other.alice.unlink(f"{SET}/.image")
+        await one.alice.close(handle)
+        assert await settled(ledger, one, other) == Amount(UNIT, 1)
+
+
+@pytest.mark.trio
+async def test_a_recount_knows_of_a_file_that_lost_its_name_before_anything_was_written(
+    store: Path, ledger: Book
+) -> None:
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        handle = await one.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
+        await other.alice.unlink(f"{SET}/.image")
+        for mount in (one, other):
+            await charging_of(mount).grants.post()
+        recounting = Recounting(other.core.store, ledger, other.core.fate, lambda _: None)
+        (found,) = await trio.to_thread.run_sync(lambda: list(recounting.repair([uid()])))
+        assert found.counted == Amount(UNIT, 2)
+        assert await one.fs.content.write(handle, 0, bytes(UNIT)) == UNIT
         await one.alice.close(handle)
         assert await settled(ledger, one, other) == Amount(UNIT, 1)
 

@@ -101,8 +101,11 @@ class Charges(Protocol):
     def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
         """Within the block *amount* is claimed for something new. OSError (EDQUOT) if there is not as much."""
 
+    def created(self, node: Node) -> None:
+        """The file was just made, empty, and marked as being written by this mount."""
+
     async def begun(self, handle: Handle) -> None:
-        """The file was emptied, and marked as being written by this mount. Of one that was just made, the first write tells."""
+        """The file was emptied, and marked as being written by this mount."""
 
     async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
         """Claim for a write of *count* bytes at *offset*, or to the file's end; at least for one byte of it. OSError (EDQUOT) if
@@ -153,6 +156,9 @@ class Uncharged:
 
     def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
+
+    def created(self, node: Node) -> None:
+        pass
 
     async def begun(self, handle: Handle) -> None:
         pass

@@ -118,6 +118,9 @@ class Charging:
             purse.give_back(amount)
             self.sessions.gather()  # what was made is spent out of what was just given back
 
+    def created(self, node: Node) -> None:
+        self.sessions.created(node)
+
     async def begun(self, handle: Handle) -> None:
         with contextlib.suppress(OSError, FsError):  # the first write tries again
             await self.sessions.of(handle)

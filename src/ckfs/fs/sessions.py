@@ -146,6 +146,13 @@ class Sessions:
 
     # From the first write to the last
 
+    def created(self, node: Node) -> None:
+        """What was just made is marked as being written here, and the ledger notes it in a while: it may lose its name before the
+        first write, and then only the note tells a recount of it."""
+        payer, base = self._core.payer_of(node), Amount(0, files=1)
+        self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
+        self.grants.note(payer, Opened(node.ino, base))
+
     async def of(self, handle: Handle) -> Session:
         """That of the file which is open as *handle*; begun if there is none."""
         node = handle.node
