@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,11 @@ from ckfs.fs.ranges import Ranges
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import Amount
 from ckfs.store.entries import SetEntry
+from ckfs.store.gate import Release
+
+Hold = Callable[[], Release]
+"""Called for each call of the store that something is claimed for: what it returns is to be one of the releases of that call, which may
+end long after its caller was answered."""
 
 
 class Session:
@@ -98,8 +104,9 @@ class Charges(Protocol):
     def leave(self) -> None:
         """Blocking; the last that a mount says. Raises LedgerDown."""
 
-    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
-        """Within the block *amount* is claimed for something new. OSError (EDQUOT) if there is not as much."""
+    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[Hold]:
+        """Within the block *amount* is claimed for something new, and for as long after it as a call of the store holds it. OSError
+        (EDQUOT) if there is not as much."""
 
     def created(self, node: Node) -> None:
         """The file was just made, empty, and marked as being written by this mount."""
@@ -137,6 +144,10 @@ class Charges(Protocol):
         (EDQUOT) if there is no room; and his at the end, if it is done."""
 
 
+def _hold_nothing() -> Release:
+    return lambda: None
+
+
 class Uncharged:
     """Nobody counts, or the store's own engine does."""
 
@@ -154,8 +165,8 @@ class Uncharged:
     def leave(self) -> None:
         pass
 
-    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
-        return contextlib.nullcontext()
+    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[Hold]:
+        return contextlib.nullcontext(_hold_nothing)
 
     def created(self, node: Node) -> None:
         pass

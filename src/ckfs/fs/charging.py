@@ -19,7 +19,7 @@ from functools import partial
 import trio
 
 from ckfs.errors import FsError, LedgerDown, NoGrant, Stale
-from ckfs.fs.charges import Claim, Handover, Session
+from ckfs.fs.charges import Claim, Handover, Hold, Session
 from ckfs.fs.core import Core
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
@@ -30,6 +30,7 @@ from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 from ckfs.store import metering
 from ckfs.store.charges import charges_of_set, data_in, end_of
+from ckfs.store.gate import Release
 from ckfs.store.metering import Ended
 
 log = logging.getLogger(__name__)
@@ -107,16 +108,29 @@ class Charging:
     # Claiming
 
     @asynccontextmanager
-    async def claimed(self, payer: Uid, amount: Amount) -> AsyncIterator[None]:
+    async def claimed(self, payer: Uid, amount: Amount) -> AsyncIterator[Hold]:
         await self._take(payer, amount)
-        purse = self.grants.purse(payer)
+        purse, holders = self.grants.purse(payer), 0
+
+        def hold() -> Release:
+            nonlocal holders
+            holders += 1
+            return let_go
+
+        def let_go() -> None:
+            nonlocal holders
+            holders -= 1
+            if not holders:
+                purse.claims -= 1
+                purse.give_back(amount)
+                self.sessions.gather()  # what was made is spent out of what was just given back
+
         purse.claims += 1
+        release = hold()
         try:
-            yield
+            yield hold
         finally:
-            purse.claims -= 1
-            purse.give_back(amount)
-            self.sessions.gather()  # what was made is spent out of what was just given back
+            release()
 
     def created(self, node: Node) -> None:
         self.sessions.created(node)
