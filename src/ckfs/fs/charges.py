@@ -136,8 +136,8 @@ class Charges(Protocol):
     def cut(self, node: Node, size: int) -> None:
         """What lies beyond *size* was cut off: writing there again needs new room."""
 
-    def closed(self, node: Node) -> None:
-        """A handle of *node* is gone."""
+    def closed(self, handle: Handle) -> None:
+        """*handle*, which its node has no more, is to be closed."""
 
     def handed_over(self, top: Node, taker: Uid) -> AbstractAsyncContextManager[Handover]:
         """Within the block the set *top* is given to an owner for whom *taker* pays. It is claimed for him first: OSError
@@ -195,7 +195,7 @@ class Uncharged:
     def cut(self, node: Node, size: int) -> None:
         pass
 
-    def closed(self, node: Node) -> None:
+    def closed(self, handle: Handle) -> None:
         pass
 
     def handed_over(self, top: Node, taker: Uid) -> AbstractAsyncContextManager[Handover]:

@@ -22,6 +22,7 @@ from ckfs.fs.charges import Session
 from ckfs.fs.core import Core
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.nameless import NamelessFiles
 from ckfs.fs.ranges import Ranges
 from ckfs.ledger.ledger import Opened, Settled
 from ckfs.names import Inode, Uid
@@ -30,6 +31,7 @@ from ckfs.store import metering
 from ckfs.store.charges import look_again, share_of
 from ckfs.store.gate import Release
 from ckfs.store.metering import Ended
+from ckfs.store.nameless import Left
 
 _MOST_RANGES = 4096
 """A file that was written in more pieces is settled in between."""
@@ -48,6 +50,14 @@ class Event:
     """It has no name any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOpen:
+    """The door took the last name of a file that is open somewhere. *fd* is to be closed."""
+
+    left: Left
+    fd: int
+
+
 class Sessions:
     """Of one mount. *grants* is set before anything is called."""
 
@@ -57,11 +67,12 @@ class Sessions:
         self._core = core
         self._sessions: dict[Inode, Session] = {}
         self._beginning: dict[Inode, trio.Lock] = {}
-        self._events: deque[Event | Ended] = deque()
+        self._events: deque[Event | Ended | LeftOpen] = deque()
         self._lingering: dict[Inode, tuple[Uid, Amount]] = {}
         """Who pays for what has no name any more, and is open here; and how much."""
         self.to_recount: set[Uid] = set()
         """Owners of whom only a recount tells what they use: their grants were taken back while this mount seemed dead."""
+        self.nameless = NamelessFiles(core, self._is_counted, self.to_recount)
         self._token: trio.lowlevel.TrioToken | None = None
 
     def listen(self) -> None:
@@ -74,14 +85,17 @@ class Sessions:
     @property
     def is_empty(self) -> bool:
         """Nothing is written here, nor open without a name."""
-        return not (self._sessions or self._lingering)
+        return not (self._sessions or self._lingering) and self.nameless.is_empty
+
+    def _is_counted(self, ino: Inode) -> bool:
+        return ino in self._sessions or ino in self._lingering
 
     # What the door tells
 
-    def tell(self, event: Event | Ended) -> None:
+    def tell(self, event: Event | Ended | LeftOpen) -> None:
         self._events.append(event)
-        token, change = self._token, _change_of(event)
-        if token is not None and (change.bytes < 0 or change.files < 0):
+        token = self._token
+        if token is not None and _is_urgent(event):
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(self.grants.hurry)
 
@@ -96,6 +110,8 @@ class Sessions:
             event = self._events.popleft()
             if isinstance(event, Ended):
                 self._take_up(event)
+            elif isinstance(event, LeftOpen):
+                self.nameless.left_open(event.left, event.fd)
             elif event.is_gone and event.ino is not None:
                 self._take_up_gone(event.ino, event)
             else:
@@ -337,10 +353,12 @@ class Sessions:
         if session is not None:
             session.ranges.cut(metering.rounded(size, self._core.unit))
 
-    def closed(self, node: Node) -> None:
+    def closed(self, handle: Handle) -> None:
+        node = handle.node
+        self.gather()
+        self.nameless.closed(handle)
         if node.handles or node.truncating:
             return
-        self.gather()
         session = self._sessions.get(node.ino)
         if (
             session is not None and not session.under_way
@@ -350,10 +368,11 @@ class Sessions:
             return
         payer, amount = self._lingering.pop(node.ino)
         purse = self.grants.purse(payer)
+        final = amount if self.nameless.inherits(handle, payer, amount) else NOTHING
         if self.grants.noted_not(node.ino) is None:
-            purse.settle(Settled(node.ino, NOTHING, amount), NOTHING)
+            purse.settle(Settled(node.ino, final, amount), NOTHING)
         else:
-            purse.spend(-amount)
+            purse.spend(final - amount)
         self.grants.hurry()
 
     def lost(self, uid: Uid) -> None:
@@ -364,6 +383,7 @@ class Sessions:
                 if self.grants.noted_not(session.ino) is None:  # it may have been noted anew just now
                     settled = Settled(session.ino, session.base, session.base)
                     self.grants.purse(uid).settle(settled, NOTHING)
+        self.nameless.noted_anew(uid)
         self.to_recount.add(uid)
 
 
@@ -376,8 +396,12 @@ def _has_nameless(node: Node) -> bool:
     return False
 
 
-def _change_of(event: Event | Ended) -> Amount:
-    return event.final - event.counted if isinstance(event, Ended) else event.change
+def _is_urgent(event: Event | Ended | LeftOpen) -> bool:
+    """Whether others may have what it frees; or a recount must know of it."""
+    if isinstance(event, LeftOpen):
+        return True
+    change = event.final - event.counted if isinstance(event, Ended) else event.change
+    return change.bytes < 0 or change.files < 0
 
 
 def _is_in(node: Node, top: Node) -> bool:
