@@ -201,11 +201,7 @@ class NamelessFiles:
             self.to_recount.add(payer)
 
     async def _look_at(self, some: list[tuple[File, _Kept]]) -> None:
-        some = [
-            (file, kept)
-            for file, kept in some
-            if self._kept.get(file) is kept and not kept.is_looked_at
-        ]
+        some = [(file, kept) for file, kept in some if self._kept.get(file) is kept and not kept.is_looked_at]
         files = [(OpenFile(kept.fd), kept.left) for _, kept in some if kept.fd is not None]
         for _, kept in some:
             kept.is_looked_at = True
