@@ -21,10 +21,11 @@ import trio
 from ckfs.errors import FsError, LedgerDown, NoGrant, Stale
 from ckfs.fs.charges import Claim, Handover, Hold, Session
 from ckfs.fs.core import Core
+from ckfs.fs.events import Event, LeftOpen
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.liveness import Fate
-from ckfs.fs.sessions import Event, LeftOpen, Sessions
+from ckfs.fs.sessions import Sessions
 from ckfs.ledger.ledger import Ledger, Opened
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount

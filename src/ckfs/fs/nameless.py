@@ -120,7 +120,8 @@ class NamelessFiles:
             return
         fd = handle.fd if kept.fd is None else kept.fd
         with alone_with(fd, within_s=0) as is_alone:
-            standing = nameless.standing_of(fd, self.core.mount_id) if is_alone else Standing.HELD
+            knows = is_alone and not handle.is_pinned
+            standing = nameless.standing_of(fd, self.core.mount_id) if knows else Standing.HELD
         if standing is Standing.HELD and kept.fd is None:
             kept.fd = os.dup(handle.fd)
         self._took(_file_of(status), kept, standing)

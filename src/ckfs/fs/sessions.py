@@ -12,7 +12,6 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -20,6 +19,7 @@ import trio
 from ckfs.errors import FsError, Stale
 from ckfs.fs.charges import Session
 from ckfs.fs.core import Core
+from ckfs.fs.events import Event, LeftOpen, Told, is_urgent
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.nameless import NamelessFiles
@@ -31,31 +31,11 @@ from ckfs.store import metering
 from ckfs.store.charges import look_again, share_of
 from ckfs.store.gate import Release
 from ckfs.store.metering import Ended
-from ckfs.store.nameless import Left
 
 _MOST_RANGES = 4096
 """A file that was written in more pieces is settled in between."""
 _IDLE_S = 2.0
 """For so long the writes that are under way are waited for, where a file is to be counted in between."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What the door told. *ino* is None of what is new."""
-
-    payer: Uid
-    ino: Inode | None
-    change: Amount
-    is_gone: bool = False
-    """It has no name any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOpen:
-    """The door took the last name of a file that is open somewhere. *fd* is to be closed."""
-
-    left: Left
-    fd: int
 
 
 class Sessions:
@@ -67,7 +47,7 @@ class Sessions:
         self._core = core
         self._sessions: dict[Inode, Session] = {}
         self._beginning: dict[Inode, trio.Lock] = {}
-        self._events: deque[Event | Ended | LeftOpen] = deque()
+        self._events: deque[Told] = deque()
         self._lingering: dict[Inode, tuple[Uid, Amount]] = {}
         """Who pays for what has no name any more, and is open here; and how much."""
         self.to_recount: set[Uid] = set()
@@ -92,10 +72,10 @@ class Sessions:
 
     # What the door tells
 
-    def tell(self, event: Event | Ended | LeftOpen) -> None:
+    def tell(self, event: Told) -> None:
         self._events.append(event)
         token = self._token
-        if token is not None and _is_urgent(event):
+        if token is not None and is_urgent(event):
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(self.grants.hurry)
 
@@ -394,14 +374,6 @@ def _has_nameless(node: Node) -> bool:
             if not os.fstat(handle.fd).st_nlink:
                 return True
     return False
-
-
-def _is_urgent(event: Event | Ended | LeftOpen) -> bool:
-    """Whether others may have what it frees; or a recount must know of it."""
-    if isinstance(event, LeftOpen):
-        return True
-    change = event.final - event.counted if isinstance(event, Ended) else event.change
-    return change.bytes < 0 or change.files < 0
 
 
 def _is_in(node: Node, top: Node) -> bool:

@@ -153,4 +153,6 @@ def look_at(fd: int, keeper: MountId, left: Left) -> Standing:
         standing = standing_of(fd, keeper)
         if standing is Standing.HELD and mark_of(fd) != (offer := Mark(keeper, left)):
             put_mark(fd, offer)
+        if standing is Standing.FREE:
+            put_mark(fd, Mark(None))
         return standing
