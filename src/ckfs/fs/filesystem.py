@@ -63,7 +63,7 @@ def filesystem(core: Core) -> Filesystem:
         content=content,
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard, left),
-        listing=Listing(core),
+        listing=Listing(core, sets),
         digesting=Digesting(core),
         housekeeping=Housekeeping(core, _chores(core, guard, left)),
     )
