@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
+from ckfs.daemon.keeper import account_of
 from ckfs.engines.opening import detect, mounted_on
-from ckfs.owners.keeper import account_of
 from ckfs.policy import settings
 from ckfs.policy.enforcing import QuotaMode
 from ckfs.store import layout

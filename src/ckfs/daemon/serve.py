@@ -21,6 +21,7 @@ from ckfs import __version__
 from ckfs.control import operations
 from ckfs.control.server import Server
 from ckfs.daemon import mounting
+from ckfs.daemon.keeper import account_of
 from ckfs.daemon.mounting import OwnMount
 from ckfs.daemon.notify import notify
 from ckfs.daemon.options import MountOptions
@@ -38,7 +39,6 @@ from ckfs.ledger.ledger import Ledger
 from ckfs.ledger.state import state_directory
 from ckfs.model import Owner
 from ckfs.names import ROOT_INODE, shown
-from ckfs.owners.keeper import account_of
 from ckfs.owners.lookup import Users
 from ckfs.policy import settings
 from ckfs.policy.settings import Policy
