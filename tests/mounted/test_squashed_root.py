@@ -651,8 +651,6 @@ def test_a_full_disk_leaves_the_set_as_it_was_and_is_tried_again(cluster: Cluste
 
 # Death in the middle
 
-SAYING = "staging/staging-"
-"""By a rename of this what a set's name says changes: whose it is, and later where."""
 MOMENTS: dict[str, tuple[str, str]] = {
     "before the set is locked": ("create", "staging/copying-"),
     "before the first file is there": ("mkdir", "~copy$"),
@@ -661,7 +659,7 @@ MOMENTS: dict[str, tuple[str, str]] = {
     "before an attribute is kept": ("setxattr", "~copy/inner"),
     "when all is copied": ("setattr", "~copy$"),
     "before it is noted what is old": ("fsync", "staging/copying-"),
-    "before the copy takes the set's place": ("rename", SAYING),
+    "before the copy takes the set's place": ("rename", "staging/staging-"),
     "before the old files are put aside": ("rename", f"users/{ACCOUNT.pw_uid}/{SET}$"),
     "before the old files are removed": ("unlink", "~old/"),
     "before the old place is removed": ("rmdir", "~old$"),
@@ -680,16 +678,17 @@ def test_a_hand_over_that_died_is_finished_by_the_next_look(
         before = looks_of(top)
         with Agent(ROOT) as giver:
             operation, path = MOMENTS[moment]
-            is_said_by_one_too = path == SAYING
-            if is_said_by_one_too:
-                squashed.slow("mkdir", 5.0, "~copy$")  # what comes after has to wait until it is said
-            else:
+            squashed.slow(
+                "mkdir", 1.0, "~copy$"
+            )  # until then the entry says whose the set is, by a rename too
+            is_first = operation == "create"  # it comes at once when that is said
+            if is_first:
                 squashed.hang(operation, path=path)
             giver.begin(os.chown, top, ALICE, ALICE)
             eventually(
                 lambda: os.readlink(squashed.backing / "store/names" / SET).split(":")[2], f"{ALICE}.{ALICE}"
             )
-            if is_said_by_one_too:
+            if not is_first:
                 squashed.hang(operation, path=path)
             squashed.hanging(operation)
             mount.kill()
