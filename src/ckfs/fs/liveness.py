@@ -94,7 +94,12 @@ def _is_running(registration: Registration) -> bool:
     return is_running(Process(registration.pid, registration.started))
 
 
+def running_kernel() -> bytes:
+    """By a number of its own."""
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().strip()
+
+
 def _here() -> tuple[bytes, int]:
     """The running kernel, and the pid namespace: within both, process ids mean the same."""
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        return file.read().strip(), os.stat("/proc/self/ns/pid").st_ino
+    return running_kernel(), os.stat("/proc/self/ns/pid").st_ino

@@ -6,6 +6,7 @@
     mounts/5f3a90c1e2d4b687.ended   the same, once nobody will write as that mount any more: it died, or was fenced
     mounts/housekeeper.7            a symbolic link that nobody follows: the mount that keeps house in the seventh term
     mounts/node.tqn1                another: the mount that has the node's name, for all mounts of its host
+    mounts/5f3a90c1e2d4b687.asks    for a few seconds, with .asked and .answers: see exchanges
 
 ``b`` is the beat: a number that only grows. Others judge a mount by whether it has grown, never by anybody's clock
 (:mod:`ckfs.fs.liveness`). A mount whose file is gone, or ended, is gone for good: fencing is one rename, and the next
@@ -38,6 +39,9 @@ _TERM_PREFIX = b"housekeeper."
 _TERM = _TERM_PREFIX + b"%d"
 NODE_PREFIX = b"node."
 """Then comes the node's name, and with ``~`` a token what is just being taken away."""
+ASKED, ASKS, ANSWERS = b".asked", b".asks", b".answers"
+"""What follows the id of a mount for as long as two see how late they hear of each other: :mod:`ckfs.store.exchanges`."""
+PASSING = tuple(kind + new for kind in (ASKED, ASKS, ANSWERS) for new in (b"", b"~"))
 _LONGEST_BYTES = 1024
 _ID_LENGTH = 16
 
@@ -96,6 +100,10 @@ def is_id(name: bytes) -> bool:
     return len(name) == _ID_LENGTH and not name.strip(b"0123456789abcdef")
 
 
+def is_passing(name: bytes) -> bool:
+    return any(name.endswith(kind) and is_id(name.removesuffix(kind)) for kind in PASSING)
+
+
 class Mounts:
     """The directory ``mounts/`` of the store whose root is *root_fd*, kept by *service*; made when it is first needed."""
 
@@ -127,6 +135,7 @@ class Mounts:
             return
         with self._changing() as directory, contextlib.suppress(FileNotFoundError):
             os.unlink(mount, dir_fd=directory)
+            _sweep(directory, mount)
 
     # Others'
 
@@ -137,6 +146,12 @@ class Mounts:
                 return _read(directory, mount)
         except FileNotFoundError:
             return None
+
+    def ids(self) -> list[MountId]:
+        """Of those that have not ended."""
+        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+            return [MountId(name) for name in _names(directory) if is_id(name)]
+        return []
 
     def all(self) -> list[Registration]:
         """Those that have not ended."""
@@ -161,6 +176,7 @@ class Mounts:
         """Nothing in the store names that ended mount any more."""
         with self._changing() as directory, contextlib.suppress(FileNotFoundError):
             os.unlink(mount + _ENDED, dir_fd=directory)
+            _sweep(directory, mount)
 
     # Names of nodes
 
@@ -245,6 +261,13 @@ class Mounts:
 
 def _names(directory: int) -> list[bytes]:
     return list(syscalls.names_in(directory))
+
+
+def _sweep(directory: int, mount: MountId) -> None:
+    """What a mount that is gone was asking, or was asked."""
+    for passing in PASSING:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(mount + passing, dir_fd=directory)
 
 
 def _write(directory: int, name: bytes, flags: int, registration: Registration) -> None:
