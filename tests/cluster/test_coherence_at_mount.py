@@ -94,6 +94,8 @@ def over_nfs(
             yield a, b, server
 
 
+@pytest.mark.cluster
+@pytest.mark.long_on_cluster
 def test_clients_that_keep_nothing_see_each_other_at_once(workdir: Path) -> None:
     with over_nfs(workdir, 0.0, []) as (a, b, server):
         sees_at_once(a, "b")
@@ -107,6 +109,8 @@ def test_clients_that_keep_attributes_are_late_and_are_told_the_option(workdir: 
         sees_late(b, "a", NFS_LIKE_OPTIONS)
 
 
+@pytest.mark.cluster
+@pytest.mark.long_on_cluster
 def test_two_mounts_over_one_client_tell_nothing(workdir: Path) -> None:
     """They see each other's changes whatever is late: both look through the same cache."""
     private = workdir / "private"

@@ -87,7 +87,7 @@ def registration_here(node: bytes) -> Registration:
     boot, namespace = _here()
     process = process_of(os.getpid())
     assert process is not None  # it is this one
-    return Registration(new_id(), node, boot, namespace, process.pid, process.started)
+    return Registration(new_id(), node, boot, namespace, process.pid, process.started, wall_ns=time.time_ns())
 
 
 def _is_running(registration: Registration) -> bool:

@@ -2,7 +2,7 @@
 
 ::
 
-    mounts/5f3a90c1e2d4b687         1;b=2a;n=tqn1;h=<boot id>;s=<pid namespace>;p=<pid>;t=<start, in ticks since boot>
+    mounts/5f3a90c1e2d4b687         1;b=2a;w=<wall clock>;n=tqn1;h=<boot id>;s=<pid namespace>;p=<pid>;t=<start, in ticks>
     mounts/5f3a90c1e2d4b687.ended   the same, once nobody will write as that mount any more: it died, or was fenced
     mounts/housekeeper.7            a symbolic link that nobody follows: the mount that keeps house in the seventh term
     mounts/node.tqn1                another: the mount that has the node's name, for all mounts of its host
@@ -21,6 +21,7 @@ import contextlib
 import errno
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -49,7 +50,8 @@ _ID_LENGTH = 16
 @dataclass(frozen=True, slots=True)
 class Registration:
     """A mount, as it says of itself: the *node*, and the process that serves it, if that is in the same pid namespace
-    (*namespace*, an inode number) of the same running kernel (*boot*). *started* in ticks since boot."""
+    (*namespace*, an inode number) of the same running kernel (*boot*). *started* in ticks since boot. *wall_ns* is what its clock
+    showed at the last beat, in ns since the epoch; 0 if that is not known."""
 
     id: MountId
     node: bytes
@@ -58,12 +60,14 @@ class Registration:
     pid: int
     started: int
     beat: int = 0
+    wall_ns: int = 0
 
 
 def encode(registration: Registration) -> bytes:
-    return b"%s;b=%x;n=%s;h=%s;s=%d;p=%d;t=%d\n" % (
+    return b"%s;b=%x;w=%016x;n=%s;h=%s;s=%d;p=%d;t=%d\n" % (
         _VERSION,
         registration.beat,
+        registration.wall_ns,
         registration.node,
         registration.boot,
         registration.namespace,
@@ -87,6 +91,7 @@ def decode(id: MountId, raw: bytes) -> Registration | None:  # noqa: A002 - its 
             pid=int(fields[b"p"]),
             started=int(fields[b"t"]),
             beat=int(fields[b"b"], 16),
+            wall_ns=int(fields.get(b"w", b"0"), 16),
         )
     except (KeyError, ValueError):
         return None
@@ -120,7 +125,7 @@ class Mounts:
 
     def renew(self, registration: Registration) -> Registration:
         """The next beat. Raises Fenced if somebody has ended this mount."""
-        beating = replace(registration, beat=registration.beat + 1)
+        beating = replace(registration, beat=registration.beat + 1, wall_ns=time.time_ns())
         try:
             with self._changing() as directory:
                 _write(directory, registration.id, 0, beating)
@@ -271,7 +276,7 @@ def _sweep(directory: int, mount: MountId) -> None:
 
 
 def _write(directory: int, name: bytes, flags: int, registration: Registration) -> None:
-    """In place, in one write: the line never gets shorter, since its only field that changes grows."""
+    """In place, in one write: the line never gets shorter: of its fields that change one grows, and one is as long as ever."""
     flags |= os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o644, dir_fd=directory)
     try:
