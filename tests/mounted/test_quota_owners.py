@@ -14,8 +14,7 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.images import append, content, save, write_at
 from tests.support.jobfiles import Job, binary
-from tests.support.ledgers import Policy
-from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, Payer, Place, new_payer, paying, place_in
+from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, MakePlace, Payer, Place, new_payer, paying
 from tests.support.users import ROOT, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -30,13 +29,11 @@ def pbs_home(module_workdir: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(root_and_fuse: None, module_workdir: Path, pbs_home: Path, ledger: Policy) -> Iterator[Place]:
+def place(pbs_home: Path, make_place: MakePlace) -> Iterator[Place]:
     def policy(text: str) -> str:
-        return ledger(text.replace('"/var/spool/torque"', f'"{pbs_home}"'))
+        return text.replace('"/var/spool/torque"', f'"{pbs_home}"')
 
-    with place_in(
-        module_workdir, policy=policy, options=["partial"], may_log=["is partial: a write failed"]
-    ) as place:
+    with make_place(policy=policy, options=["partial"], may_log=["is partial: a write failed"]) as place:
         yield place
 
 
