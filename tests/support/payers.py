@@ -75,7 +75,7 @@ def _below(top: Path) -> Iterator[str]:
 
 def _charge_of(path: str, status: os.stat_result) -> Charge:
     is_directory = stat.S_ISDIR(status.st_mode)
-    content = UNIT if is_directory else min(status.st_blocks * 512, _data_in(path, status.st_size))
+    content = UNIT if is_directory else min(in_units(status.st_blocks * 512), _data_in(path, status.st_size))
     attributes = 0
     for name in os.listxattr(path, follow_symlinks=False):
         if name.startswith("user.") and name.split(".")[1] != "ckfs":

@@ -1,9 +1,8 @@
-"""Open files: reading, writing, syncing, and when an image counts as complete."""
+"""Open files: reading, writing, syncing, closing, and when an image counts as complete. Opening them is in :mod:`ckfs.fs.opening`."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import time
@@ -12,24 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-import outcome
 import trio
 
 from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale, errno_of
 from ckfs.fs import lateness
+from ckfs.fs.charges import Claim
+from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
-from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Handle, Node, Place, Unwritten, place_of
-from ckfs.fs.left import Left
+from ckfs.fs.inodes import Handle, Node, Unwritten, stored_owner
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
-from ckfs.model import Caller, Owner, Record, State
-from ckfs.names import FileHandle, Inode, MountId
-from ckfs.owners.processes import open_for_writing, process_of
-from ckfs.policy.lifecycle import Event
-from ckfs.store import writing
+from ckfs.model import Owner
+from ckfs.names import FileHandle
+from ckfs.owners.processes import open_for_writing
+from ckfs.store.appending import append, append_at
 from ckfs.store.gate import Release
-from ckfs.store.spots import Found, OpenFile, Target
 
 log = logging.getLogger(__name__)
 
@@ -37,144 +33,25 @@ T = TypeVar("T")
 
 _SETTLE_INTERVAL_S = 2.0
 
-KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC
-"""Of a caller's open flags, those that the store's own descriptor gets too."""
-
 
 @dataclass(frozen=True, slots=True)
 class Content:
     core: Core
     sets: Sets
-    guard: Guard
     states: States
-    left: Left
 
-    # Opening and closing
-
-    async def open(self, ino: Inode, flags: int, caller: Caller) -> FileHandle:
-        node = self.core.inodes.get(ino)
-        truncate = bool(flags & os.O_TRUNC)
-        await self.sets.check_change(node, caller, writing=truncate or bool(flags & os.O_ACCMODE))
-        self.core.check_handles(caller)
-        door, place = self.core.store.door, place_of(node)
-        torn_too = self.core.reads_partial or self.core.permits.take(caller.pid, ino)
-
-        def change(record: Record) -> Record:
-            return self.states.begun(record, caller, Event.REPLACED)
-
-        def work() -> OpenFile:
-            if held is not None:
-                file, found = door.open_again(held, access), door.examine(held, ino)
-            else:
-                file, found = door.open_found(node.spot, access, ino)
-            try:
-                self._check_open(held or node.spot, found, place, flags, caller, torn_too=torn_too)
-                if truncate:
-                    target = file if access & os.O_ACCMODE else node.spot
-                    with self._marked(mount, file, ino, access, keep=is_marked):
-                        door.update(target, ino, change, size=0)
-            except BaseException:
-                os.close(file.fd)
-                raise
-            return file
-
-        if truncate:
-            await self.core.assure_membership(None)
-            await self.sets.keeping.may_begin(_stored_owner_of(node), caller)
-            await self.core.charging.settle_now(node)
-            await self.sets.keeping.renew(node, caller, begun=True)
-        access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
-        is_marked = any(handle.mount is not None for handle in node.handles)
-        node.truncating += truncate
-        try:
-            file = await self.core.opening(node, work, undo=_close, locked=truncate)
-        except (Stale, FileNotFoundError):
-            if not node.handles:
-                raise
-            held = node.handles[0].file  # it has no name any more, but somebody has it open
-            file = await self.core.gate.call(work, undo=_close, releases=(node.handles[0].pin(),))
-        finally:
-            node.truncating -= truncate
-        if truncate:
-            self.core.charging.cut(node, 0)
-            node.failed, node.killed, node.unwritten = False, False, None
-        number = self.opened(node, file, caller, flags, wrote=truncate)
-        if truncate:
-            await self.core.charging.begun(self.core.handle(number))
-        return number
-
-    @contextlib.contextmanager
-    def _marked(
-        self, mount: MountId | None, file: OpenFile, ino: Inode, access: int, *, keep: bool
-    ) -> Iterator[None]:
-        """Within the block the image begins to be written anew; it is not marked any more if that fails, unless others here
-        write it (*keep*). Who cannot write through what he opened writes nothing."""
-        if mount is None or not access & os.O_ACCMODE:
-            yield
-            return
-        self.core.mark(mount, file, ino, lambda found: found.record)
-        try:
-            yield
-        except BaseException:
-            if not keep:
-                with contextlib.suppress(OSError, FsError):
-                    writing.finish(self.core.store.door, file, ino, mount, None)
-            raise
-
-    def _check_open(
-        self,
-        target: Target,
-        found: Found,
-        place: Place | None,
-        flags: int,
-        caller: Caller,
-        *,
-        torn_too: bool,
-    ) -> None:
-        """Refuse to write what is protected, and to read what is torn."""
-        if place is None:
-            return
-        if flags & os.O_ACCMODE or flags & os.O_TRUNC:
-            self.guard.check(place, found, caller)
-        elif not torn_too and self.left.state_of(target, found, place) is State.PARTIAL:
-            what = "damaged" if found.record.damaged else "partial"
-            log.warning("image %s is %s: not opened for uid %d", place, what, caller.uid)
-            raise OSError(errno.EIO, "a partial image")
-
-    def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
-        handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
-        handle.appends = bool(flags & os.O_APPEND)
-        handle.direct = self._goes_past_the_cache(node, flags)
-        handle.wrote = handle.marked = handle.admitted = wrote
-        handle.mount = self.core.mount_id if wrote and handle.writable else None
-        handle.process = process_of(caller.pid) if handle.writable else None
-        node.was_charged_to = self.core.payer_of(node)
-        node.with_handle(handle)
-        return self.core.handles.add(handle)
-
-    def _goes_past_the_cache(self, node: Node, flags: int) -> bool:
-        """Whether reads and writes come in whole, up to 1 MiB each, instead of page by page.
-
-        What is open for writing alone cannot be mapped anyhow, and gets ENOSPC from the very write that met it. Images of
-        batch sets are read once, from end to end, and are not mapped shared (which would be ENODEV).
-        """
-        access = flags & os.O_ACCMODE
-        if access == os.O_WRONLY or flags & os.O_DIRECT:
-            return True
-        try:
-            return access == os.O_RDONLY and self.core.policy.is_batch(node.set_name)
-        except Stale:
-            return False
-
-    def is_direct(self, number: FileHandle) -> bool:
-        """Whether the kernel is to keep no pages for this handle."""
-        return self.core.handle(number).direct
+    # Closing
 
     async def release(self, number: FileHandle) -> None:
         handle = self.core.handle(number)
         if handle.wrote:  # through a mapping that outlived its descriptor, or by a child of its opener
             with contextlib.suppress(OSError, FsError):
                 await self._hand_over(handle)
+            await self._settle_or_later(handle)
+        if (
+            handle.mount is not None and handle.node.truncating
+        ):  # who overwrites it settles it, unless that fails
+            await handle.node.until_truncated()
             await self._settle_or_later(handle)
         self.core.handles.remove(number)
         handle.node.without_handle(handle)
@@ -247,7 +124,7 @@ class Content:
         handle = self.core.handle(number)
         if not handle.admitted:
             with self._failing(handle):
-                await self.sets.keeping.may_write(_stored_owner(handle), handle)
+                await self.sets.keeping.may_write(stored_owner(handle.node), handle)
         had_written = handle.wrote
         handle.wrote = True  # before the mark: who settles meanwhile must see that somebody writes
         with self._failing(handle):
@@ -255,7 +132,7 @@ class Content:
             if not handle.marked:
                 try:
                     await self.sets.keeping.with_room(
-                        _stored_owner(handle), lambda: self.states.begin(handle)
+                        stored_owner(handle.node), lambda: self.states.begin(handle)
                     )
                 except Denied:  # nothing was written, so nothing is amiss
                     handle.wrote = had_written
@@ -273,12 +150,16 @@ class Content:
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what its owner needs least gives way."""
-        keeping, owner, charging = self.sets.keeping, _stored_owner(handle), self.core.charging
+        keeping, owner, charging = self.sets.keeping, stored_owner(handle.node), self.core.charging
 
         async def write(begin: int) -> int:
-            session, count = await charging.claim(handle, offset + begin, len(data) - begin)
-            piece = data if count == len(data) else data[begin : begin + count]
-            return await self._put(handle, owner, piece, offset + begin, partial(charging.done, session))
+            claim = await charging.claim(handle, offset + begin, len(data) - begin)
+            piece = data if claim.count == len(data) else data[begin : begin + claim.count]
+            if claim.appended is not None or claim.only_at is not None:
+                return await self._append(handle, owner, piece, claim)
+            put = partial(_put_at, handle.fd, piece, offset + begin)
+            count, _ = await self._put(handle, owner, put, len(piece), partial(charging.done, claim))
+            return count
 
         written = 0
         while True:
@@ -294,23 +175,46 @@ class Content:
             if written == len(data) or not count:
                 return written
 
-    async def _put(self, handle: Handle, owner: Owner | None, piece: bytes, at: int, release: Release) -> int:
-        """Give the store a piece of *owner* (as stored), and ask it, if that is due, whether it keeps what it took. Unkept if it does not keep
-        what it took before."""
+    async def _append(self, handle: Handle, owner: Owner | None, piece: bytes, claim: Claim) -> int:
+        """To the end of the file, wherever that is."""
+        core = self.core
+        releases: list[Release] = [partial(core.charging.done, claim)]
+        put = partial(append, handle.fd, piece)
+        if claim.only_at is not None:  # under a lock of the file, which is one for all threads here
+            put = partial(append_at, handle.fd, piece, claim.only_at, core.mount_id)
+            try:
+                releases.append(await core.locks.acquire(handle.node.ino))
+            except BaseException:
+                releases[0]()
+                raise
+        written, end = await self._put(handle, owner, put, len(piece), *releases)
+        core.charging.appended(claim, end - written, end)
+        return written
+
+    async def _put(
+        self,
+        handle: Handle,
+        owner: Owner | None,
+        put: Callable[[], tuple[int, int]],
+        size: int,
+        *releases: Release,
+    ) -> tuple[int, int]:
+        """Give the store a piece of *owner* (as stored), of *size* bytes, and ask it, if that is due, whether it keeps what it took:
+        how many bytes it took, and where they end. Unkept if it does not keep what it took before."""
         door, taken = self.core.store.door, handle.node.taken
         stored = None if owner is None else owner.uid
-        asks, earlier, before = self.core.late.asks(taken, len(piece), owner), taken.is_any, taken.bytes
+        asks, earlier, before = self.core.late.asks(taken, size, owner), taken.is_any, taken.bytes
 
-        def put() -> int:
+        def work() -> tuple[int, int]:
             with door.refusals.stored_as(stored):
-                count = os.pwrite(handle.fd, piece, at)
+                result = put()
                 if asks:
                     lateness.ask(handle.fd)
-                return count
+                return result
 
         taken.under_way += 1
         try:
-            count = await self._transfer(handle, put, release)
+            count, end = await self._transfer(handle, work, *releases)
         except OSError as error:
             raise self.core.late.refused(error, owner, earlier=earlier or taken.under_way > 1) from error
         finally:
@@ -319,7 +223,7 @@ class Content:
             taken.kept(before)
         else:
             taken.bytes += count
-        return count
+        return count, end
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
@@ -366,7 +270,7 @@ class Content:
 
     async def _ask(self, handle: Handle, work: Callable[[], T]) -> T:
         """Run *work*, in which the store says whether it keeps what it took."""
-        taken, owner, door = handle.node.taken, _stored_owner(handle), self.core.store.door
+        taken, owner, door = handle.node.taken, stored_owner(handle.node), self.core.store.door
         before, stored = taken.bytes, None if owner is None else owner.uid
 
         def asking() -> T:
@@ -401,12 +305,11 @@ class Content:
     async def _settle(self, handle: Handle) -> None:
         handle.wrote = handle.marked = handle.admitted = False
         try:
-            await self.core.charging.settle(handle)
             await self.states.settle(handle.node, handle)
         except (OSError, FsError):
             handle.wrote = True  # the release tries again
             raise
-        await self.core.charging.unmarked(handle)
+        await self.core.charging.settled()
 
     @contextlib.contextmanager
     def _failing(self, handle: Handle) -> Iterator[None]:
@@ -423,31 +326,6 @@ class Content:
         )
 
 
-def _stored_owner(handle: Handle) -> Owner | None:
-    """Whose trash gives way first for what is written through *handle*."""
-    return _stored_owner_of(handle.node)
-
-
-def _stored_owner_of(node: Node) -> Owner | None:
-    return node.set_entry.stored if place_of(node) is not None else None
-
-
-def _close(file: OpenFile) -> None:
-    os.close(file.fd)
-
-
-def close_soon(fd: int) -> None:
-    """Close in a thread, since a store may hang there too; nobody waits for it. Here and now if no thread is to be had."""
-
-    def close() -> None:
-        os.close(fd)
-
-    try:
-        trio.lowlevel.start_thread_soon(close, _log_failed_close)
-    except RuntimeError:
-        _log_failed_close(outcome.capture(close))
-
-
-def _log_failed_close(result: outcome.Outcome[None]) -> None:
-    if isinstance(result, outcome.Error):
-        log.warning("closing a file of the store failed: %s", result.error)
+def _put_at(fd: int, piece: bytes, at: int) -> tuple[int, int]:
+    count = os.pwrite(fd, piece, at)
+    return count, at + count
