@@ -304,13 +304,9 @@ def test_a_users_file_moves_between_directories_of_other_owners(place: Place, ki
         assert errno_of_call(os.rename, f"{alices}/f", f"{roots}/f") == expected
 
 
-LACK_FLAGS = {"gluster", "mount-on-nfs"}
-"""Stores whose file systems do not know them: docs/glusterfs.md."""
-
-
 @pytest.fixture
 def has_flags(area: Place) -> bool:
-    return area.kind not in LACK_FLAGS
+    return area.has_rename_flags
 
 
 def refused(source: str, target: str, flags: int) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import pwd
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tests.support.gluster_cluster import Cluster
+from tests.support.gluster_cluster import SERVICE, Cluster
 from tests.support.ledgers import Policy, rewrite_policy
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
 from tests.support.users import as_user
@@ -243,11 +244,12 @@ def _make_directory(path: str, mode: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A store with a mount, and its quotas."""
+    """A store with a mount, and its quotas. *keeper* pays for what is root's: root, or where he is squashed who keeps the store."""
 
     store: Path
     mount: Mount
     quotas: Quotas
+    keeper: int = 0
 
 
 @contextlib.contextmanager
@@ -297,7 +299,7 @@ def place_on(
     kept, mountpoint = cluster.kept / name, directory / f"place-{next(_places)}"
     rewrite_policy(kept, lambda text: ledger(policy(text)))
     with cluster.hosts[0].mounts(name, mountpoint, **options) as mount:
-        place = Place(kept, mount, Quotas(kept, mount.path))
+        place = Place(kept, mount, Quotas(kept, mount.path), pwd.getpwnam(SERVICE).pw_uid)
         yield place
         place.quotas.all_given_back()
         place.quotas.check()
