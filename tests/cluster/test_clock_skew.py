@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -29,7 +28,6 @@ from tests.support.payers import UNIT, Quotas, private_store
 from tests.support.postgres import Server
 from tests.support.users import ALICE, as_user, errno_as
 
-T = TypeVar("T")
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -46,9 +44,8 @@ NAME = SetName(SET.encode())
 MAY_LOG = ["is partial", "soft limit"]
 
 
-def only_when_asked_for(test: T) -> T:
-    """With ``--whole-cluster``, though it needs no cluster: it takes long."""
-    return pytest.mark.cluster(pytest.mark.long_on_cluster(test))
+only_when_asked_for = (pytest.mark.cluster, pytest.mark.long_on_cluster)
+"""With ``--whole-cluster``, though they need no cluster: they take long."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,8 @@ def test_who_lives_is_not_told_by_clocks_and_who_is_dead_is_found_in_time(hosts:
             assert content(f"{mounts['right'].path}/{SET}/{name}") == b"x" * (2 * UNIT)
 
 
-@only_when_asked_for
+@pytest.mark.cluster
+@pytest.mark.long_on_cluster
 def test_times_of_files_are_the_stores(hosts: Hosts) -> None:
     with hosts.mounted("ahead") as ahead, hosts.mounted("behind") as behind:
         make_set(ahead)
@@ -198,9 +196,7 @@ def in_trash(store: Path) -> set[str]:
     return {row["path"] for row in json.loads(done.stdout)}
 
 
-@pytest.mark.parametrize(
-    "keeper", ["ahead", pytest.param("behind", marks=[pytest.mark.cluster, pytest.mark.long_on_cluster])]
-)
+@pytest.mark.parametrize("keeper", ["ahead", pytest.param("behind", marks=only_when_asked_for)])
 def test_the_trash_keeps_everything_for_its_time_and_not_for_ever(hosts: Hosts, keeper: str) -> None:
     """Whatever the clocks of who removed it and of who keeps house say: never shorter, and at most by the difference longer."""
     days = RETENTION_S / 86_400
@@ -225,7 +221,8 @@ def test_the_trash_keeps_everything_for_its_time_and_not_for_ever(hosts: Hosts, 
         assert in_trash(hosts.store) == {f"{by}-now" for by in OFF_BY_S}
 
 
-@only_when_asked_for
+@pytest.mark.cluster
+@pytest.mark.long_on_cluster
 def test_a_full_users_trash_gives_way_whenever_it_was_removed(hosts: Hosts) -> None:
     """Also what, by this host's clock, will be removed in some minutes only."""
     with hosts.mounted("ahead") as ahead, hosts.mounted("behind") as behind:
@@ -238,7 +235,8 @@ def test_a_full_users_trash_gives_way_whenever_it_was_removed(hosts: Hosts) -> N
         assert in_trash(hosts.store) == set()
 
 
-@only_when_asked_for
+@pytest.mark.cluster
+@pytest.mark.long_on_cluster
 @pytest.mark.parametrize("keeper", ["ahead", "behind"])
 def test_superseded_checkpoints_stay_for_their_time(hosts: Hosts, keeper: str) -> None:
     days = RETENTION_S / 86_400

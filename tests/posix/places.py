@@ -68,7 +68,7 @@ class Place:
 
     @property
     def stamped(self) -> tuple[str, ...]:
-        """The times that chmod and chown set. ckfs notes what they say in attributes, which GlusterFS stamps nothing for."""
+        """The times that chmod, chown and attributes set. ckfs notes what the former say in attributes, and GlusterFS stamps nothing for them."""
         return () if self.kind == "gluster" else ("ctime",)
 
     @property
