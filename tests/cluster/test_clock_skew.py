@@ -28,7 +28,6 @@ from tests.support.payers import UNIT, Quotas, private_store
 from tests.support.postgres import Server
 from tests.support.users import ALICE, as_user, errno_as
 
-
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
 LEASE_S = 4
