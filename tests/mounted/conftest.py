@@ -17,8 +17,7 @@ ON_CLUSTER = {
 """Of the holes in quotas, what is tried on the GlusterFS cluster every time. All of it is with ``--whole-cluster``."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def _mark_what_takes_long(items: list[pytest.Item]) -> None:
     for item in items:
         if (
             "/mounted/" in item.nodeid
@@ -45,8 +44,10 @@ def make_place(request: pytest.FixtureRequest, root_and_fuse: None, module_workd
     return partial(place_in, module_workdir, ledger)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out on a store like NFS what it cannot do by design: the module says which tests, and why, in ``NOT_ON_NFS``."""
+    _mark_what_takes_long(items)
     left_out = [item for item in items if _is_not_on_nfs(item)]
     config.hook.pytest_deselected(items=left_out)
     gone = set(left_out)
