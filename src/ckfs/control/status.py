@@ -37,6 +37,7 @@ def status_of(core: Core, mountpoint: str, transport: str, asker: Uid) -> Values
         "hung_threads": gate.overdue,
         **_last_error(core, asker),
         **_quotas(core),
+        "coherence": None if core.seen is None else asdict(core.seen),
         "protection": _protection(core),
         "keep": core.policy.keep,
         "retention_s": core.policy.retention_s,
