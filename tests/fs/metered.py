@@ -13,6 +13,7 @@ from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store.counting import count, payers
 from ckfs.store.layout import Store
 from ckfs.store.metering import Ended, charge_of
+from ckfs.store.nameless import Left
 
 
 @dataclass
@@ -28,6 +29,14 @@ class Sums:
 
     def gone(self, payer: Uid, ino: Inode, charge: Amount) -> None:
         self._add(payer, -charge)
+
+    @property
+    def keeps(self) -> bool:
+        return False
+
+    def left_open(self, left: Left, fd: int) -> None:
+        """It keeps nothing, and so is told of nothing."""
+        os.close(fd)
 
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         self._add(payer, Amount(by_bytes))

@@ -4,6 +4,7 @@ recount that runs meanwhile notices it (:mod:`ckfs.fs.recounting`)."""
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from ckfs.store import binding
 from ckfs.store.layout import Store, open_store
 from ckfs.store.metering import Ended
 from ckfs.store.mounts import new_id
+from ckfs.store.nameless import Left
 
 _EVERY_S = 0.25
 _LIMIT_S = 10.0
@@ -117,6 +119,14 @@ class Tally:
     def gone(self, payer: Uid, ino: Inode, charge: Amount) -> None:
         with self._lock:
             self._used[payer] -= charge
+
+    @property
+    def keeps(self) -> bool:
+        return False
+
+    def left_open(self, left: Left, fd: int) -> None:
+        """It keeps nothing, and so is told of nothing."""
+        os.close(fd)
 
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         self.made(payer, Amount(by_bytes))

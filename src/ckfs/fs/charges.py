@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,11 @@ from ckfs.fs.ranges import Ranges
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import Amount
 from ckfs.store.entries import SetEntry
+from ckfs.store.gate import Release
+
+Hold = Callable[[], Release]
+"""Called for each call of the store that something is claimed for: what it returns is to be one of the releases of that call, which may
+end long after its caller was answered."""
 
 
 class Session:
@@ -98,8 +104,9 @@ class Charges(Protocol):
     def leave(self) -> None:
         """Blocking; the last that a mount says. Raises LedgerDown."""
 
-    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
-        """Within the block *amount* is claimed for something new. OSError (EDQUOT) if there is not as much."""
+    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[Hold]:
+        """Within the block *amount* is claimed for something new, and for as long after it as a call of the store holds it. OSError
+        (EDQUOT) if there is not as much."""
 
     def created(self, node: Node) -> None:
         """The file was just made, empty, and marked as being written by this mount."""
@@ -129,12 +136,16 @@ class Charges(Protocol):
     def cut(self, node: Node, size: int) -> None:
         """What lies beyond *size* was cut off: writing there again needs new room."""
 
-    def closed(self, node: Node) -> None:
-        """A handle of *node* is gone."""
+    def closed(self, handle: Handle) -> None:
+        """*handle*, which its node has no more, is to be closed."""
 
     def handed_over(self, top: Node, taker: Uid) -> AbstractAsyncContextManager[Handover]:
         """Within the block the set *top* is given to an owner for whom *taker* pays. It is claimed for him first: OSError
         (EDQUOT) if there is no room; and his at the end, if it is done."""
+
+
+def _hold_nothing() -> Release:
+    return lambda: None
 
 
 class Uncharged:
@@ -154,8 +165,8 @@ class Uncharged:
     def leave(self) -> None:
         pass
 
-    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
-        return contextlib.nullcontext()
+    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[Hold]:
+        return contextlib.nullcontext(_hold_nothing)
 
     def created(self, node: Node) -> None:
         pass
@@ -184,7 +195,7 @@ class Uncharged:
     def cut(self, node: Node, size: int) -> None:
         pass
 
-    def closed(self, node: Node) -> None:
+    def closed(self, handle: Handle) -> None:
         pass
 
     def handed_over(self, top: Node, taker: Uid) -> AbstractAsyncContextManager[Handover]:

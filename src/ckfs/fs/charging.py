@@ -19,18 +19,21 @@ from functools import partial
 import trio
 
 from ckfs.errors import FsError, LedgerDown, NoGrant, Stale
-from ckfs.fs.charges import Claim, Handover, Session
+from ckfs.fs.charges import Claim, Handover, Hold, Session
 from ckfs.fs.core import Core
+from ckfs.fs.events import Event, LeftOpen
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.liveness import Fate
-from ckfs.fs.sessions import Event, Sessions
+from ckfs.fs.sessions import Sessions
 from ckfs.ledger.ledger import Ledger, Opened
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 from ckfs.store import metering
 from ckfs.store.charges import charges_of_set, data_in, end_of
+from ckfs.store.gate import Release
 from ckfs.store.metering import Ended
+from ckfs.store.nameless import Left
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ class Charging:
         self.sessions = Sessions(core)
         gather, lost = self.sessions.gather, self.sessions.lost
         self.grants = Grants(core, ledger, watch, gather, lost, self._free_unneeded)
-        self.sessions.grants = self.grants
+        self.sessions.grants = self.sessions.nameless.grants = self.grants
 
     @property
     def to_recount(self) -> set[Uid]:
@@ -70,12 +73,17 @@ class Charging:
     async def run(self) -> None:
         """For the life of the mount."""
         self.sessions.listen()
-        await self.grants.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.grants.run)
+            nursery.start_soon(self.sessions.nameless.run)
 
     def leave(self) -> None:
         """Blocking; the last that a mount does. What it still writes is found by the others' recount."""
         self.sessions.listen_no_more()
-        self.grants.leave(finished=self.sessions.is_empty)
+        self.sessions.gather()
+        is_empty = self.sessions.is_empty
+        self.sessions.nameless.leave()
+        self.grants.leave(finished=is_empty)
 
     # What the door tells, in any thread
 
@@ -84,6 +92,13 @@ class Charging:
 
     def gone(self, payer: Uid, ino: Inode, charge: Amount) -> None:
         self.sessions.tell(Event(payer, ino, -charge, is_gone=True))
+
+    @property
+    def keeps(self) -> bool:
+        return self.sessions.nameless.may_be_more
+
+    def left_open(self, left: Left, fd: int) -> None:
+        self.sessions.tell(LeftOpen(left, fd))
 
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         self.sessions.tell(Event(payer, None, Amount(by_bytes)))
@@ -107,16 +122,29 @@ class Charging:
     # Claiming
 
     @asynccontextmanager
-    async def claimed(self, payer: Uid, amount: Amount) -> AsyncIterator[None]:
+    async def claimed(self, payer: Uid, amount: Amount) -> AsyncIterator[Hold]:
         await self._take(payer, amount)
-        purse = self.grants.purse(payer)
+        purse, holders = self.grants.purse(payer), 0
+
+        def hold() -> Release:
+            nonlocal holders
+            holders += 1
+            return let_go
+
+        def let_go() -> None:
+            nonlocal holders
+            holders -= 1
+            if not holders:
+                purse.claims -= 1
+                purse.give_back(amount)
+                self.sessions.gather()  # what was made is spent out of what was just given back
+
         purse.claims += 1
+        release = hold()
         try:
-            yield
+            yield hold
         finally:
-            purse.claims -= 1
-            purse.give_back(amount)
-            self.sessions.gather()  # what was made is spent out of what was just given back
+            release()
 
     def created(self, node: Node) -> None:
         self.sessions.created(node)
@@ -285,8 +313,8 @@ class Charging:
     def cut(self, node: Node, size: int) -> None:
         self.sessions.cut(node, size)
 
-    def closed(self, node: Node) -> None:
-        self.sessions.closed(node)
+    def closed(self, handle: Handle) -> None:
+        self.sessions.closed(handle)
 
     # Handing over
 

@@ -55,7 +55,7 @@ class Content:
             await self._settle_or_later(handle)
         self.core.handles.remove(number)
         handle.node.without_handle(handle)
-        self.core.charging.closed(handle.node)
+        self.core.charging.closed(handle)
         self.core.inodes.drop_unused(handle.node)
         handle.close_when_unused(lambda: close_soon(handle.fd))
 

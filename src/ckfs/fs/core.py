@@ -20,7 +20,7 @@ import trio
 from ckfs.engines.engine import Engine
 from ckfs.errors import BadHandle, ReadOnly, Stale, StoreDown
 from ckfs.fs.aside import Aside
-from ckfs.fs.charges import Charges, Uncharged
+from ckfs.fs.charges import Charges, Hold, Uncharged
 from ckfs.fs.figures import Figures
 from ckfs.fs.inodes import Handle, Handles, Inodes, Node
 from ckfs.fs.lateness import Lateness
@@ -158,27 +158,41 @@ class Core:
             raise BadHandle("no such handle") from None
 
     async def on(
-        self, node: Node, work: Callable[[Target], T], *, locked: bool = False, by_name: bool = False
+        self,
+        node: Node,
+        work: Callable[[Target], T],
+        *,
+        locked: bool = False,
+        by_name: bool = False,
+        hold: Hold | None = None,
     ) -> T:
         """Run *work* on the file that *node* stands for: by an open descriptor if there is one, else by its name.
 
         *locked* keeps other locked calls on the same inode out, until the store call is really over. *by_name* uses no
-        open descriptor, since that may not be open for what *work* does.
+        open descriptor, since that may not be open for what *work* does. *hold*: of what is claimed for it.
         """
         try:
             return await self.moved.again(
-                (node,), lambda: self._on(node, work, locked=locked, by_name=by_name), GONE
+                (node,), lambda: self._on(node, work, locked=locked, by_name=by_name, hold=hold), GONE
             )
         except Stale:
             # A network's store says so of what is open here and was removed on another host: its set was copied, perhaps.
             if by_name or not node.handles:
                 raise
             with contextlib.suppress(Stale, FileNotFoundError):
-                return await self._on(node, work, locked=locked, by_name=True)
+                return await self._on(node, work, locked=locked, by_name=True, hold=hold)
             raise
 
-    async def _on(self, node: Node, work: Callable[[Target], T], *, locked: bool, by_name: bool) -> T:
-        releases: list[Release] = []
+    async def _on(
+        self,
+        node: Node,
+        work: Callable[[Target], T],
+        *,
+        locked: bool,
+        by_name: bool,
+        hold: Hold | None,
+    ) -> T:
+        releases: list[Release] = [] if hold is None else [hold()]
         try:
             if locked:
                 releases.append(await self.locks.acquire(node.ino))
@@ -242,16 +256,20 @@ class Core:
         top: tuple[SetName, ...] = (),
         stored: Owner | None = None,
         undo: Callable[[T], None] | None = None,
+        hold: Hold | None = None,
     ) -> T:
         """As :meth:`below`, for *work* that changes *directories*, and the names *top* of the mount's root; only one such
-        call at a time has each of them. *stored* is whom a new set's files will belong to in the store."""
+        call at a time has each of them. *stored* is whom a new set's files will belong to in the store; *hold* as for :meth:`on`."""
         of_set = self.set_key(directories[0]) if directories else 0
         keys = [*((ROOT_INODE, name) for name in top), *((directory.ino, b"") for directory in directories)]
 
         async def run() -> T:
             if top:
                 await self._check_top_answers(top, stored)
-            return await self.gate.call(work, undo=undo, releases=await self.lock_all(keys), of_set=of_set)
+            releases = await self.lock_all(keys)
+            if hold is not None:
+                releases.append(hold())
+            return await self.gate.call(work, undo=undo, releases=releases, of_set=of_set)
 
         return await self.moved.again(directories, run)
 

@@ -86,6 +86,11 @@ class Handle:
     def fd(self) -> int:
         return self.file.fd
 
+    @property
+    def is_pinned(self) -> bool:
+        """A call uses the descriptor; it may be opening another one of the same file."""
+        return self._pins > 0
+
     def pin(self) -> Release:
         """Keep the descriptor open until the returned call is made. BadHandle if it is closed: its number may be another file's."""
         if self._is_closed:

@@ -171,10 +171,10 @@ class Keeping:
         async def run() -> None:
             # Also of one that is not kept: others may have a part in telling that it is gone.
             cost = await self._cost_of_keeping(node)
-            async with self.core.charging.claimed(self.core.payer_of(node), cost):
+            async with self.core.charging.claimed(self.core.payer_of(node), cost) as hold:
                 lock = await self.core.locks.acquire(node.ino)
                 open_here = [handle.fd for handle in node.handles]
-                releases: list[Release] = [lock, *(handle.pin() for handle in node.handles)]
+                releases: list[Release] = [lock, hold(), *(handle.pin() for handle in node.handles)]
                 with node.being_renewed():
                     await self.core.gate.call(
                         lambda: work(open_here), releases=releases, of_set=self.core.set_key(node)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ckfs.errors import Exists, Invalid, NotFound, OtherOwner, Stale
+from ckfs.errors import Exists, FsError, Invalid, NotFound, OtherOwner, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place
@@ -71,17 +72,20 @@ class Naming:
         self.core.check_handles(caller)
         await self.core.assure_membership(None)
         writer = self.core.mount_id
-        opened: list[int] = []
+        opened: list[tuple[OpenFile, Inode]] = []
         access = flags & KEPT_FLAGS
 
         def make(spot: Spot, build: Build) -> Found:
             fd, found = self.core.store.door.make_file(spot, build, access, writer)
-            opened.append(fd)
+            opened.append((OpenFile(fd), found.record.ino))
             return found
 
         def undo(_: object) -> None:
             while opened:  # before it is tried once more, too
-                os.close(opened.pop())
+                file, ino = opened.pop()
+                with contextlib.suppress(OSError, FsError):  # it is as if this mount had died writing it
+                    self.core.store.door.unmark(file, ino, writer)
+                os.close(file.fd)
 
         try:
             found = await self._make(parent, name, stat.S_IFREG | mode, caller, make, undo=undo)
@@ -91,7 +95,7 @@ class Naming:
             # Another mount made it since the kernel looked: let it look again, and check permissions this time.
             raise Stale("the file exists by now") from None
         node = self.core.inodes.get(found.record.ino)
-        number = self.opening.opened(node, OpenFile(opened[0]), caller, flags, wrote=True)
+        number = self.opening.opened(node, opened[0][0], caller, flags, wrote=True)
         self.core.charging.created(node)
         return number, found
 
@@ -128,9 +132,9 @@ class Naming:
             await self.keeping.may_begin(directory.set_entry.stored, caller)
 
             async def make_inside() -> Found:
-                async with self.core.charging.claimed(self.core.payer_of(directory), cost):
+                async with self.core.charging.claimed(self.core.payer_of(directory), cost) as hold:
                     return await self.core.change(
-                        (directory,), lambda: make(directory.inside(name), build), undo=undo
+                        (directory,), lambda: make(directory.inside(name), build), undo=undo, hold=hold
                     )
 
             found = await self.keeping.with_room(directory.set_entry.stored, make_inside)

@@ -12,7 +12,6 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -20,8 +19,10 @@ import trio
 from ckfs.errors import FsError, Stale
 from ckfs.fs.charges import Session
 from ckfs.fs.core import Core
+from ckfs.fs.events import Event, LeftOpen, Told, is_urgent
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.nameless import NamelessFiles
 from ckfs.fs.ranges import Ranges
 from ckfs.ledger.ledger import Opened, Settled
 from ckfs.names import Inode, Uid
@@ -37,17 +38,6 @@ _IDLE_S = 2.0
 """For so long the writes that are under way are waited for, where a file is to be counted in between."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What the door told. *ino* is None of what is new."""
-
-    payer: Uid
-    ino: Inode | None
-    change: Amount
-    is_gone: bool = False
-    """It has no name any more."""
-
-
 class Sessions:
     """Of one mount. *grants* is set before anything is called."""
 
@@ -57,11 +47,12 @@ class Sessions:
         self._core = core
         self._sessions: dict[Inode, Session] = {}
         self._beginning: dict[Inode, trio.Lock] = {}
-        self._events: deque[Event | Ended] = deque()
+        self._events: deque[Told] = deque()
         self._lingering: dict[Inode, tuple[Uid, Amount]] = {}
         """Who pays for what has no name any more, and is open here; and how much."""
         self.to_recount: set[Uid] = set()
         """Owners of whom only a recount tells what they use: their grants were taken back while this mount seemed dead."""
+        self.nameless = NamelessFiles(core, self._is_counted, self.to_recount)
         self._token: trio.lowlevel.TrioToken | None = None
 
     def listen(self) -> None:
@@ -74,14 +65,17 @@ class Sessions:
     @property
     def is_empty(self) -> bool:
         """Nothing is written here, nor open without a name."""
-        return not (self._sessions or self._lingering)
+        return not (self._sessions or self._lingering) and self.nameless.is_empty
+
+    def _is_counted(self, ino: Inode) -> bool:
+        return ino in self._sessions or ino in self._lingering
 
     # What the door tells
 
-    def tell(self, event: Event | Ended) -> None:
+    def tell(self, event: Told) -> None:
         self._events.append(event)
-        token, change = self._token, _change_of(event)
-        if token is not None and (change.bytes < 0 or change.files < 0):
+        token = self._token
+        if token is not None and is_urgent(event):
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(self.grants.hurry)
 
@@ -96,6 +90,8 @@ class Sessions:
             event = self._events.popleft()
             if isinstance(event, Ended):
                 self._take_up(event)
+            elif isinstance(event, LeftOpen):
+                self.nameless.left_open(event.left, event.fd)
             elif event.is_gone and event.ino is not None:
                 self._take_up_gone(event.ino, event)
             else:
@@ -337,10 +333,12 @@ class Sessions:
         if session is not None:
             session.ranges.cut(metering.rounded(size, self._core.unit))
 
-    def closed(self, node: Node) -> None:
+    def closed(self, handle: Handle) -> None:
+        node = handle.node
+        self.gather()
+        self.nameless.closed(handle)
         if node.handles or node.truncating:
             return
-        self.gather()
         session = self._sessions.get(node.ino)
         if (
             session is not None and not session.under_way
@@ -350,10 +348,11 @@ class Sessions:
             return
         payer, amount = self._lingering.pop(node.ino)
         purse = self.grants.purse(payer)
+        final = amount if self.nameless.inherits(handle, payer, amount) else NOTHING
         if self.grants.noted_not(node.ino) is None:
-            purse.settle(Settled(node.ino, NOTHING, amount), NOTHING)
+            purse.settle(Settled(node.ino, final, amount), NOTHING)
         else:
-            purse.spend(-amount)
+            purse.spend(final - amount)
         self.grants.hurry()
 
     def lost(self, uid: Uid) -> None:
@@ -364,6 +363,7 @@ class Sessions:
                 if self.grants.noted_not(session.ino) is None:  # it may have been noted anew just now
                     settled = Settled(session.ino, session.base, session.base)
                     self.grants.purse(uid).settle(settled, NOTHING)
+        self.nameless.noted_anew(uid)
         self.to_recount.add(uid)
 
 
@@ -374,10 +374,6 @@ def _has_nameless(node: Node) -> bool:
             if not os.fstat(handle.fd).st_nlink:
                 return True
     return False
-
-
-def _change_of(event: Event | Ended) -> Amount:
-    return event.final - event.counted if isinstance(event, Ended) else event.change
 
 
 def _is_in(node: Node, top: Node) -> bool:

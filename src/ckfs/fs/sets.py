@@ -90,8 +90,8 @@ class Sets:
                     undo(None)
                 raise
 
-        async with self.core.charging.claimed(stored.uid, cost):
-            taken = await self.core.change((), work, top=(name,), stored=stored, undo=undo)
+        async with self.core.charging.claimed(stored.uid, cost) as hold:
+            taken = await self.core.change((), work, top=(name,), stored=stored, undo=undo, hold=hold)
         if owner is None:
             log.info("set %s made unclaimed by root", shown(name), extra={"always": True})
         return taken

@@ -10,7 +10,7 @@ import os
 
 from ckfs.names import MountId
 from ckfs.store import writers
-from ckfs.store.shares import alone_with
+from ckfs.store.alone import alone_with
 
 
 def append(fd: int, data: bytes) -> tuple[int, int]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from ckfs.errors import Stale
-from ckfs.names import Inode, MountId
+from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
-from ckfs.store import attributes, metering, shares, syscalls, walks, writers
+from ckfs.store import attributes, metering, nameless, shares, syscalls, walks, writers
 from ckfs.store.door import Door
+from ckfs.store.nameless import Left, Standing
 from ckfs.store.reports import Reports
+from ckfs.store.shares import Taken
 from ckfs.store.spots import Found, OpenFile, Spot, Target
 
 
@@ -45,6 +47,28 @@ def look_again(door: Door, file: OpenFile, ino: Inode, mount: MountId) -> None:
     if isinstance(door.reports, Reports):
         with door.opened(file, os.O_RDONLY) as fd:
             door.reports.shares.look_again(fd, ino, mount)
+
+
+def take_over(door: Door, file: OpenFile, mount: MountId, payer: Uid) -> tuple[OpenFile, Taken | None]:
+    """Let *mount*, this one, count the open *file* from now on, which has lost its name, if nobody else does. Also another
+    descriptor of it, which is the caller's to close."""
+    assert isinstance(door.reports, Reports)
+    unheld = door.open_again(file, os.O_RDONLY, holding=False)
+    try:
+        with door.opened(unheld, os.O_RDONLY) as fd:
+            return unheld, door.reports.shares.take_over(fd, mount, payer)
+    except BaseException:
+        os.close(unheld.fd)
+        raise
+
+
+def standings_of(door: Door, kept: Iterable[tuple[OpenFile, Left]], mount: MountId) -> list[Standing]:
+    """How files without a name stand that *mount*, this one, goes on counting."""
+    standings = []
+    for file, left in kept:
+        with door.opened(file, os.O_RDONLY) as fd:
+            standings.append(nameless.look_at(fd, mount, left))
+    return standings
 
 
 def charge_of_attributes(door: Door, target: Target, name: bytes = b"", size: int | None = None) -> int:

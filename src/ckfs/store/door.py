@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ckfs.errors import Stale
 from ckfs.model import Record
 from ckfs.names import Inode, MountId
 from ckfs.store import attributes, record, syscalls, writers
@@ -65,15 +66,21 @@ class Door(Namespace):
             try:
                 found = self.found(os.fstat(fd), fd)
                 check_same(found, expected)
+                if self._hold(fd) and not os.fstat(fd).st_nlink:
+                    raise Stale("the file has just been removed")  # by whom may not know that it is open
             except BaseException:
                 os.close(fd)
                 raise
             return OpenFile(fd), found
 
-    def open_again(self, file: OpenFile, flags: int) -> OpenFile:
-        """A descriptor of its own for an open file, which may have no name any more."""
+    def open_again(self, file: OpenFile, flags: int, *, holding: bool = True) -> OpenFile:
+        """A descriptor of its own for an open file, which may have no name any more. Not *holding*: nobody is to take the file for
+        open because of it."""
         with as_owner_of(file.fd):
-            return OpenFile(os.open(b"/proc/self/fd/%d" % file.fd, flags | os.O_CLOEXEC))
+            fd = os.open(b"/proc/self/fd/%d" % file.fd, flags | os.O_CLOEXEC)
+        if holding:
+            self._hold(fd)
+        return OpenFile(fd)
 
     def open_instead(self, spot: Spot, expected: Inode, fd: int) -> bool:
         """Let the descriptor *fd* lead to what is at *spot* now, opened as before; nobody needs to know. Whether that is another file

@@ -20,6 +20,7 @@ from typing import Protocol
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import Amount
 from ckfs.store import attributes, record, syscalls
+from ckfs.store.nameless import Left
 
 _BLOCK_BYTES = 512
 """Of st_blocks, on Linux, whatever the file system's own are."""
@@ -60,6 +61,13 @@ class Meter(Protocol):
 
     def gone(self, payer: Uid, ino: Inode, charge: Amount) -> None:
         """The last name of the file or directory *ino* has gone. If somebody has it open here, it counts until that ends."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether files that have lost their last name, and are open on any mount, may be left to it to count (:meth:`left_open`)."""
+
+    def left_open(self, left: Left, fd: int) -> None:
+        """As :meth:`gone`, of a file that somebody has open: it counts until nobody has. *fd*, a descriptor of it, is the meter's to close."""
 
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         """The charge of *ino* has changed."""

@@ -47,6 +47,7 @@ class Namespace(Way):
                 found = self._with_record(dir_fd, name, new, lambda: os.unlink(name, dir_fd=dir_fd))
                 if writer is not None:
                     self._mark(fd, writer, lambda: os.unlink(name, dir_fd=dir_fd))
+                self._hold(fd)
                 attributes.remember(fd, record.ATTRIBUTE, record.encode(found.record))
                 self.reports.made(spot, found.stat)
                 return fd, found

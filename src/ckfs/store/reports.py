@@ -21,9 +21,10 @@ from contextlib import AbstractContextManager
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, syscalls, writers
+from ckfs.store.alone import alone_with
 from ckfs.store.metering import Meter, attribute_bytes, bytes_of, charge_of, is_charged, number_at, rounded
 from ckfs.store.removed import ATTRIBUTE as NOTE
-from ckfs.store.shares import Shares, alone_with
+from ckfs.store.shares import Shares
 from ckfs.store.spots import OpenFile, Spot, Target
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
@@ -132,7 +133,7 @@ class Reports:
         with _held(at, status, exactly=self.exact and spot.payer is None) as held:
             gone = None if held is not None else self._seen_before(spot, at, status)
             yield
-            if held is not None and (charge := self.shares.gone(held)) is not None:
+            if held is not None and (charge := self.shares.gone(held, payer)) is not None:
                 gone = _Counted(number_at(held), charge)
             if gone is not None:
                 self.meter.gone(payer, gone.ino, gone.charge)

@@ -13,20 +13,17 @@ the store knows no locks, a recount finds what was told twice or not at all.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
-from ckfs.store import attributes, writers
+from ckfs.store import attributes, nameless, writers
+from ckfs.store.alone import alone_with
 from ckfs.store.metering import Ended, Meter, charge_of
-
-_GONE = b"user.ckfs.gone"
-_LOCK_WITHIN_S = 5.0
-_LOCK_PAUSE_S = 0.001
+from ckfs.store.nameless import Left, Mark
+from ckfs.store.record import new_inode
 
 Marks = dict[MountId, Amount | None]
 """Mounts that have marked a file, with their shares; None of one that has none any more."""
@@ -57,6 +54,16 @@ def _share(marks: Marks, mount: MountId) -> Amount:
 
 def _write(fd: int, mount: MountId, share: Amount) -> None:
     attributes.put(fd, writers.mark_of(mount), b"%d %d" % (share.bytes, share.files))
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A file without a name that this mount counts from now on. *is_uncounted*: nobody did. *is_unknown*: only a recount tells, since whoever
+    did is dead."""
+
+    left: Left
+    is_uncounted: bool
+    is_unknown: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ class Shares:
             writers.drop(fd, mount)
             beside_dead = self._void(fd, others)
             if is_gone := not status.st_nlink:
-                self._is_first_to_tell(fd)
+                nameless.is_first_to_mark(fd, Mark(mount))
             self.meter.ended(
                 Ended(ino, Uid(status.st_uid), counted, final, is_gone=is_gone, beside_dead=beside_dead)
             )
@@ -147,14 +154,48 @@ class Shares:
         living = self.living(writers.of(fd))
         return not living or (living == {self.meter.mount} and self.meter.held(ino) is None)
 
-    def gone(self, fd: int) -> Amount | None:
-        """What the open file counted with if it has lost its last name, and it is for us to tell; None else. While it is being written,
-        who ends last tells; of all others, who makes the mark that it has gone."""
+    def gone(self, fd: int, payer: Uid) -> Amount | None:
+        """What the open file counted with if it has lost its last name, and it is for us to tell that it does no more; None else. While
+        it is being written, who ends last tells; of all others, who makes the mark that it has gone. If somebody has it open, this
+        mount goes on counting it."""
         with alone_with(fd):
             status = os.fstat(fd)
-            if status.st_nlink or self.living(writers.of(fd)) or not self._is_first_to_tell(fd):
+            if status.st_nlink or self.living(writers.of(fd)):
                 return None
-            return charge_of(status, fd, self.unit)
+            charge, kept = charge_of(status, fd, self.unit), self._kept(fd)
+            if kept is None or (keeper := self.meter.mount) is None:
+                return charge if nameless.is_first_to_mark(fd, Mark(None)) else None
+            left = Left(payer, new_inode(), charge)
+            if nameless.is_first_to_mark(fd, Mark(keeper, left)):
+                self.meter.left_open(left, kept)
+            else:
+                os.close(kept)
+            return None
+
+    def _kept(self, fd: int) -> int | None:
+        """A descriptor of the open file for who goes on counting it; None if nobody here does, or need to."""
+        if self.meter.mount is not None and self.meter.keeps and nameless.is_held(fd):
+            with contextlib.suppress(OSError):  # too many are open here
+                return os.dup(fd)
+        return None
+
+    def take_over(self, fd: int, keeper: MountId, payer: Uid) -> Taken | None:
+        """Let *keeper*, this mount, which holds the file, count it from now on, if it has lost its last name and nobody else does. *fd* is
+        another descriptor than that by which it is held. *payer* is charged if nobody says who was."""
+        with alone_with(fd):
+            status = os.fstat(fd)
+            if status.st_nlink or not nameless.is_held(fd) or self.living(writers.of(fd)):
+                return None
+            mark = nameless.mark_of(fd)
+            before = None if mark is None else mark.keeper
+            is_kept = before is not None and self.meter.lives(before)
+            if before == keeper or (is_kept and (mark is None or mark.left is None)):
+                return None
+            left = mark.left if mark is not None and mark.left is not None else None
+            left = left or Left(payer, new_inode(), charge_of(status, fd, self.unit))
+            nameless.put_mark(fd, Mark(keeper))
+            is_uncounted = mark is not None and before is None
+            return Taken(left, is_uncounted=is_uncounted, is_unknown=not (is_kept or is_uncounted))
 
     def counted(self, where: attributes.Where, names: Collection[bytes]) -> Amount | None:
         """What the ledger counts a file with that is being written; None of one that is not."""
@@ -163,23 +204,7 @@ class Shares:
 
     def still_counts(self, fd: int) -> bool:
         """Whether the open file has a name, or nobody has told yet that it has none. In the lock."""
-        return bool(os.fstat(fd).st_nlink) or not self._is_told(fd)
-
-    @staticmethod
-    def _is_told(fd: int) -> bool:
-        with contextlib.suppress(OSError):
-            return attributes.get_or_none(fd, _GONE) is not None
-        return False
-
-    @staticmethod
-    def _is_first_to_tell(fd: int) -> bool:
-        try:
-            attributes.create(fd, _GONE, b"1")
-        except FileExistsError:
-            return False
-        except OSError:  # no room for a mark
-            return True
-        return True
+        return bool(os.fstat(fd).st_nlink) or not nameless.is_marked(fd)
 
     @staticmethod
     def _void(fd: int, dead: Marks) -> bool:
@@ -188,31 +213,3 @@ class Shares:
         for mount in had:
             attributes.put(fd, writers.mark_of(mount), _NONE)
         return bool(had)
-
-
-@contextlib.contextmanager
-def alone_with(fd: int) -> Iterator[None]:
-    """Nobody else changes the marks, size or attributes of the open file within the block: what each saw before and after tells
-    what it has changed."""
-    is_locked = _lock(fd)
-    try:
-        yield
-    finally:
-        if is_locked:
-            fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-def _lock(fd: int) -> bool:
-    """False if the store knows no locks, or somebody keeps it: a mount that was stopped is not waited for."""
-    deadline = time.monotonic() + _LOCK_WITHIN_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_LOCK_PAUSE_S)
-        except OSError:
-            return False
-        else:
-            return True

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from ckfs.errors import ReadOnly, Stale
 from ckfs.model import Owner, Record
 from ckfs.names import Gid, Inode, Uid
-from ckfs.store import attributes, record, syscalls
+from ckfs.store import attributes, nameless, record, syscalls
 from ckfs.store.identity import acting_as
 from ckfs.store.quick import QuickReader
 from ckfs.store.realms import realm_of
@@ -108,6 +108,12 @@ class Way:
                 yield fd
             finally:
                 os.close(fd)
+
+    def _hold(self, fd: int) -> bool:
+        """The file is open as *fd* from now on, for whoever takes its last name away. False where nobody asks."""
+        if self.is_local:
+            nameless.hold(fd)
+        return self.is_local
 
     # Looking
 
