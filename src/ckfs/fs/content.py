@@ -19,7 +19,7 @@ from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale, errno_of
 from ckfs.fs import lateness
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Handle, Node, Place, Unwritten, place_of
+from ckfs.fs.inodes import Handle, Node, Place, Unwritten, place_of, volume_of
 from ckfs.fs.left import Left
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
@@ -80,7 +80,7 @@ class Content:
 
         if truncate:
             await self.core.assure_membership(None)
-            await self.sets.keeping.may_begin(_stored_owner_of(node), caller)
+            await self.sets.keeping.may_begin(_stored_owner_of(node), caller, volume_of(node))
             await self.core.charging.settle_now(node)
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
@@ -255,7 +255,7 @@ class Content:
             if not handle.marked:
                 try:
                     await self.sets.keeping.with_room(
-                        _stored_owner(handle), lambda: self.states.begin(handle)
+                        _stored_owner(handle), lambda: self.states.begin(handle), volume_of(handle.node)
                     )
                 except Denied:  # nothing was written, so nothing is amiss
                     handle.wrote = had_written
@@ -283,7 +283,7 @@ class Content:
         written = 0
         while True:
             try:
-                count = await keeping.with_room(owner, partial(write, written))
+                count = await keeping.with_room(owner, partial(write, written), volume_of(handle.node))
             except (OSError, NoGrant) as error:
                 rest = Unwritten(offset + written, offset + len(data), errno_of(error))
                 self._note_unwritten(handle.node, rest, is_said=not written)

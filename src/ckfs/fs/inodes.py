@@ -21,7 +21,7 @@ from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid, sho
 from ckfs.owners.processes import Process
 from ckfs.store.entries import SetEntry
 from ckfs.store.gate import Release
-from ckfs.store.spots import Found, OpenFile, Spot
+from ckfs.store.spots import HOME, Found, OpenFile, Spot, VolumeId
 
 _DEEPEST = 10_000
 
@@ -275,6 +275,13 @@ def place_of(node: Node) -> Place | None:
     with contextlib.suppress(Stale):
         return None if node.is_root else node.place
     return None
+
+
+def volume_of(node: Node) -> VolumeId:
+    """Where *node* lies; home, too, for the mount's root, and for what has no name any more."""
+    with contextlib.suppress(Stale):
+        return HOME if node.is_root else node.set_entry.volume
+    return HOME
 
 
 class Inodes:

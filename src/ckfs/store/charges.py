@@ -82,6 +82,10 @@ def is_gone_for_us(door: Door, file: OpenFile) -> bool:
     if isinstance(door.reports, Unreported) or not door.reports.exact:
         return True
     with door.opened(file, os.O_RDONLY) as fd:
+        if door.volumes.all() and not syscalls.is_local(
+            fd
+        ):  # it may lie in a further store, which is not exact
+            return True
         return door.reports.is_gone_for_us(fd)
 
 

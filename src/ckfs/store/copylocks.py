@@ -7,11 +7,13 @@ import fcntl
 import os
 
 from ckfs.model import Owner
-from ckfs.names import Inode
+from ckfs.names import Inode, SetName
 from ckfs.store import syscalls
+from ckfs.store.entries import SetEntry, decode, encode
 from ckfs.store.identity import acting_as
 
 _NAME = b"copying-"
+_LONGEST_NOTE = 1 << 16
 
 
 class CopyLocks:
@@ -54,6 +56,23 @@ class CopyLocks:
             finally:
                 os.close(lock)
 
+    def note(self, lock: int, entry: SetEntry, name: SetName) -> None:
+        """Say in the *lock* of a set what is to be removed when the copy is the set: *entry*, of the set *name*."""
+        os.pwrite(lock, encode(entry) + b"\0" + name, 0)
+        os.fsync(lock)
+
+    def noted(self, ino: Inode) -> SetEntry | None:
+        """Where a set lay that is being copied, once its copy is about to be the set."""
+        try:
+            fd = os.open(_name_of(ino), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._staging_fd)
+        except FileNotFoundError:
+            return None
+        try:
+            said = read_note(fd)
+        finally:
+            os.close(fd)
+        return None if said is None else said[0]
+
     def locked(self) -> list[Inode]:
         """Sets that are being copied, or were by one that died."""
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._staging_fd)
@@ -63,6 +82,12 @@ class CopyLocks:
             ]
         finally:
             os.close(fd)
+
+
+def read_note(lock: int) -> tuple[SetEntry, SetName] | None:
+    """What :meth:`CopyLocks.note` said in the open *lock*; None if nothing. OSError (EIO) if it is damaged."""
+    entry, _, name = os.pread(lock, _LONGEST_NOTE, 0).partition(b"\0")
+    return (decode(entry), SetName(name)) if name else None
 
 
 def _name_of(ino: Inode) -> bytes:

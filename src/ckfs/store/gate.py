@@ -26,7 +26,9 @@ import outcome
 import trio
 
 from ckfs.errors import Busy, Stale, StoreDown
+from ckfs.store.spots import HOME, VolumeId
 from ckfs.store.trouble import Trouble, trouble_of
+from ckfs.store.volumes import Visit, Volumes, visiting
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +72,15 @@ class _Job(Generic[T]):
     result: outcome.Outcome[T] | None = None
     started: bool = False
     abandoned: bool = False
+    visit: Visit = field(default_factory=Visit)
 
 
 class Gate:
     """Runs calls on one store. All methods belong to the event loop's thread.
 
     *op_timeout_s* bounds a metadata call, *io_timeout_s* a data call or fsync. *probe* asks the store for a sign of life.
-    *local* is for a store that no other machine has to answer for.
+    *local* is for a store that no other machine has to answer for. A call that hangs in one of its further stores, *volumes*, makes that
+    one alone go down.
     """
 
     def __init__(
@@ -88,8 +92,12 @@ class Gate:
         local: bool = False,
         data_calls: int = DATA_CALLS,
         data_calls_per_set: int = _DATA_CALLS_PER_SET,
+        volumes: Volumes | None = None,
     ) -> None:
         self._probe = probe
+        self._volumes = volumes
+        self.volume_of: Callable[[int], VolumeId] = lambda _: HOME
+        """In which further store a set lies that is known by that number."""
         self._local = local
         self._threads_until = 0.0
         self.op_timeout_s = op_timeout_s
@@ -121,7 +129,8 @@ class Gate:
     @property
     def answers_at_once(self) -> bool:
         """Whether a look may be made right in the event loop."""
-        return self._local and self.is_up and time.monotonic() >= self._threads_until
+        is_local = self._local and (self._volumes is None or self._volumes.are_local)
+        return is_local and self.is_up and time.monotonic() >= self._threads_until
 
     @property
     def is_busy(self) -> bool:
@@ -209,10 +218,10 @@ class Gate:
 
     async def _run(self, job: _Job[T], kind: trio.CapacityLimiter, limit_s: float, of_set: int) -> T:
         try:
-            self._check_up()
+            self._check_up(of_set)
             with trio.move_on_after(limit_s):
                 await self._acquire(job, kind, of_set)
-                self._check_up()  # it may have gone down while this call waited for a thread
+                self._check_up(of_set)  # it may have gone down while this call waited for a thread
                 self._start(job)
                 await job.done.wait()
         except BaseException:
@@ -221,7 +230,7 @@ class Gate:
         if job.result is None:
             self._give_up(job)
             if job.started:  # else it only waited for others of its set: no news of the store
-                self._go_down(limit_s)
+                self._missed(job.visit.volume or self.volume_of(of_set), limit_s)
             raise StoreDown(f"the store did not answer within {limit_s:g} s")
         try:
             return job.result.unwrap()
@@ -253,8 +262,12 @@ class Gate:
             with contextlib.suppress(trio.RunFinishedError):  # the daemon ended meanwhile
                 token.run_sync_soon(self._finish, job, result)
 
+        def work() -> T:
+            with visiting(job.visit):
+                return job.work()
+
         try:
-            trio.lowlevel.start_thread_soon(job.work, deliver)
+            trio.lowlevel.start_thread_soon(work, deliver)
         except RuntimeError as error:
             raise Busy(f"no thread to be had: {error}") from error
         job.started = True  # only now: without a thread nothing would ever give back what the job holds
@@ -301,9 +314,17 @@ class Gate:
 
     # Down and up again
 
-    def _check_up(self) -> None:
+    def _check_up(self, of_set: int) -> None:
         if not self._up.is_set():
             raise StoreDown("the store is down")
+        if self._volumes is not None and self._volumes.is_silent(self.volume_of(of_set)):
+            raise StoreDown("the further store is down")
+
+    def _missed(self, volume: VolumeId, limit_s: float) -> None:
+        if volume == HOME or self._volumes is None:
+            self._go_down(limit_s)
+        else:
+            self._volumes.silence(volume, limit_s)
 
     def _go_down(self, limit_s: float) -> None:
         if self._up.is_set():

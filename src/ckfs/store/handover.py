@@ -20,11 +20,12 @@ import secrets
 import threading
 from collections.abc import Generator
 
-from ckfs.errors import FsError, Stale
+from ckfs.errors import FsError, Stale, StoreDown, Unreached
 from ckfs.model import Owner
 from ckfs.names import Inode, SetName, shown
 from ckfs.store.copying import Contents, contents, copy_tree, everything, writers
-from ckfs.store.entries import SetEntry, decode, encode, place_beside, place_of_copy
+from ckfs.store.copylocks import read_note
+from ckfs.store.entries import SetEntry, place_beside, place_of_copy
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.realms import Arrangement
@@ -236,8 +237,7 @@ class Copying:
     def _note(self) -> None:
         """Say in the lock what is to be removed, for :func:`remove_left` should this process die before it has done it."""
         if self._lock is not None:
-            os.pwrite(self._lock, encode(self._entry) + b"\0" + self._name, 0)
-            os.fsync(self._lock)
+            self._store.names.copy_locks.note(self._lock, self._entry, self._name)
 
     def put_old_aside(self) -> None:
         """After :meth:`finish`: take the old files away in one step, so that nobody finds a part of them.
@@ -308,10 +308,13 @@ def remove_left(store: Store) -> bool:
 
 def _clear(store: Store, lock: int) -> bool:
     """Remove what the *lock* says was left. False if it is in use."""
-    entry, _, name = os.pread(lock, 1 << 16, 0).partition(b"\0")
+    noted = read_note(lock)
     try:
-        if name:
-            _remove_left(store, SetName(name), decode(entry), os.fstat(lock).st_mtime_ns)
+        if noted is not None:
+            entry, name = noted
+            _remove_left(store, name, entry, os.fstat(lock).st_mtime_ns)
+    except (Unreached, StoreDown):
+        return False  # a host that reaches the store where they lie does it
     except OSError as error:
         if error.errno not in _IN_USE:
             raise

@@ -25,7 +25,7 @@ from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, syscalls, writers
 from ckfs.store.metering import Meter, attribute_bytes, bytes_of, charge_of, is_charged, number_at, rounded
 from ckfs.store.removed import ATTRIBUTE as NOTE
-from ckfs.store.spots import OpenFile, Spot, Target
+from ckfs.store.spots import HOME, OpenFile, Spot, Target
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 _MOST_NAMES_BYTES = 60_000
@@ -107,13 +107,16 @@ class Reports:
         if payer is None or status is None:
             yield
             return
-        with _held(at, status, exactly=self.exact and spot.payer is None) as held:
+        with _held(at, status, exactly=self._is_exact(spot, at[0]) and spot.payer is None) as held:
             gone = None if held is not None else self._seen_before(spot, at, status)
             yield
             if held is not None and self.is_gone_for_us(held):
                 gone = _Counted(number_at(held), charge_of(os.fstat(held), held, self.unit))
             if gone is not None:
                 self.meter.gone(payer, gone.ino, gone.charge)
+
+    def _is_exact(self, spot: Spot, dir_fd: int) -> bool:
+        return self.exact and (spot.volume == HOME or syscalls.is_local(dir_fd))
 
     def _seen_before(self, spot: Spot, at: At, status: os.stat_result) -> _Counted | None:
         """What will be gone with the name *at*; None if that is told by others, or another name stays."""
