@@ -79,10 +79,10 @@ class Core:
     """In which this mount counts what its writers use; None if it does not count."""
     engine: Engine | None = None
     """What enforces the quotas of the store's users, if its own file system does."""
-    nothing_to_give_until: dict[tuple[Owner | None, VolumeId], tuple[float, int]] = field(
+    nothing_to_give_until: dict[tuple[Owner | None, VolumeId | None], tuple[float, int]] = field(
         default_factory=dict
     )
-    """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes there; and how many items
+    """In the event loop's time: nothing was found, there or anywhere, that could give way to what this owner (as stored) writes; and how many items
     this mount had put into the trash before it was looked for."""
     judge: Judge = field(init=False)
     inodes: Inodes = field(default_factory=Inodes)

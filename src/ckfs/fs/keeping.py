@@ -264,7 +264,7 @@ class Keeping:
         """
         where = volume if error_number == errno.ENOSPC else None
         now, nothing_until = trio.current_time(), self.core.nothing_to_give_until
-        until, trashed = nothing_until.get((owner, volume), (now, 0))
+        until, trashed = nothing_until.get((owner, where), (now, 0))
         had_trashed = self.core.figures.read().trashed
         if now < until and trashed == had_trashed:
             return False
@@ -284,5 +284,5 @@ class Keeping:
         if len(nothing_until) > _MOST_OWNERS:
             nothing_until.clear()
         # many may meet the same full store
-        nothing_until[owner, volume] = trio.current_time() + _EMPTY_S, had_trashed
+        nothing_until[owner, where] = trio.current_time() + _EMPTY_S, had_trashed
         return False

@@ -122,12 +122,12 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
     """
     if stored == entry.stored:
         return entry
-    store.names.prepare_user(stored)
+    store.names.prepare_user(stored, entry.volume)
     try:
         links = _links(store, name, entry.ino, _found(store, entry))
     except (FileNotFoundError, Stale):
         return _finish_move(store, name, entry, stored)
-    crosses = store.arrangement is Arrangement.REALMS and entry.stored.uid != stored.uid
+    crosses = store.arrangement.of(entry.volume) is Arrangement.REALMS and entry.stored.uid != stored.uid
     try:
         if not crosses:
             store.door.change_owner(entry.spot.by(ROOT), stored)

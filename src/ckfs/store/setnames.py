@@ -12,7 +12,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import replace
 
-from ckfs.errors import Exists, Stale, StoreDown, Unreached, Unsupported
+from ckfs.errors import Exists, Stale, Unsupported
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.store import out_of_reach
@@ -151,13 +151,9 @@ class SetNames(NameLinks):
         except FileNotFoundError:
             return
         try:
-            self.examine(name)
+            self.look(name)
         except FileNotFoundError:
             self.clear(name, entry)
-        except (Unreached, StoreDown):
-            if entry.volume == HOME:
-                raise
-            raise Exists("a set of that name exists, out of this host's reach") from None
         else:
             raise Exists("a set of that name exists")
 
