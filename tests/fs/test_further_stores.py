@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -140,9 +139,9 @@ async def test_a_name_exists_once_wherever_its_set_lies(stores: Stores) -> None:
 
 
 @pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.WARNING)
-    yield caplog
+    return caplog
 
 
 async def test_a_set_out_of_reach_is_listed_and_looked_at(stores: Stores) -> None:
