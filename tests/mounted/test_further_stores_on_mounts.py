@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pytest
 
 from tests.support.faultfs import FaultStore, fault_store
 from tests.support.further import Further, make_further, name_stores, table
-from tests.support.mounting import Mount, mounted, run_ckfs
+from tests.support.mounting import Mount, command, environment, mounted, run_ckfs
 from tests.support.payers import private_store
 from tests.support.sets import create, looks_of, make_set, read
 from tests.support.users import ALICE, as_user, errno_as, errno_of_call
@@ -52,6 +53,12 @@ def hosts(home: Path, workdir: Path) -> Iterator[Hosts]:
         mounted(home, workdir / "login", role="server", node="login1", may_log=MAY_LOG) as login,
     ):
         yield Hosts(home, fast, node, login)
+
+
+@pytest.fixture
+def faulty(workdir: Path) -> Iterator[FaultStore]:
+    with fault_store(workdir) as running:
+        yield running
 
 
 def hold(mount: Mount) -> None:
@@ -184,13 +191,101 @@ def test_a_policy_that_begins_to_name_it_is_taken_up(home: Path, workdir: Path) 
         eventually(goes_there, "new sets never went to the store that the policy names")
 
 
+# Moving
+
+
+def test_a_set_is_moved_home_and_restarted_everywhere(hosts: Hosts) -> None:
+    hold(hosts.node)
+    reading = os.open(hosts.node.path / SET / IMAGE, os.O_RDONLY)
+    try:
+        assert errno_of_call(read, f"{hosts.login.path}/{SET}/{IMAGE}") == errno.EHOSTUNREACH
+        refused = run_ckfs("move", hosts.login.path / SET, "home")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "lies in fast, which this host does not reach: ask one that does" in refused.stderr
+        before = os.stat(hosts.node.path / SET / IMAGE)
+        moved = run_ckfs("move", hosts.node.path / SET, "home")
+        assert (moved.returncode, moved.stderr) == (0, "")
+        assert moved.stdout == f"{hosts.node.path}/{SET}: lies in home now\n"
+        assert os.pread(reading, len(CONTENT), 0) == CONTENT
+    finally:
+        os.close(reading)
+    for mount in (hosts.node, hosts.login):
+        assert as_user(ALICE, read, f"{mount.path}/{SET}/{IMAGE}") == CONTENT
+        after = os.stat(mount.path / SET / IMAGE)
+        assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (
+            before.st_ino,
+            before.st_mode,
+            before.st_mtime_ns,
+        )
+        assert os.getxattr(mount.path / SET, "user.ckfs.store") == b"home"
+        assert os.getxattr(mount.path / SET / IMAGE, "user.ckfs.state") == b"complete"
+    assert hosts.fast.kept(ALICE) == set()
+
+
+def test_who_does_not_reach_it_moves_nothing_there(hosts: Hosts) -> None:
+    os.mkdir(hosts.login.path / SET)
+    refused = run_ckfs("move", hosts.login.path / SET, "fast")
+    assert refused.returncode == 1
+    assert refused.stderr == "ckfs: this host does not reach the store fast: it is not one of its hosts\n"
+    assert run_ckfs("move", hosts.node.path / SET, "fast").returncode == 0
+    assert run_ckfs("move", hosts.node.path / SET, "fast").stdout.endswith("lies in fast already\n")
+    assert run_ckfs("move", hosts.node.path / "missing", "fast").returncode == 2
+    assert run_ckfs("move", hosts.node.path / SET, "slow").returncode == 2
+
+
+def test_a_set_that_is_being_written_stays(hosts: Hosts) -> None:
+    hold(hosts.node)
+    writing = os.open(hosts.node.path / SET / "ckpt.12.server.1700000001", os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        os.write(writing, CONTENT)
+        refused = run_ckfs("move", hosts.node.path / SET, "home")
+        assert refused.returncode == 1
+        assert "stays where it is: somebody has a file of it open for writing" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+    finally:
+        os.close(writing)
+    assert run_ckfs("move", hosts.node.path / SET, "home").returncode == 0
+
+
+def test_a_daemon_that_dies_while_it_moves_leaves_the_set_to_be_gone_on_with(
+    home: Path, faulty: FaultStore, workdir: Path
+) -> None:
+    fast = make_further(home, faulty.path / "fast")
+    with mounted(home, workdir / "mount", node="node1", may_log=MAY_LOG) as mount:
+        hold(mount)
+        name_stores(home, table("fast", fast))
+
+        def is_reached() -> bool:
+            (store,) = json.loads(run_ckfs("status", "--json", mount.path).stdout)["further_stores"] or [{}]
+            return store.get("reached") is True
+
+        eventually(is_reached, "the further store was never reached")
+        faulty.hang("write", path=IMAGE)
+        moving = subprocess.Popen(
+            command("move", mount.path / SET, "fast"), env=environment(), stderr=subprocess.PIPE
+        )
+        try:
+            faulty.hanging("write", within=PATIENCE_S)
+            assert read(f"{mount.path}/{SET}/{IMAGE}") == CONTENT, "it is read where it is, meanwhile"
+            mount.kill()
+            assert moving.wait(PATIENCE_S) != 0
+        finally:
+            faulty.release()
+            moving.kill()
+            moving.wait()
+            assert moving.stderr is not None
+            moving.stderr.close()
+        mount.detach()
+    with mounted(home, workdir / "again", node="node1", may_log=MAY_LOG) as again:
+        assert read(f"{again.path}/{SET}/{IMAGE}") == CONTENT
+        assert run_ckfs("move", again.path / SET, "fast").returncode == 0
+        assert read(f"{again.path}/{SET}/{IMAGE}") == CONTENT
+        assert os.getxattr(again.path / SET, "user.ckfs.store") == b"fast"
+    assert [place.rsplit("~", 1)[-1] for place in fast.kept(ALICE)] == ["copy"]
+    assert not list((home / "users" / str(ALICE)).iterdir())
+
+
 # A further store that hangs
-
-
-@pytest.fixture
-def faulty(workdir: Path) -> Iterator[FaultStore]:
-    with fault_store(workdir) as running:
-        yield running
 
 
 def test_one_that_hangs_takes_nothing_else_with_it(home: Path, faulty: FaultStore, workdir: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from dataclasses import dataclass
 
 from ckfs.model import Owner
 from ckfs.names import Inode, SetName
@@ -14,6 +15,15 @@ from ckfs.store.identity import acting_as
 
 _NAME = b"copying-"
 _LONGEST_NOTE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Of the set *name*, which lay at *old*, a copy was made; at *copied*, if that may be gone on with."""
+
+    old: SetEntry
+    name: SetName
+    copied: SetEntry | None
 
 
 class CopyLocks:
@@ -56,9 +66,10 @@ class CopyLocks:
             finally:
                 os.close(lock)
 
-    def note(self, lock: int, entry: SetEntry, name: SetName) -> None:
-        """Say in the *lock* of a set what is to be removed when the copy is the set: *entry*, of the set *name*."""
-        os.pwrite(lock, encode(entry) + b"\0" + name, 0)
+    def note(self, lock: int, old: SetEntry, name: SetName, copied: SetEntry | None = None) -> None:
+        """Say in the *lock* of the set *name* what is to be removed when the copy is the set, *old*; and where the copy lies that may be
+        gone on with, if it may."""
+        os.pwrite(lock, b"\0".join([encode(old), name, *([encode(copied)] if copied is not None else [])]), 0)
         os.fsync(lock)
 
     def noted(self, ino: Inode) -> SetEntry | None:
@@ -71,7 +82,7 @@ class CopyLocks:
             said = read_note(fd)
         finally:
             os.close(fd)
-        return None if said is None else said[0]
+        return None if said is None else said.old
 
     def locked(self) -> list[Inode]:
         """Sets that are being copied, or were by one that died."""
@@ -84,10 +95,12 @@ class CopyLocks:
             os.close(fd)
 
 
-def read_note(lock: int) -> tuple[SetEntry, SetName] | None:
+def read_note(lock: int) -> Noted | None:
     """What :meth:`CopyLocks.note` said in the open *lock*; None if nothing. OSError (EIO) if it is damaged."""
-    entry, _, name = os.pread(lock, _LONGEST_NOTE, 0).partition(b"\0")
-    return (decode(entry), SetName(name)) if name else None
+    old, *more = os.pread(lock, _LONGEST_NOTE, 0).split(b"\0")
+    if not more or not more[0]:
+        return None
+    return Noted(decode(old), SetName(more[0]), decode(more[1]) if len(more) > 1 else None)
 
 
 def _name_of(ino: Inode) -> bytes:

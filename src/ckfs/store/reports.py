@@ -73,6 +73,9 @@ class Unreported:
     def changing(self, target: Target, fd: int, ino: Inode, name: bytes) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
+    def differs(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
+        pass
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Counted:
@@ -225,6 +228,10 @@ class Reports:
         if payer is None or by_bytes == 0 or status.st_nlink == 0 or self._settles_elsewhere(_names(where)):
             return
         self.meter.changed(Uid(payer), ino, by_bytes)
+
+    def differs(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
+        """A copy that has become the set *ino* is charged with so much more than what it is of."""
+        self.meter.changed(payer, ino, by_bytes)
 
     # Looking
 
