@@ -191,6 +191,46 @@ def test_a_policy_that_begins_to_name_it_is_taken_up(home: Path, workdir: Path) 
         eventually(goes_there, "new sets never went to the store that the policy names")
 
 
+# The commands that work on stores themselves
+
+
+def test_fsck_takes_nothing_in_a_further_store_for_lost(hosts: Hosts) -> None:
+    hold(hosts.node)
+    hosts.node.umount()
+    hosts.login.umount()
+    for host_reaches in (False, True):
+        hosts_of_it = (os.uname().nodename if host_reaches else "another",)
+        name_stores(hosts.home, table("fast", hosts.fast, hosts=hosts_of_it))
+        checked = run_ckfs("fsck", hosts.home, "--repair")
+        assert (checked.returncode, checked.stderr) == (0, "")
+        assert checked.stdout == "mended: 0; left: 0; notes: 0\n"
+    assert (hosts.home / "names" / SET).is_symlink()
+    assert run_ckfs("fsck", hosts.fast.path).returncode == 3
+
+
+def test_only_a_host_that_reaches_all_stores_counts(hosts: Hosts) -> None:
+    hold(hosts.node)
+    hosts.node.umount()
+    name_stores(hosts.home, table("fast", hosts.fast, hosts=("another",)))
+    refused = run_ckfs("quota", "check", hosts.home, "--repair")
+    assert refused.returncode != 0
+    assert "cannot be counted on this host, which does not reach fast" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    name_stores(hosts.home, table("fast", hosts.fast))
+    counted = run_ckfs("quota", "check", hosts.home)
+    assert (counted.returncode, counted.stderr) == (0, "")
+    assert "differences: 0" in counted.stdout
+
+
+def test_ls_of_a_store_says_what_is_out_of_reach(hosts: Hosts) -> None:
+    hold(hosts.node)
+    name_stores(hosts.home, table("fast", hosts.fast, hosts=("another",)))
+    listed = run_ckfs("ls", hosts.home)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert f"{SET} (in fast)" in listed.stdout
+    assert IMAGE not in listed.stdout
+
+
 # Moving
 
 

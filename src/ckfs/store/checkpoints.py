@@ -35,6 +35,7 @@ def checkpoints(names: SetNames, door: Door, sets: Iterable[SetName], is_final: 
 def _records(names: SetNames, door: Door, name: SetName) -> tuple[Spot, list[tuple[bytes, Record]]]:
     """Where the set is, and the records of its top, whose path is empty, and of all below it."""
     spot = names.read(name).spot
+    door.volumes.check(spot.volume)
     try:
         return spot, walks.records(door, spot)
     except (OSError, Stale):  # it is a file, or just on its way

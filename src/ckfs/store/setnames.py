@@ -74,6 +74,7 @@ class SetNames(NameLinks):
         return self._examine(name, self.read(name))
 
     def _examine(self, name: SetName, entry: SetEntry) -> tuple[SetEntry, Found]:
+        self._door.volumes.check(entry.volume)  # whoever looks at all sets would fill the log
         try:
             found = self._door.examine_if_there(entry.spot)
         except PermissionError:

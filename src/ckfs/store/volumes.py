@@ -173,6 +173,16 @@ class Volumes:
         known = self.get(volume)
         return known is not None and known.is_usable
 
+    def check(self, volume: VolumeId) -> None:
+        """Unreached, or StoreDown, if nothing in *volume* is to be had; nobody hears of it."""
+        if volume == HOME:
+            return
+        known = self.get(volume)
+        if known is None or known.reached is None:
+            raise Unreached(f"it lies in {_where(volume, known)}")
+        if known.is_silent:
+            raise StoreDown(f"the further store {known.said.name} is down")
+
     @property
     def are_local(self) -> bool:
         """Whether all that this host reaches are on its own disks or in its memory."""
