@@ -12,7 +12,7 @@ from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store.counting import count, payers
 from ckfs.store.layout import Store
-from ckfs.store.metering import charge_of
+from ckfs.store.metering import Ended, charge_of
 
 
 @dataclass
@@ -32,8 +32,18 @@ class Sums:
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         self._add(payer, Amount(by_bytes))
 
-    def settles_elsewhere(self, writers: frozenset[MountId]) -> bool:
-        return bool(writers & self.elsewhere)
+    def ended(self, ended: Ended) -> None:
+        """What was written is taken as it is."""
+
+    def held(self, ino: Inode) -> Amount | None:
+        return None
+
+    @property
+    def mount(self) -> MountId | None:
+        return None
+
+    def lives(self, mount: MountId) -> bool:
+        return mount in self.elsewhere
 
     def _add(self, payer: Uid, amount: Amount) -> None:
         self.calls += 1

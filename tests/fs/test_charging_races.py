@@ -17,6 +17,7 @@ import trio.testing
 from ckfs.errors import LedgerDown, LedgerUnusable
 from ckfs.fs import grants
 from ckfs.fs.metadata import Changes
+from ckfs.fs.recounting import Recounting
 from ckfs.ledger.book import Book
 from ckfs.names import Gid, Uid
 from ckfs.policy.quota import NOTHING, Amount
@@ -175,6 +176,24 @@ async def test_a_file_that_is_removed_elsewhere_before_anything_was_written(
 
 
 @pytest.mark.trio
+async def test_a_recount_knows_of_a_file_that_lost_its_name_before_anything_was_written(
+    store: Path, ledger: Book
+) -> None:
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        handle = await one.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
+        await other.alice.unlink(f"{SET}/.image")
+        for mount in (one, other):
+            await charging_of(mount).grants.post()
+        recounting = Recounting(other.core.store, ledger, other.core.fate, lambda _: None)
+        (found,) = await trio.to_thread.run_sync(lambda: list(recounting.repair([uid()])))
+        assert found.counted == Amount(UNIT, 2)
+        assert await one.fs.content.write(handle, 0, bytes(UNIT)) == UNIT
+        await one.alice.close(handle)
+        assert await settled(ledger, one, other) == Amount(UNIT, 1)
+
+
+@pytest.mark.trio
 async def test_who_appends_at_the_limit_behind_what_another_mount_has_appended(
     store: Path, ledger: Book
 ) -> None:
@@ -318,7 +337,7 @@ async def test_those_who_wait_for_a_ledger_that_hangs_do_not_wait_for_each_other
 async def test_nobody_writes_before_the_ledger_has_noted_the_file(
     store: Path, ledger: Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else what he has written, and given up, would not count as long as another mount writes the file."""
+    """Else who gives its set away would not have the ledger move what was written."""
     slow, begun, answer = Interrupted(ledger), threading.Event(), threading.Event()
 
     def wait(*arguments: Any) -> None:
@@ -344,6 +363,30 @@ async def test_nobody_writes_before_the_ledger_has_noted_the_file(
         for handle in handles:
             await mount.alice.close(handle)
         assert await settled(ledger, mount) == Amount(4 * UNIT, 3)
+
+
+# Who tries again and again
+
+
+@pytest.mark.trio
+async def test_who_tries_again_and_again_at_his_limit_keeps_no_recount_up(store: Path, ledger: Book) -> None:
+    """So that what dead mounts were granted for him comes back meanwhile."""
+    limit(ledger, units=4)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
+        assert await mount.fs.content.write(handle, 0, bytes(9 * UNIT)) == 3 * UNIT
+        versions = set()
+        for _ in range(5):
+            with pytest.raises(OSError, match=OVER):
+                await mount.fs.content.write(handle, 3 * UNIT, bytes(UNIT))
+            with pytest.raises(OSError, match=OVER):
+                await mount.alice.append(f"{SET}/.image", bytes(UNIT))
+            mount.core.charging.grants.purse(uid()).counted_until_s = 0.0  # type: ignore[attr-defined]
+            await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+            versions.add(ledger.basis(uid()).version)
+        assert len(versions) <= 2, "but for the first time, when what was claimed is counted"
+        await mount.alice.close(handle)
 
 
 @pytest.mark.trio

@@ -529,10 +529,11 @@ def test_a_door_without_a_meter_makes_no_call_more(path: Path) -> None:
 # The count
 
 
-def test_a_file_that_is_passed_over_is_not_counted(metered: Metered) -> None:
+def test_a_file_that_is_being_written_counts_with_its_base(metered: Metered) -> None:
     whole = count(metered.store, ALICE.uid, metered.unit)
-    rest = count(metered.store, ALICE.uid, metered.unit, {metered.ino(_image(metered))})
-    assert whole - rest == Amount(3 * metered.unit, 1)
+    written = {metered.ino(_image(metered)): Amount(metered.unit, 1), Inode(7): Amount(5, 1)}
+    rest = count(metered.store, ALICE.uid, metered.unit, written)
+    assert whole - rest == Amount(2 * metered.unit - 5, -1), "also of one that has no name"
 
 
 def test_a_file_counts_once_though_its_names_are_in_set_and_trash(metered: Metered) -> None:

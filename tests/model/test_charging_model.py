@@ -46,7 +46,6 @@ UNIT = 4096
 T = TypeVar("T")
 STORE_ID = "0d6f3a8e-2b1c-4c55-9a37-5e1f60c7d9b4"
 HARD = Amount(16 * UNIT, 9)
-SOON_S = 1.0
 ENOUGH_S = 20.0
 
 MOUNTS = st.integers(0, 1)
@@ -327,26 +326,14 @@ class Charged(RuleBasedStateMachine):
             assert account.total.covers(there), f"{there} is there, of {account}"
 
     def _check_settled(self) -> None:
-        """What is charged is what is there; of files that both mounts had in hand perhaps more, until a recount (docs/quotas.md)."""
         for uid in (ALICE.uid, BOB.uid, Uid(0)):
-            there = self._counted(uid)
-            if not self._is_soon(uid, there, SOON_S):
-                used = self.ledger.account(uid).used
-                assert used.covers(there), f"{there} is there, and {used} is charged"
-                recounting = Recounting(
-                    self.mounts[0].mount.core.store, self.ledger, self.mounts[0].mount.core.fate
-                )
-                assert all(one.taken_up for one in recounting.repair([uid]))
-            assert self._is_soon(uid, there, ENOUGH_S), f"{there} is there, of {self.ledger.account(uid)}"
-
-    def _is_soon(self, uid: Uid, there: Amount, within_s: float) -> bool:
-        deadline_s = time.monotonic() + within_s
-        while time.monotonic() < deadline_s:
-            account = self.ledger.account(uid)
-            if (account.used, account.claimed) == (there, NOTHING):
-                return True
-            time.sleep(0.02)
-        return False
+            there, deadline_s = self._counted(uid), time.monotonic() + ENOUGH_S
+            while True:
+                account = self.ledger.account(uid)
+                if (account.used, account.claimed) == (there, NOTHING):
+                    break
+                assert time.monotonic() < deadline_s, f"{there} is there, of {account}"
+                time.sleep(0.02)
 
 
 def test_what_is_charged_is_never_less_than_what_is_there_nor_more_than_may_be() -> None:

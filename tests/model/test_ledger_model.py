@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 
 from ckfs.ledger import postgres, sqlite
 from ckfs.ledger.book import Book
-from ckfs.ledger.ledger import Changed, Opened, Posting, Settled
+from ckfs.ledger.ledger import Opened, Posting, Settled
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
 from tests.support.postgres import Server, running, skip_unless_installed
@@ -51,6 +51,8 @@ class File:
     has_name: bool = True
     writers: set[int] = field(default_factory=set)
     """The mounts that have it open, or have not posted yet that they have no more."""
+    counted: Amount = NOTHING
+    """While it is being written: what the ledger counts it with, as its marks say."""
 
     @property
     def amount(self) -> Amount:
@@ -127,7 +129,9 @@ class LedgerMachine(RuleBasedStateMachine):
         if not file.has_name or which in file.writers:
             return
         self._post_makers()
-        self._draw(which, file.owner, NOTHING, NOTHING, Opened(file.ino, Amount(file.bytes, 1)))
+        if not file.writers:
+            file.counted = Amount(file.bytes, 1)
+        self._draw(which, file.owner, NOTHING, NOTHING, Opened(file.ino, file.counted))
         self.mounts[which].held[file.ino] = (file.owner, 0)
         file.writers.add(which)
 
@@ -155,11 +159,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def truncate_by_name(self, which: int, data: st.DataObject, size: int) -> None:
         file = data.draw(st.sampled_from(self.files))
         freed = file.bytes - min(file.bytes, size)
-        if not file.has_name or which in file.writers or not freed:
+        if not file.has_name or not freed:
             return
         self._post_makers()
         file.bytes -= freed
-        self._post(which, [Posting(file.owner, changed=(Changed(file.ino, Amount(-freed)),))])
+        if not file.writers:
+            self._post(which, [Posting(file.owner, Amount(-freed))])
 
     @precondition(lambda self: self._written())
     @rule(data=st.data())
@@ -176,8 +181,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self._post_makers()
         before = Amount(file.bytes, 1)
         file.has_name = False
-        if which not in file.writers:
-            self._post(which, [Posting(file.owner, changed=(Changed(file.ino, -before),))])
+        if not file.writers:
+            self._post(which, [Posting(file.owner, -before)])
         self._remove_what_is_gone()
 
     @rule(which=st.sampled_from(MOUNTS))
@@ -189,10 +194,15 @@ class LedgerMachine(RuleBasedStateMachine):
         for file in mount.closed:
             payer, held = mount.held.pop(file.ino)
             file.writers.discard(which)
-            final = Amount(file.bytes, 1) if file.has_name else NOTHING
+            counted, is_last = file.counted, not file.writers
+            final = counted + Amount(held)
+            if is_last:
+                final = Amount(file.bytes, 1) if file.has_name else NOTHING
+            file.counted = final
             if payer != file.owner:
                 self.most[file.owner] += held
-            postings.append(Posting(payer, given_up=Amount(held), settled=(Settled(file.ino, final),)))
+            settled = Settled(file.ino, final, counted, is_last=is_last)
+            postings.append(Posting(payer, given_up=Amount(held), settled=(settled,)))
         mount.made, mount.closed = {}, []
         self._post(which, postings)
         self._remove_what_is_gone()
@@ -222,7 +232,7 @@ class LedgerMachine(RuleBasedStateMachine):
             opened = [Opened(file.ino, Amount(file.bytes, 1)) for file in files]
             self.ledger.move(giver, mount.id, taker, moved, opened, mount.moves)
         for file in files:
-            file.owner = taker
+            file.owner, file.counted = taker, Amount(file.bytes, 1)
 
     # What admins and others do
 
@@ -350,6 +360,7 @@ class LedgerMachine(RuleBasedStateMachine):
         shared &= {note.ino for note in notes if note.mount != dead}
         files = [file for file in self.files if file.ino in shared]
         for file in files:
+            file.counted = Amount(file.bytes, 1)
             self.most[uid] += sum(mount.held[file.ino][1] for mount in self.mounts if file.ino in mount.held)
         return [Opened(file.ino, Amount(file.bytes, 1)) for file in files]
 

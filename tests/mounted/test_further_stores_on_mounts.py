@@ -26,6 +26,7 @@ SET = "12.server.CK"
 IMAGE = "ckpt.12.server.1700000000"
 CONTENT = b"image" * 100_000
 PATIENCE_S = 60.0
+NOWHERE = Path("/nowhere/ckfs")
 MAY_LOG = (r"further store", r"lies in the further store")
 
 
@@ -198,9 +199,8 @@ def test_fsck_takes_nothing_in_a_further_store_for_lost(hosts: Hosts) -> None:
     hold(hosts.node)
     hosts.node.umount()
     hosts.login.umount()
-    for host_reaches in (False, True):
-        hosts_of_it = (os.uname().nodename if host_reaches else "another",)
-        name_stores(hosts.home, table("fast", hosts.fast, hosts=hosts_of_it))
+    for path in (NOWHERE, hosts.fast.path):
+        name_stores(hosts.home, table("fast", hosts.fast, path=path))
         checked = run_ckfs("fsck", hosts.home, "--repair")
         assert (checked.returncode, checked.stderr) == (0, "")
         assert checked.stdout == "mended: 0; left: 0; notes: 0\n"
@@ -211,7 +211,7 @@ def test_fsck_takes_nothing_in_a_further_store_for_lost(hosts: Hosts) -> None:
 def test_only_a_host_that_reaches_all_stores_counts(hosts: Hosts) -> None:
     hold(hosts.node)
     hosts.node.umount()
-    name_stores(hosts.home, table("fast", hosts.fast, hosts=("another",)))
+    name_stores(hosts.home, table("fast", hosts.fast, path=NOWHERE))
     refused = run_ckfs("quota", "check", hosts.home, "--repair")
     assert refused.returncode != 0
     assert "cannot be counted on this host, which does not reach fast" in refused.stderr
@@ -224,7 +224,7 @@ def test_only_a_host_that_reaches_all_stores_counts(hosts: Hosts) -> None:
 
 def test_ls_of_a_store_says_what_is_out_of_reach(hosts: Hosts) -> None:
     hold(hosts.node)
-    name_stores(hosts.home, table("fast", hosts.fast, hosts=("another",)))
+    name_stores(hosts.home, table("fast", hosts.fast, path=NOWHERE))
     listed = run_ckfs("ls", hosts.home)
     assert (listed.returncode, listed.stderr) == (0, "")
     assert f"{SET} (in fast)" in listed.stdout

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ckfs.fs.purse import Purse
-from ckfs.ledger.ledger import Changed, Drawn, Posting, Settled
+from ckfs.ledger.ledger import Drawn, Posting, Settled
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 
@@ -58,7 +58,6 @@ def test_what_was_made_of_a_grant_changes_nothing_of_how_much_there_is_yet() -> 
     [
         lambda one: one.spend(Amount(-10)),
         lambda one: one.spend(Amount(101)),  # more than was granted
-        lambda one: one.spend_on(Inode(1), Amount(-10)),
         lambda one: one.settle(Settled(Inode(1), Amount(10)), NOTHING),
         lambda one: one.give_up_balance(),
     ],
@@ -71,9 +70,8 @@ def test_all_else_that_is_to_be_posted_does(change: Callable[[Purse], None]) -> 
 
 def test_it_knows_of_which_files_there_is_something_to_post() -> None:
     one = purse(100)
-    one.spend_on(Inode(1), Amount(10))
     one.settle(Settled(Inode(2), Amount(10)), NOTHING)
-    assert [one.has_news_of({Inode(ino)}) for ino in range(4)] == [False, True, True, False]
+    assert [one.has_news_of({Inode(ino)}) for ino in range(4)] == [False, False, True, False]
     one.posting()
     assert not one.has_news_of({Inode(1), Inode(2)})
 
@@ -152,12 +150,3 @@ def test_a_purse_that_was_given_back_and_posted_is_empty() -> None:
     assert not one.is_empty
     one.posted(posting)
     assert one.is_empty
-
-
-def test_what_a_file_gains_and_loses_between_two_posts_is_one_change() -> None:
-    one = purse(100)
-    for by in (10, -10, 5):
-        one.spend_on(Inode(7), Amount(by))
-    one.spend_on(Inode(8), Amount(3))
-    one.spend_on(Inode(8), Amount(-3))
-    assert one.posting().changed == (Changed(Inode(7), Amount(5)),)

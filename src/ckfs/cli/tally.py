@@ -16,13 +16,14 @@ from ckfs.cli.stores import service_of
 from ckfs.errors import CkfsError, LedgerDown, LedgerUnusable, StoreUnusable
 from ckfs.fs import ledgers
 from ckfs.fs.liveness import Fate, Judge
-from ckfs.ledger.ledger import Changed, Ledger, Posting
+from ckfs.ledger.ledger import Ledger, Posting
 from ckfs.names import Inode, MountId, Uid, shown
 from ckfs.policy.enforcing import QuotaMode
-from ckfs.policy.quota import NOTHING, Amount
+from ckfs.policy.quota import Amount
 from ckfs.policy.settings import Policy
 from ckfs.store import binding
 from ckfs.store.layout import Store, open_store
+from ckfs.store.metering import Ended
 from ckfs.store.mounts import new_id
 
 _EVERY_S = 0.25
@@ -95,13 +96,12 @@ def _posting(store: Store, ledger: Ledger) -> Iterator[None]:
 
 @dataclass(slots=True)
 class Tally:
-    """A meter (:class:`ckfs.store.metering.Meter`), of a process that has no mount. *lives* says so of a mount."""
+    """A meter (:class:`ckfs.store.metering.Meter`), of a process that has no mount. *is_alive* says so of a mount."""
 
     ledger: Ledger
-    lives: Callable[[MountId], bool]
+    is_alive: Callable[[MountId], bool]
     id: MountId = field(default_factory=new_id)
     _used: defaultdict[Uid, Amount] = field(default_factory=lambda: defaultdict(Amount))
-    _changed: defaultdict[Uid, list[Changed]] = field(default_factory=lambda: defaultdict(list))
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _ends: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -119,12 +119,21 @@ class Tally:
             self._used[payer] -= charge
 
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
-        with self._lock:
-            self._changed[payer].append(Changed(ino, Amount(by_bytes)))
+        self.made(payer, Amount(by_bytes))
 
-    def settles_elsewhere(self, writers: frozenset[MountId]) -> bool:
+    def ended(self, ended: Ended) -> None:
+        """It never writes."""
+
+    def held(self, ino: Inode) -> Amount | None:
+        return None
+
+    @property
+    def mount(self) -> MountId | None:
+        return None
+
+    def lives(self, mount: MountId) -> bool:
         try:
-            return any(self.lives(mount) for mount in writers)
+            return self.is_alive(mount)
         except OSError:  # then a recount tells
             return True
 
@@ -169,10 +178,6 @@ class Tally:
 
     def _heard(self) -> tuple[Posting, ...]:
         with self._lock:
-            used, changed = dict(self._used), dict(self._changed)
+            used = dict(self._used)
             self._used.clear()
-            self._changed.clear()
-        return tuple(
-            Posting(uid, used.get(uid, NOTHING), changed=tuple(changed.get(uid, ())))
-            for uid in sorted(used.keys() | changed.keys())
-        )
+        return tuple(Posting(uid, amount) for uid, amount in sorted(used.items()))

@@ -17,18 +17,17 @@ from ckfs.store.entries import SetEntry
 
 
 class Session:
-    """A file that this mount is writing. The ledger has noted what it counted with when that began."""
+    """A file that this mount is writing."""
 
     __slots__ = (
         "base",
-        "claims",
         "ended",
         "entry",
         "held",
         "idle",
         "ino",
-        "is_left",
-        "is_ours_to_bury",
+        "is_counted",
+        "is_gone",
         "is_told",
         "payer",
         "ranges",
@@ -42,23 +41,37 @@ class Session:
         """What the name of its set said when *payer* was read from it; None if it had no name any more."""
         self.base = base
         """What the file counted with when this began."""
-        self.is_told = False
-        """The ledger has noted it, or is away."""
         self.ranges = Ranges()
         """What was written or is about to be, in whole units: all of it is claimed."""
         self.held = 0
         """In bytes, of the payer's purse."""
         self.under_way = 0
         """Writes that were claimed for, and are not over in the store, whether or not anybody waits for them."""
-        self.claims = 0
-        """How many writes were claimed for."""
-        self.is_left = False
-        """Its writers have ended, while a write that was given up had yet to happen."""
         self.idle: trio.Event | None = None
         """Set when none is under way any more."""
-        self.is_ours_to_bury = False
-        """It has no name any more, and nobody else tells the ledger."""
+        self.is_counted = False
+        """What the file takes is just being looked at: nothing may be claimed for it."""
+        self.is_gone = False
+        """It has no name any more, which the store does not say of an open file."""
+        self.is_told = False
+        """The ledger has noted it, or is away."""
         self.ended = False
+
+
+class Claim:
+    """For one write, of *count* bytes. It is over when *session* is told so (:meth:`Charges.done`), however late that is."""
+
+    __slots__ = ("appended", "count", "only_at", "session")
+
+    def __init__(
+        self, session: Session | None, count: int, appended: int | None = None, only_at: int | None = None
+    ) -> None:
+        self.session = session
+        self.count = count
+        self.appended = appended
+        """So many bytes are claimed for what is written to the file's end, wherever that is by then; None: for a place that is known."""
+        self.only_at = only_at
+        """To its end, if that is here, and no other mount writes the file."""
 
 
 @dataclass(slots=True)
@@ -85,34 +98,33 @@ class Charges(Protocol):
     def leave(self) -> None:
         """Blocking; the last that a mount says. Raises LedgerDown."""
 
-    def claimed(
-        self, payer: Uid, amount: Amount, of: Inode | None = None
-    ) -> AbstractAsyncContextManager[None]:
-        """Within the block *amount* is claimed for something new, or for what the file *of* grows by. OSError (EDQUOT) if there is
-        not as much."""
+    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
+        """Within the block *amount* is claimed for something new. OSError (EDQUOT) if there is not as much."""
+
+    def created(self, node: Node) -> None:
+        """The file was just made, empty, and marked as being written by this mount."""
 
     async def begun(self, handle: Handle) -> None:
-        """The file was emptied, and marked as being written by this mount: from now on others leave it to this one to tell what
-        becomes of it. Of one that was just made, the first write tells."""
+        """The file was emptied, and marked as being written by this mount."""
 
-    async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
-        """Claim for a write of *count* bytes at *offset*. Returns what :meth:`done` takes when the write is over, however late
-        that is, and of how many bytes it may be: at least one. OSError (EDQUOT) if not even that."""
+    async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
+        """Claim for a write of *count* bytes at *offset*, or to the file's end; at least for one byte of it. OSError (EDQUOT) if
+        not even that."""
 
-    def done(self, session: Session | None) -> None: ...
+    def done(self, claim: Claim) -> None: ...
 
-    async def settle(self, handle: Handle) -> None:
-        """Who wrote through *handle* has ended: unless others write on, count what the file takes in the store now. While it is
-        marked as being written by this mount."""
+    def appended(self, claim: Claim, begin: int, end: int) -> None:
+        """What was claimed for the file's end was written from *begin* to *end*."""
 
-    async def unmarked(self, handle: Handle) -> None:
-        """The file is not marked as being written by this mount any more: who removes it tells of that from now on."""
+    async def settled(self) -> None:
+        """Who wrote a file here has ended: what the door saw of it then is in the ledger from now on."""
 
     async def told(self) -> None:
         """Something was changed of a file that other mounts may begin to write: from now on the ledger has heard of it."""
 
     async def settle_now(self, node: Node) -> None:
-        """As :meth:`settle`, whoever writes on: what he writes begins anew. Before the file becomes another's, or another."""
+        """Count what the file takes in the store now, if no other mount writes it: what is written on begins anew. Before it becomes
+        another's, or another; and after it was cut."""
 
     def cut(self, node: Node, size: int) -> None:
         """What lies beyond *size* was cut off: writing there again needs new room."""
@@ -142,24 +154,25 @@ class Uncharged:
     def leave(self) -> None:
         pass
 
-    def claimed(
-        self, payer: Uid, amount: Amount, of: Inode | None = None
-    ) -> AbstractAsyncContextManager[None]:
+    def claimed(self, payer: Uid, amount: Amount) -> AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
+
+    def created(self, node: Node) -> None:
+        pass
 
     async def begun(self, handle: Handle) -> None:
         pass
 
-    async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session | None, int]:
-        return None, count
+    async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
+        return Claim(None, count)
 
-    def done(self, session: Session | None) -> None:
+    def done(self, claim: Claim) -> None:
         pass
 
-    async def settle(self, handle: Handle) -> None:
+    def appended(self, claim: Claim, begin: int, end: int) -> None:
         pass
 
-    async def unmarked(self, handle: Handle) -> None:
+    async def settled(self) -> None:
         pass
 
     async def told(self) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 import trio
 
 from ckfs.errors import FsError, LedgerDown, NoGrant, Stale
-from ckfs.fs.charges import Handover, Session
+from ckfs.fs.charges import Claim, Handover, Session
 from ckfs.fs.core import Core
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
@@ -30,6 +30,7 @@ from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 from ckfs.store import metering
 from ckfs.store.charges import charges_of_set, data_in, end_of
+from ckfs.store.metering import Ended
 
 log = logging.getLogger(__name__)
 
@@ -85,36 +86,40 @@ class Charging:
         self.sessions.tell(Event(payer, ino, -charge, is_gone=True))
 
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
-        self.sessions.tell(Event(payer, ino, Amount(by_bytes)))
+        self.sessions.tell(Event(payer, None, Amount(by_bytes)))
 
-    def settles_elsewhere(self, writers: frozenset[MountId]) -> bool:
-        member = self._core.member
-        others = writers if member is None else writers - {member.id}
-        return any(self._core.fate(mount) is not Fate.GONE for mount in others)
+    def ended(self, ended: Ended) -> None:
+        self.sessions.tell(ended)
+
+    def held(self, ino: Inode) -> Amount | None:
+        return self.sessions.held(ino)
+
+    @property
+    def mount(self) -> MountId | None:
+        return None if self._core.member is None else self._core.member.id
+
+    def lives(self, mount: MountId) -> bool:
+        try:
+            return self._core.fate(mount) is not Fate.GONE
+        except OSError:  # it may yet tell
+            return True
 
     # Claiming
 
     @asynccontextmanager
-    async def claimed(self, payer: Uid, amount: Amount, of: Inode | None = None) -> AsyncIterator[None]:
+    async def claimed(self, payer: Uid, amount: Amount) -> AsyncIterator[None]:
         await self._take(payer, amount)
         purse = self.grants.purse(payer)
         purse.claims += 1
         try:
             yield
-            if of is not None:
-                amount -= self._held_for(of, payer, amount)
         finally:
             purse.claims -= 1
             purse.give_back(amount)
             self.sessions.gather()  # what was made is spent out of what was just given back
 
-    def _held_for(self, ino: Inode, payer: Uid, amount: Amount) -> Amount:
-        """What of *amount* stays held until the file is settled, since it is being written here."""
-        session = self.sessions.get(ino)
-        if session is None or session.payer != payer:
-            return NOTHING
-        session.held += amount.bytes
-        return amount
+    def created(self, node: Node) -> None:
+        self.sessions.created(node)
 
     async def begun(self, handle: Handle) -> None:
         with contextlib.suppress(OSError, FsError):  # the first write tries again
@@ -136,29 +141,20 @@ class Charging:
         sessions = self.sessions.of_payer(uid)
         for session in sessions:
             node = self._core.inodes.known(session.ino)
-            if node is not None and node.handles and not session.under_way:
+            if node is not None and not session.under_way:
                 with contextlib.suppress(OSError, FsError):
-                    await self.sessions.count(session, node.handles[0])
+                    await self.sessions.count(session, node)
         return bool(sessions)
 
-    async def claim(self, handle: Handle, offset: int, count: int) -> tuple[Session, int]:
-        unit, slack = self._unit, 0
+    async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
         if handle.appends:
-            # Its end is not where the kernel of this mount saw it last, if other mounts write the file too. Nor need it be there
-            # when this is written: then it may begin in another unit.
-            look = partial(end_of, self._core.store.door, handle.file, self._core.mount_id)
-            offset, is_shared = await self._core.gate.look(look, releases=(handle.pin(),))
-            slack = unit if is_shared else 0
+            return await self._claim_end(handle, count)
+        unit = self._unit
         begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
-        session = self._at_once(handle.node, begin, end) if not slack else None
+        session = self._at_once(handle.node, begin, end)
         if session is not None:
-            return session, count
-        session = await self._whole(handle, begin, end, slack)
-        if session is None:
-            there = metering.rounded(offset, unit) if handle.appends else end
-            session, end = await self._part(handle, begin, end, there, slack)
-        self._begin_write(session, begin, end)
-        return session, min(count, end - offset)
+            return Claim(session, count)
+        return await self._claim_there(handle, offset, count, there=offset + count)
 
     def _at_once(self, node: Node, begin: int, end: int) -> Session | None:
         """The session in which all from *begin* to *end* was claimed for a write that need not wait for anything: nearly each.
@@ -170,17 +166,53 @@ class Charging:
         if cost and not self.grants.take_at_once(session.payer, cost):
             return None
         session.held += cost
-        self._begin_write(session, begin, end)
-        return session
-
-    @staticmethod
-    def _begin_write(session: Session, begin: int, end: int) -> None:
         session.ranges.add(begin, end)
         session.under_way += 1
-        session.claims += 1
-        session.is_left = False
+        return session
 
-    def done(self, session: Session | None) -> None:
+    async def _claim_there(self, handle: Handle, offset: int, count: int, there: int) -> Claim:
+        unit = self._unit
+        begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
+        session = await self._whole(handle, begin, end)
+        if session is None:
+            session, end = await self._part(handle, begin, end, metering.rounded(there, unit))
+        session.ranges.add(begin, end)
+        session.under_way += 1
+        return Claim(session, min(count, end - offset))
+
+    async def _claim_end(self, handle: Handle, count: int) -> Claim:
+        """Where the file ends is known when it is written, if other mounts write it too: a unit more than that takes may be needed."""
+        unit = self._core.unit
+        cost = metering.rounded(count, unit) + unit
+        session = await self._whole(handle, 0, 0, cost)
+        if session is None:
+            look = partial(end_of, self._core.store.door, handle.file, self._core.mount_id)
+            offset, is_shared = await self._core.gate.look(look, releases=(handle.pin(),))
+            if not is_shared:
+                claim = await self._claim_there(handle, offset, count, there=offset)
+                claim.only_at = offset
+                return claim
+            session = await self.sessions.of(handle)
+            purse = self.grants.purse(session.payer)
+            cost = purse.balance.bytes // unit * unit
+            if cost <= unit or not purse.take(Amount(cost)):
+                raise _over_quota()
+            session.held += cost
+        session.under_way += 1
+        return Claim(session, min(count, cost - unit), appended=cost)
+
+    def appended(self, claim: Claim, begin: int, end: int) -> None:
+        session, unit = claim.session, self._core.unit
+        if claim.appended is None or session is None or session.ended:
+            return
+        begin, end = begin // unit * unit, metering.rounded(end, unit)
+        unneeded = claim.appended - session.ranges.missing(begin, end)
+        session.ranges.add(begin, end)
+        session.held -= unneeded
+        self.grants.purse(session.payer).give_back(Amount(unneeded))
+
+    def done(self, claim: Claim) -> None:
+        session = claim.session
         assert session is not None
         session.under_way -= 1
         if session.under_way:
@@ -188,14 +220,14 @@ class Charging:
         if session.idle is not None:
             session.idle.set()
             session.idle = None
-        if session.is_left:
-            self.sessions.end_unseen(session)
+        if session.ended and session.held:
+            self.sessions.written_late(session)
 
-    async def _whole(self, handle: Handle, begin: int, end: int, slack: int) -> Session | None:
-        """The session in which all from *begin* to *end* is claimed, and *slack* besides; None if there is not as much."""
+    async def _whole(self, handle: Handle, begin: int, end: int, besides: int = 0) -> Session | None:
+        """The session in which all from *begin* to *end* is claimed, and *besides*; None if there is not as much."""
         for _ in range(_TRIES):
             session = await self.sessions.of(handle)
-            cost = session.ranges.missing(begin, end) + slack
+            cost = session.ranges.missing(begin, end) + besides
             if cost and not await self.grants.take(session.payer, Amount(cost)):
                 if not await self._free_unneeded(session.payer):
                     return None
@@ -205,26 +237,24 @@ class Charging:
         return None
 
     def _hold(self, session: Session, cost: int) -> bool:
-        """False if the session was ended while *cost* was being taken."""
-        if session.ended:
+        """False if the session was ended, or counted, while *cost* was being taken."""
+        if session.ended or session.is_counted:
             self.grants.purse(session.payer).give_back(Amount(cost))
             return False
         session.held += cost
         return True
 
-    async def _part(
-        self, handle: Handle, begin: int, end: int, there: int, slack: int
-    ) -> tuple[Session, int]:
+    async def _part(self, handle: Handle, begin: int, end: int, there: int) -> tuple[Session, int]:
         """The file is counted anew, since what was written over was claimed once more; what is there already needs no room, up to
         *there*; and of the rest as much is claimed as can be. Returns up to where."""
         await self._count_anew(handle, begin, min(end, there))
-        session = await self._whole(handle, begin, end, slack)
+        session = await self._whole(handle, begin, end)
         if session is not None:
             return session, end
         session, unit = await self.sessions.of(handle), self._core.unit
         purse = self.grants.purse(session.payer)
-        end = session.ranges.reach(begin, end, max(0, purse.balance.bytes - slack)) // unit * unit
-        cost = session.ranges.missing(begin, end) + slack
+        end = session.ranges.reach(begin, end, max(0, purse.balance.bytes)) // unit * unit
+        cost = session.ranges.missing(begin, end)
         if end <= begin or not purse.take(Amount(cost)):
             raise _over_quota()
         session.held += cost
@@ -234,7 +264,7 @@ class Charging:
         unit, door = self._core.unit, self._core.store.door
         session = await self.sessions.of(handle)
         await self.sessions.until_idle(session)
-        await self.sessions.count(session, handle)
+        await self.sessions.count(session, handle.node)
         session = await self.sessions.of(handle)
         there = partial(data_in, door, handle.file, begin, end)
         for since, upto in await self._core.gate.call(there, releases=(handle.pin(),)):
@@ -242,11 +272,9 @@ class Charging:
 
     # What becomes of files
 
-    async def settle(self, handle: Handle) -> None:
-        await self.sessions.settle(handle)
-
-    async def unmarked(self, handle: Handle) -> None:
-        await self.sessions.unmarked(handle)
+    async def settled(self) -> None:
+        self.sessions.gather()
+        await self.grants.tell()
 
     async def told(self) -> None:
         await self.grants.tell()

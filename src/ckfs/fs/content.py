@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -17,6 +17,7 @@ import trio
 
 from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale, errno_of
 from ckfs.fs import lateness
+from ckfs.fs.charges import Claim
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, Unwritten, place_of, volume_of
@@ -28,6 +29,7 @@ from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import open_for_writing, process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
+from ckfs.store.appending import append, append_at
 from ckfs.store.gate import Release
 from ckfs.store.spots import Found, OpenFile, Target
 
@@ -85,23 +87,36 @@ class Content:
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
         is_marked = any(handle.mount is not None for handle in node.handles)
-        node.truncating += truncate
-        try:
-            file = await self.core.opening(node, work, undo=_close, locked=truncate)
-        except (Stale, FileNotFoundError):
-            if not node.handles:
-                raise
-            held = node.handles[0].file  # it has no name any more, but somebody has it open
-            file = await self.core.gate.call(work, undo=_close, releases=(node.handles[0].pin(),))
-        finally:
-            node.truncating -= truncate
+        with node.being_truncated() if truncate else contextlib.nullcontext():
+            try:
+                file = await self._as_it_is(
+                    node, lambda: self.core.opening(node, work, undo=_close, locked=truncate)
+                )
+            except (Stale, FileNotFoundError):
+                if not node.handles:
+                    raise
+                held = node.handles[0].file  # it has no name any more, but somebody has it open
+                file = await self.core.gate.call(work, undo=_close, releases=(node.handles[0].pin(),))
         if truncate:
             self.core.charging.cut(node, 0)
             node.failed, node.killed, node.unwritten = False, False, None
         number = self.opened(node, file, caller, flags, wrote=truncate)
         if truncate:
+            await self.core.charging.settle_now(node)
             await self.core.charging.begun(self.core.handle(number))
         return number
+
+    @staticmethod
+    async def _as_it_is(node: Node, open_it: Callable[[], Awaitable[OpenFile]]) -> OpenFile:
+        """Open it anew if another file has taken its place meanwhile: what was open then leads to that already."""
+        while True:
+            renewals = node.renewals
+            file = await open_it()
+            while node.renewing is not None:
+                await node.renewing.wait()
+            if node.renewals == renewals:
+                return file
+            close_soon(file.fd)
 
     @contextlib.contextmanager
     def _marked(
@@ -175,6 +190,11 @@ class Content:
         if handle.wrote:  # through a mapping that outlived its descriptor, or by a child of its opener
             with contextlib.suppress(OSError, FsError):
                 await self._hand_over(handle)
+            await self._settle_or_later(handle)
+        if (
+            handle.mount is not None and handle.node.truncating
+        ):  # who overwrites it settles it, unless that fails
+            await handle.node.until_truncated()
             await self._settle_or_later(handle)
         self.core.handles.remove(number)
         handle.node.without_handle(handle)
@@ -276,9 +296,13 @@ class Content:
         keeping, owner, charging = self.sets.keeping, _stored_owner(handle), self.core.charging
 
         async def write(begin: int) -> int:
-            session, count = await charging.claim(handle, offset + begin, len(data) - begin)
-            piece = data if count == len(data) else data[begin : begin + count]
-            return await self._put(handle, owner, piece, offset + begin, partial(charging.done, session))
+            claim = await charging.claim(handle, offset + begin, len(data) - begin)
+            piece = data if claim.count == len(data) else data[begin : begin + claim.count]
+            if claim.appended is not None or claim.only_at is not None:
+                return await self._append(handle, owner, piece, claim)
+            put = partial(_put_at, handle.fd, piece, offset + begin)
+            count, _ = await self._put(handle, owner, put, len(piece), partial(charging.done, claim))
+            return count
 
         written = 0
         while True:
@@ -294,23 +318,46 @@ class Content:
             if written == len(data) or not count:
                 return written
 
-    async def _put(self, handle: Handle, owner: Owner | None, piece: bytes, at: int, release: Release) -> int:
-        """Give the store a piece of *owner* (as stored), and ask it, if that is due, whether it keeps what it took. Unkept if it does not keep
-        what it took before."""
+    async def _append(self, handle: Handle, owner: Owner | None, piece: bytes, claim: Claim) -> int:
+        """To the end of the file, wherever that is."""
+        core = self.core
+        releases: list[Release] = [partial(core.charging.done, claim)]
+        put = partial(append, handle.fd, piece)
+        if claim.only_at is not None:  # under a lock of the file, which is one for all threads here
+            put = partial(append_at, handle.fd, piece, claim.only_at, core.mount_id)
+            try:
+                releases.append(await core.locks.acquire(handle.node.ino))
+            except BaseException:
+                releases[0]()
+                raise
+        written, end = await self._put(handle, owner, put, len(piece), *releases)
+        core.charging.appended(claim, end - written, end)
+        return written
+
+    async def _put(
+        self,
+        handle: Handle,
+        owner: Owner | None,
+        put: Callable[[], tuple[int, int]],
+        size: int,
+        *releases: Release,
+    ) -> tuple[int, int]:
+        """Give the store a piece of *owner* (as stored), of *size* bytes, and ask it, if that is due, whether it keeps what it took:
+        how many bytes it took, and where they end. Unkept if it does not keep what it took before."""
         door, taken = self.core.store.door, handle.node.taken
         stored = None if owner is None else owner.uid
-        asks, earlier, before = self.core.late.asks(taken, len(piece), owner), taken.is_any, taken.bytes
+        asks, earlier, before = self.core.late.asks(taken, size, owner), taken.is_any, taken.bytes
 
-        def put() -> int:
+        def work() -> tuple[int, int]:
             with door.refusals.stored_as(stored):
-                count = os.pwrite(handle.fd, piece, at)
+                result = put()
                 if asks:
                     lateness.ask(handle.fd)
-                return count
+                return result
 
         taken.under_way += 1
         try:
-            count = await self._transfer(handle, put, release)
+            count, end = await self._transfer(handle, work, *releases)
         except OSError as error:
             raise self.core.late.refused(error, owner, earlier=earlier or taken.under_way > 1) from error
         finally:
@@ -319,7 +366,7 @@ class Content:
             taken.kept(before)
         else:
             taken.bytes += count
-        return count
+        return count, end
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
@@ -401,12 +448,11 @@ class Content:
     async def _settle(self, handle: Handle) -> None:
         handle.wrote = handle.marked = handle.admitted = False
         try:
-            await self.core.charging.settle(handle)
             await self.states.settle(handle.node, handle)
         except (OSError, FsError):
             handle.wrote = True  # the release tries again
             raise
-        await self.core.charging.unmarked(handle)
+        await self.core.charging.settled()
 
     @contextlib.contextmanager
     def _failing(self, handle: Handle) -> Iterator[None]:
@@ -430,6 +476,11 @@ def _stored_owner(handle: Handle) -> Owner | None:
 
 def _stored_owner_of(node: Node) -> Owner | None:
     return node.set_entry.stored if place_of(node) is not None else None
+
+
+def _put_at(fd: int, piece: bytes, at: int) -> tuple[int, int]:
+    count = os.pwrite(fd, piece, at)
+    return count, at + count
 
 
 def _close(file: OpenFile) -> None:

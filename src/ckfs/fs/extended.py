@@ -112,7 +112,7 @@ class Extended:
             return after - charge_of_attributes(door, target)
 
         cost = Amount(max(0, await self.core.on(node, growth)))
-        async with self.core.charging.claimed(self.core.payer_of(node), cost, node.ino):
+        async with self.core.charging.claimed(self.core.payer_of(node), cost):
             await self.core.on(
                 node, lambda target: door.set_attribute(target, node.ino, name, value), locked=True
             )

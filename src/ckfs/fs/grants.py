@@ -299,7 +299,9 @@ class Grants:
             async with self._lane.turn():
                 news = any(purse.has_news_of(self._to_note) for purse in self.purses.values())
                 if news or self._batch or self._noting:
+                    # With the notes. Those that come meanwhile wait: what is posted before them may come meanwhile, too.
                     await self._post_all()
+                    return
                 self._noting, self._to_note = list(self._to_note.values()), {}
                 await self._note_all()
 

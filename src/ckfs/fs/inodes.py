@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import trio
@@ -159,7 +159,10 @@ class Node:
         "parent",
         "reached",
         "removed",
+        "renewals",
+        "renewing",
         "taken",
+        "truncated",
         "truncating",
         "unsettled",
         "unsynced",
@@ -191,12 +194,48 @@ class Node:
         """Its last writer has ended, but the store could not be told: that is tried again."""
         self.truncating = 0
         """How many are opening it to overwrite it."""
+        self.renewals = 0
+        """How often another file took the place of it in the store."""
+        self.renewing: trio.Event | None = None
+        """While that happens: set when it is done."""
+        self.truncated: trio.Event | None = None
+        """Set when none is any more."""
         self.removed: Found | None = None
         """What it was when its last name went; some process may still stand in it, or hold it by O_PATH."""
 
     @property
     def is_root(self) -> bool:
         return self.ino == ROOT_INODE
+
+    @contextlib.contextmanager
+    def being_truncated(self) -> Iterator[None]:
+        """Within the block somebody opens it to overwrite it."""
+        self.truncating += 1
+        try:
+            yield
+        finally:
+            self.truncating -= 1
+            if not self.truncating and self.truncated is not None:
+                self.truncated.set()
+                self.truncated = None
+
+    @contextlib.contextmanager
+    def being_renewed(self) -> Iterator[None]:
+        """Within the block another file takes its place in the store, of the same number: who opens it now opens it once more."""
+        self.renewing = done = trio.Event()
+        try:
+            yield
+        finally:
+            self.renewals += 1
+            done.set()
+            if self.renewing is done:
+                self.renewing = None
+
+    async def until_truncated(self) -> None:
+        """Wait until nobody opens it to overwrite it."""
+        while self.truncating:
+            self.truncated = self.truncated or trio.Event()
+            await self.truncated.wait()
 
     @property
     def top(self) -> Node:

@@ -26,7 +26,7 @@ from ckfs.names import shown
 from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
-from ckfs.policy.quota import NOTHING, Amount
+from ckfs.policy.quota import Amount
 from ckfs.store import record
 from ckfs.store.charges import charge_of_attributes
 from ckfs.store.gate import Release
@@ -134,12 +134,11 @@ class Keeping:
         found = await self.core.examine(node)
         if not self._may_be_renewed(found) and found.stat.st_nlink != 2:
             return
-        keeps = self._is_worth_it(found)
         try:
-            await self._renew_there(node, caller, begun=begun, keeps=keeps)
+            await self._renew_there(node, caller, begun=begun)
         except (FileNotFoundError, Stale):  # another mount has moved it
             if await self.core.moved.find_again(node):
-                await self._renew_there(node, caller, begun=begun, keeps=keeps)
+                await self._renew_there(node, caller, begun=begun)
 
     def _may_be_renewed(self, found: Found) -> bool:
         is_torn = found.record.is_regular and found.record.state in (State.PARTIAL, State.WRITING)
@@ -153,7 +152,7 @@ class Keeping:
         is_written = any(self.core.fate(mount) is Fate.ALIVE for mount in others)
         return not is_written and (found.record.state is State.PARTIAL or bool(others))
 
-    async def _renew_there(self, node: Node, caller: Caller, *, begun: bool, keeps: bool) -> None:
+    async def _renew_there(self, node: Node, caller: Caller, *, begun: bool) -> None:
         place = node.place
         owner, door, spot = node.set_entry.owner, self.core.store.door, node.spot
 
@@ -164,19 +163,22 @@ class Keeping:
             if not is_kept and not self._is_left(spot, found):
                 return
             note = self._note(place, owner, found, caller) if is_kept else None
-            self._renew(spot, note, found, begun=begun)
+            with self._written_on(spot, found):
+                self._renew(spot, note, found, begun=begun)
             for fd in open_here:
                 door.open_instead(spot, node.ino, fd)
 
         async def run() -> None:
-            cost = await self._cost_of_keeping(node) if keeps else NOTHING
+            # Also of one that is not kept: others may have a part in telling that it is gone.
+            cost = await self._cost_of_keeping(node)
             async with self.core.charging.claimed(self.core.payer_of(node), cost):
+                lock = await self.core.locks.acquire(node.ino)
                 open_here = [handle.fd for handle in node.handles]
-                releases = [handle.pin() for handle in node.handles]
-                releases.append(await self._lock(node, releases))
-                await self.core.gate.call(
-                    lambda: work(open_here), releases=releases, of_set=self.core.set_key(node)
-                )
+                releases: list[Release] = [lock, *(handle.pin() for handle in node.handles)]
+                with node.being_renewed():
+                    await self.core.gate.call(
+                        lambda: work(open_here), releases=releases, of_set=self.core.set_key(node)
+                    )
 
         try:
             await self.with_room(node.set_entry.stored, run, volume_of(node))
@@ -190,13 +192,18 @@ class Keeping:
         look = partial(charge_of_attributes, self.core.store.door)
         return Amount(await self.core.on(node, look), files=1)
 
-    async def _lock(self, node: Node, releases: list[Release]) -> Release:
+    @contextlib.contextmanager
+    def _written_on(self, spot: Spot, found: Found) -> Iterator[None]:
+        """In the block another file takes the place of *found*: if this mount writes that one, it writes the other from then on."""
+        door, mount, ino = self.core.store.door, self.core.mount_id, found.record.ino
+        is_written = mount in door.writers(spot, ino)
+        if is_written:
+            door.unmark(spot, ino, mount)
         try:
-            return await self.core.locks.acquire(node.ino)
-        except BaseException:
-            for release in releases:
-                release()
-            raise
+            yield
+        finally:
+            if is_written:
+                self.core.mark(mount, spot, ino, lambda found: found.record)
 
     def _renew(self, spot: Spot, note: Note | None, found: Found, *, begun: bool) -> None:
         """Put a new, empty file at *spot*; the old one goes to the trash with *note*, or for good without one."""

@@ -107,6 +107,7 @@ class Metadata:
             found = await self._apply(node, changes, handle, caller)
         if changes.size is not None:
             self.core.charging.cut(node, changes.size)
+            await self.core.charging.settle_now(node)
             await self.core.charging.told()
         if not has_owner or node.removed is not None:
             return found

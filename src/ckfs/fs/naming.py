@@ -91,7 +91,9 @@ class Naming:
             # Another mount made it since the kernel looked: let it look again, and check permissions this time.
             raise Stale("the file exists by now") from None
         node = self.core.inodes.get(found.record.ino)
-        return self.content.opened(node, OpenFile(opened[0]), caller, flags, wrote=True), found
+        number = self.content.opened(node, OpenFile(opened[0]), caller, flags, wrote=True)
+        self.core.charging.created(node)
+        return number, found
 
     async def _make(
         self,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from ckfs.ledger.ledger import Changed, Drawn, Posting, Settled
+from ckfs.ledger.ledger import Drawn, Posting, Settled
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import GRANT_BYTES, NOTHING, Amount
 
@@ -47,7 +47,6 @@ class Purse:
     _changed: Amount = NOTHING
     _given_up: Amount = NOTHING
     _settled: list[Settled] = field(default_factory=list)
-    _changed_files: dict[Inode, Amount] = field(default_factory=dict)
     _posted: Amount = NOTHING
     """Given up by a posting that is under way."""
 
@@ -92,11 +91,6 @@ class Purse:
         self._changed += change
         self._give_up_from_balance(change.not_below_zero())
 
-    def spend_on(self, ino: Inode, change: Amount) -> None:
-        """As :meth:`spend`, for a file that other mounts may be writing."""
-        self._changed_files[ino] = self._changed_files.get(ino, NOTHING) + change
-        self._give_up_from_balance(change.not_below_zero())
-
     def spend_held(self, amount: Amount) -> None:
         """What was held for it has become *amount* at rest."""
         self._changed += amount
@@ -137,18 +131,16 @@ class Purse:
 
     @property
     def has_news(self) -> bool:
-        return bool(self._changed or self._given_up or self._settled or self._changed_files)
+        return bool(self._changed or self._given_up or self._settled)
 
     @property
     def changes_room(self) -> bool:
         """Whether its owner may be granted more, or less, once everything is posted. Not by what was claimed and made."""
-        return bool(self._settled or self._changed_files) or self._given_up != self._changed
+        return bool(self._settled) or self._given_up != self._changed
 
     def has_news_of(self, files: Container[Inode]) -> bool:
         """Whether something is to be posted of one of *files*."""
-        return any(ino in files for ino in self._changed_files) or any(
-            settled.ino in files for settled in self._settled
-        )
+        return any(settled.ino in files for settled in self._settled)
 
     @property
     def is_empty(self) -> bool:
@@ -158,11 +150,10 @@ class Purse:
     def posting(self) -> Posting:
         """What is to be posted; :meth:`posted` follows."""
         settled = tuple(self._settled)
-        changed = tuple(Changed(ino, by) for ino, by in self._changed_files.items() if by)
-        news = Posting(self.uid, self._changed, self._given_up, settled, changed)
+        news = Posting(self.uid, self._changed, self._given_up, settled)
         self._posted += self._given_up
         self._changed = self._given_up = NOTHING
-        self._settled, self._changed_files = [], {}
+        self._settled = []
         return news
 
     def posted(self, posting: Posting) -> None:

@@ -24,7 +24,7 @@ from ckfs.fs.liveness import Fate
 from ckfs.ledger.ledger import Basis, Ledger
 from ckfs.names import MountId, Uid
 from ckfs.policy.quota import Amount
-from ckfs.store.counting import count
+from ckfs.store.counting import BetweenMounts, count
 from ckfs.store.layout import Store
 
 POSTED_WITHIN_S = 1.0
@@ -105,10 +105,13 @@ class Recounting:
         # What of a file the dead mount has written, and what a living one, is known when that has settled it.
         is_shared = any(file.ino in written for file in basis.files if file.mount in dead)
         if basis.version == before.version and not is_shared:
-            with contextlib.suppress(Stale):  # something was moved under the count
-                at_rest = count(self.store, uid, self.store.door.unit, written.keys())
-                return _Found(uid, basis, dead, sum(written.values(), at_rest))
+            with contextlib.suppress(Stale, BetweenMounts):  # something was moved under the count
+                counted = count(self.store, uid, self.store.door.unit, written, self._lives)
+                return _Found(uid, basis, dead, counted)
         return _Found(uid, basis, dead, None)
+
+    def _lives(self, mount: MountId) -> bool:
+        return self.fate(mount) is Fate.ALIVE
 
     def _dead(self, uid: Uid, basis: Basis) -> frozenset[MountId]:
         granted = {mount for mount, owners in self.ledger.mounts().items() if uid in owners}

@@ -8,6 +8,7 @@ to the event loop's thread.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,16 +22,17 @@ from ckfs.fs.charges import Session
 from ckfs.fs.core import Core
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.ranges import Ranges
 from ckfs.ledger.ledger import Opened, Settled
 from ckfs.names import Inode, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import metering
-from ckfs.store.charges import charge_in_turn, charge_while_open, give_turn_back, is_gone_for_us
+from ckfs.store.charges import look_again, share_of
+from ckfs.store.gate import Release
+from ckfs.store.metering import Ended
 
 _MOST_RANGES = 4096
 """A file that was written in more pieces is settled in between."""
-_TURN_S = 2.0
-"""For so long another mount is waited for that is just telling the ledger what the same file takes."""
 _IDLE_S = 2.0
 """For so long the writes that are under way are waited for, where a file is to be counted in between."""
 
@@ -43,6 +45,7 @@ class Event:
     ino: Inode | None
     change: Amount
     is_gone: bool = False
+    """It has no name any more."""
 
 
 class Sessions:
@@ -54,10 +57,9 @@ class Sessions:
         self._core = core
         self._sessions: dict[Inode, Session] = {}
         self._beginning: dict[Inode, trio.Lock] = {}
-        self._turns: dict[Inode, trio.Lock] = {}
-        self._events: deque[Event] = deque()
-        self._lingering: dict[Inode, Uid] = {}
-        """Who pays for what has no name any more, and is open here."""
+        self._events: deque[Event | Ended] = deque()
+        self._lingering: dict[Inode, tuple[Uid, Amount]] = {}
+        """Who pays for what has no name any more, and is open here; and how much."""
         self.to_recount: set[Uid] = set()
         """Owners of whom only a recount tells what they use: their grants were taken back while this mount seemed dead."""
         self._token: trio.lowlevel.TrioToken | None = None
@@ -76,45 +78,49 @@ class Sessions:
 
     # What the door tells
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: Event | Ended) -> None:
         self._events.append(event)
-        token = self._token
-        if token is not None and (event.change.bytes < 0 or event.change.files < 0):
+        token, change = self._token, _change_of(event)
+        if token is not None and (change.bytes < 0 or change.files < 0):
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(self.grants.hurry)
+
+    def held(self, ino: Inode) -> Amount | None:
+        """As :meth:`ckfs.store.metering.Meter.held`; in any thread."""
+        session = self._sessions.get(ino)
+        return None if session is None else Amount(session.held)
 
     def gather(self) -> None:
         """Take up what the door has told."""
         for _ in range(len(self._events)):
             event = self._events.popleft()
-            purse = self.grants.purse(event.payer)
-            if event.ino is None and purse.claims and not purse.balance.covers(event.change):
-                self._events.append(event)  # what was claimed for it is given back in a moment, and spent
-            elif event.ino is None:
-                purse.spend(event.change)
-            elif not self._is_settled_later(event.ino, event):
-                if event.is_gone:
-                    purse.spend(event.change)
-                else:
-                    purse.spend_on(event.ino, event.change)
+            if isinstance(event, Ended):
+                self._take_up(event)
+            elif event.is_gone and event.ino is not None:
+                self._take_up_gone(event.ino, event)
+            else:
+                self._take_up_change(event)
 
-    def _is_settled_later(self, ino: Inode, event: Event) -> bool:
-        """Whether what was told of *ino* is seen when it is settled, since it is open here; or was, already."""
-        session = self._sessions.get(ino)
-        if session is not None:
-            session.is_ours_to_bury = session.is_ours_to_bury or event.is_gone
-            return True
-        if not event.is_gone:
-            return False
-        node = self._core.inodes.known(ino)
-        if node is None or not node.handles or ino in self._lingering:
-            return False
-        self._linger(event.payer, ino, -event.change)
-        return True
+    def _take_up_change(self, event: Event) -> None:
+        purse = self.grants.purse(event.payer)
+        if purse.claims and not purse.balance.covers(event.change):
+            self._events.append(event)  # what was claimed for it is given back in a moment, and spent
+        else:
+            purse.spend(event.change)
 
-    def _linger(self, payer: Uid, ino: Inode, charge: Amount) -> None:
-        self._lingering[ino] = payer
-        self.grants.note(payer, Opened(ino, charge))
+    def _take_up_gone(self, ino: Inode, event: Event) -> None:
+        session, node = self._sessions.get(ino), self._core.inodes.known(ino)
+        if session is not None and not self._core.store.door.is_local:
+            session.is_gone = True  # the store does not say so itself
+        elif node is not None and _has_nameless(node) and ino not in self._lingering:
+            self._linger(event.payer, ino, -event.change)
+        else:
+            self.grants.purse(event.payer).spend(event.change)
+
+    def _linger(self, payer: Uid, ino: Inode, more: Amount) -> None:
+        before = self._lingering[ino][1] if ino in self._lingering else NOTHING
+        self._lingering[ino] = payer, before + more
+        self.grants.note(payer, Opened(ino, before + more))
 
     # Looking
 
@@ -140,12 +146,19 @@ class Sessions:
 
     # From the first write to the last
 
+    def created(self, node: Node) -> None:
+        """What was just made is marked as being written here, and the ledger notes it in a while: it may lose its name before the
+        first write, and then only the note tells a recount of it."""
+        payer, base = self._core.payer_of(node), Amount(0, files=1)
+        self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
+        self.grants.note(payer, Opened(node.ino, base))
+
     async def of(self, handle: Handle) -> Session:
         """That of the file which is open as *handle*; begun if there is none."""
         node = handle.node
         if (going := self.going_on(node)) is not None:
             return going
-        async with _alone(self._beginning, node.ino):  # nobody writes before the ledger has heard of it
+        async with self._alone(node.ino):  # nobody writes before the ledger has heard of it
             session = self._sessions.get(node.ino)
             if session is None:
                 return await self._begin(handle)
@@ -154,8 +167,8 @@ class Sessions:
             if self._goes_on(session, node):
                 return session
             await self.until_idle(session)  # those who come next wait for this one
-            await self.count(session, handle)
-            return await self._begin(handle) if session.ended else session
+            await self._count(session, node)
+            return self._sessions.get(node.ino) or await self._begin(handle)
 
     def going_on(self, node: Node) -> Session | None:
         """That of *node*, if there is one that its next write may be claimed in."""
@@ -163,146 +176,156 @@ class Sessions:
         return session if session and session.is_told and self._goes_on(session, node) else None
 
     def _goes_on(self, session: Session, node: Node) -> bool:
-        """It is neither in too many pieces, nor another's by now than whose it was when this began."""
-        if len(session.ranges) > _MOST_RANGES:
+        """It is neither just being counted, nor in too many pieces, nor another's by now than whose it was when this began."""
+        if session.is_counted or len(session.ranges) > _MOST_RANGES:
             return False
         if session.entry is not None and session.entry is node.entry_above:
             return True
         return session.payer == self._core.payer_of(node)
 
+    @asynccontextmanager
+    async def _alone(self, ino: Inode) -> AsyncIterator[None]:
+        """One at a time for each file: others must not wait for a store that is slow with this one."""
+        lock = self._beginning.setdefault(ino, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.statistics().tasks_waiting and not lock.locked():
+                self._beginning.pop(ino, None)
+
     async def _begin(self, handle: Handle) -> Session:
         self.gather()
         node = handle.node
-        async with self._charge_in_turn(handle) as (base, is_gone):
-            self.gather()
-            if is_gone and node.ino not in self._lingering:
-                base = (
-                    NOTHING  # another mount has removed it, and said so: nobody was charged with it any more
-                )
-            payer = self._core.payer_of(node)
-            session = self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
-            session.is_ours_to_bury = is_gone
-            if node.ino not in self._lingering:  # else it is noted
-                self.grants.note(session.payer, Opened(node.ino, base))
-                await self._tell(session)  # what other mounts tell of the file from now on is settled with it
-            session.is_told = True
-            return session
+        payer = self._core.payer_of(node)
+        if payer in self.to_recount:  # what was claimed for the file may be no more
+            await self._look_again(node)
+        look = partial(share_of, self._core.store.door, handle.file)
+        base = await self._core.gate.look(look, releases=(handle.pin(),))
+        self.gather()
+        session = self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
+        if node.ino not in self._lingering:  # else it is noted
+            self.grants.note(payer, Opened(node.ino, base))
+            await self._tell(
+                session
+            )  # who gives the set away from now on has the ledger move what was written
+        session.is_told = True
+        return session
 
     async def _tell(self, session: Session) -> None:
         await self.grants.tell_notes()
         session.is_told = True
 
-    async def _until_told(self, ino: Inode) -> None:
-        """Until the ledger has heard of a session that is just beginning: one that ends before counts with what others change."""
-        session = self._sessions.get(ino)
-        if session is not None and not session.is_told:
-            async with _alone(self._beginning, ino):
-                pass
-
-    async def _charge(self, handle: Handle) -> tuple[Amount, bool]:
-        look = partial(charge_while_open, self._core.store.door, handle.file)
-        return await self._core.gate.look(look, releases=(handle.pin(),))
-
-    @asynccontextmanager
-    async def _charge_in_turn(self, handle: Handle) -> AsyncIterator[tuple[Amount, bool]]:
-        """As :meth:`_charge`; within the block nobody else looks what the file takes, to tell the ledger, on any mount."""
-        door, gate, file = self._core.store.door, self._core.gate, handle.file
-        release = handle.pin()  # it may be another's, who closes it meanwhile
-        try:
-            async with _alone(self._turns, handle.node.ino):
-                seen = await gate.look(partial(charge_in_turn, door, file), releases=(handle.pin(),))
-                if seen is None:
-                    wait = partial(charge_in_turn, door, file, _TURN_S)
-                    seen = await gate.call(wait, releases=(handle.pin(),))
-                assert seen is not None
-                try:
-                    yield seen
-                finally:
-                    with trio.CancelScope(shield=True), contextlib.suppress(OSError, FsError):
-                        give_back = partial(give_turn_back, door, file)
-                        await gate.look(give_back, releases=(handle.pin(),))
-        finally:
-            release()
-
-    async def settle(self, handle: Handle) -> None:
-        node = handle.node
-        await self._until_told(node.ino)
-        session = self._sessions.get(node.ino)
-        if session is None or any(other.wrote for other in node.handles):
-            return
-        if session.under_way:
-            session.is_left = True
-            return
-        await self.count(session, handle)  # before other mounts hear that it is written no more
-
     async def settle_now(self, node: Node) -> None:
-        await self._until_told(node.ino)
         session = self._sessions.get(node.ino)
         if session is not None:
             await self.until_idle(session)
-        if session is not None and node.handles:
-            await self.count(session, node.handles[0])
+            await self.count(session, node)
+            await self.grants.tell()
 
-    async def unmarked(self, handle: Handle) -> None:
-        """The file is not marked as being written by this mount any more. Who took its last name before that has left it to us to
-        tell of it."""
-        node = handle.node
-        if node.ino in self._sessions or node.ino in self._lingering:
+    async def count(self, session: Session, node: Node) -> None:
+        """End *session* with what its file takes in the store now: unless a write is under way, or other mounts write the file, too.
+        For these nothing may be given back that was claimed for it."""
+        async with self._alone(session.ino):
+            await self._count(session, node)
+
+    async def _count(self, session: Session, node: Node) -> None:
+        if session.ended or session.under_way:
             return
-        charge, is_gone = await self._charge(handle)
-        if not is_gone or not await self._is_ours_to_bury(handle) or node.ino in self._sessions:
-            return
-        self._linger(self._core.payer_of(node), node.ino, charge)  # its handle is open yet
-
-    async def _is_ours_to_bury(self, handle: Handle) -> bool:
-        look = partial(is_gone_for_us, self._core.store.door, handle.file)
-        return await self._core.gate.call(look, releases=(handle.pin(),))
-
-    async def count(self, session: Session, handle: Handle) -> None:
-        """End *session* with what the file, open as *handle*, takes in the store now, and tell the ledger; not if a write begins
-        meanwhile."""
-        claims = session.claims
+        session.is_counted = True  # who would write on waits
         try:
-            async with self._charge_in_turn(handle) as (final, is_gone):
-                if is_gone and not session.is_ours_to_bury and await self._is_ours_to_bury(handle):
-                    session.is_ours_to_bury = True
-                if not (session.ended or session.under_way) and session.claims == claims:
-                    self._end(session, final)
-                await self.grants.tell()
+            await self._look_again(node)
         except (OSError, FsError):
-            if not session.under_way:
-                self.end_unseen(session)
+            self.gather()
+            if not session.ended:
+                self._end_unseen(session)
             raise
-
-    def end_unseen(self, session: Session) -> None:
-        """Nobody could see what the file takes: it counts with all that was claimed for it, until a recount."""
-        if not session.ended:
-            self._end(session, session.base + Amount(session.held))
-            self.to_recount.add(session.payer)
-
-    def _end(self, session: Session, final: Amount) -> None:
-        """*final* is what the file counts with from now on; one that has no name any more, for as long as it is open here, or until
-        who took its name has told that it is gone."""
+        finally:
+            session.is_counted = False
         self.gather()
-        if session.ended:
+
+    async def _look_again(self, node: Node) -> None:
+        if not node.handles:
             return
-        self._drop(session)
-        node = self._core.inodes.known(session.ino)
-        is_open = node is not None and bool(node.handles)
-        if session.is_ours_to_bury and not is_open:
-            final = NOTHING
-        purse = self.grants.purse(session.payer)
-        noted = self.grants.noted_not(session.ino)
-        if noted is None:
-            purse.settle(Settled(session.ino, final), Amount(session.held))
+        core, handle = self._core, node.handles[0]
+        look = partial(look_again, core.store.door, handle.file, node.ino, core.mount_id)
+        pinned = handle.pin()  # before anything is waited for: it may be closed meanwhile
+        try:
+            lock: Release = await core.locks.acquire(node.ino)
+        except BaseException:
+            pinned()
+            raise
+        await core.gate.call(look, releases=(lock, pinned))
+
+    def _take_up(self, ended: Ended) -> None:
+        """What a file counts with that this mount wrote, by what the door saw."""
+        session = self._sessions.get(ended.ino)
+        payer = self._payer_of(ended) if session is None else session.payer
+        purse = self.grants.purse(payer)
+        if ended.beside_dead or (session is None and ended.goes_on):
+            self.to_recount.add(payer)
+        if ended.goes_on and session is None:
+            return
+        if ended.goes_on and session is not None and session.under_way:  # seen so late that others write on
+            purse.spend(ended.final - ended.counted)
+            return
+        if ended.goes_on and session is not None and ended.final == ended.counted and not session.held:
+            session.ranges = (
+                Ranges()
+            )  # nothing is to be told: who tries again and again at his limit keeps no recount up
+            return
+        held = NOTHING
+        if session is not None:
+            self._drop(session)
+            if not (session.under_way and ended.is_last):
+                held, session.held = Amount(session.held), 0
+        is_gone = ended.is_gone or (session is not None and session.is_gone)
+        final = self._nameless(ended, held) if is_gone else ended.final
+        if session is None or self.grants.noted_not(ended.ino) is not None:
+            purse.give_back(held)
+            purse.spend(final - ended.counted)
         else:
-            purse.give_back(Amount(session.held))
-            purse.spend_on(session.ino, final - noted.base)
-        if session.is_ours_to_bury and is_open:
-            self._linger(session.payer, session.ino, final)
+            purse.settle(Settled(ended.ino, final, ended.counted, is_last=ended.is_last), held)
+        if (is_gone and final) or ended.ino in self._lingering:  # what was noted of it is settled now
+            self._linger(payer, ended.ino, final if is_gone else NOTHING)
         if purse.is_wanted_by_others(trio.current_time()):
             purse.give_up_balance()
             self.grants.hurry()
+
+    def _payer_of(self, ended: Ended) -> Uid:
+        node = self._core.inodes.known(ended.ino)
+        with contextlib.suppress(Stale):
+            if node is not None:
+                return self._core.payer_of(node)
+        return ended.payer
+
+    def _nameless(self, ended: Ended, held: Amount) -> Amount:
+        """Something without a name counts for as long as it is open here: with what it did, and what was claimed for it."""
+        node = self._core.inodes.known(ended.ino)
+        if node is None or not node.handles:
+            return NOTHING
+        before = self._lingering[ended.ino][1] if ended.ino in self._lingering else NOTHING
+        most, there = ended.counted.bytes + held.bytes, ended.final.bytes - before.bytes
+        return Amount(max(0, min(most, there)), ended.counted.files)
+
+    def _end_unseen(self, session: Session) -> None:
+        """Nobody could see what the file takes: it counts with all that was claimed for it, until a recount."""
+        self._drop(session)
+        held, session.held = Amount(session.held), 0
+        purse = self.grants.purse(session.payer)
+        if self.grants.noted_not(session.ino) is not None:
+            purse.give_back(held)
+            purse.spend(held)
+        else:
+            purse.settle(Settled(session.ino, session.base + held, session.base), held)
+        self.to_recount.add(session.payer)
+
+    def written_late(self, session: Session) -> None:
+        """The last write of *session* is over, which had been given up, and for which nobody waited: what was claimed is
+        taken for written, until a recount."""
+        self.grants.purse(session.payer).spend_held(Amount(session.held))
+        session.held = 0
+        self.to_recount.add(session.payer)
 
     def _drop(self, session: Session) -> None:
         """What is held for it stays so until the ledger says otherwise."""
@@ -315,14 +338,22 @@ class Sessions:
             session.ranges.cut(metering.rounded(size, self._core.unit))
 
     def closed(self, node: Node) -> None:
-        if node.handles or node.ino not in self._lingering:
+        if node.handles or node.truncating:
             return
-        purse = self.grants.purse(self._lingering.pop(node.ino))
-        noted = self.grants.noted_not(node.ino)
-        if noted is None:
-            purse.settle(Settled(node.ino, NOTHING), NOTHING)
+        self.gather()
+        session = self._sessions.get(node.ino)
+        if (
+            session is not None and not session.under_way
+        ):  # the store could not be told that it is written no more
+            self._end_unseen(session)
+        if node.ino not in self._lingering:
+            return
+        payer, amount = self._lingering.pop(node.ino)
+        purse = self.grants.purse(payer)
+        if self.grants.noted_not(node.ino) is None:
+            purse.settle(Settled(node.ino, NOTHING, amount), NOTHING)
         else:
-            purse.spend_on(node.ino, -noted.base)
+            purse.spend(-amount)
         self.grants.hurry()
 
     def lost(self, uid: Uid) -> None:
@@ -331,20 +362,22 @@ class Sessions:
             if session.payer == uid:
                 self._drop(session)
                 if self.grants.noted_not(session.ino) is None:  # it may have been noted anew just now
-                    self.grants.purse(uid).settle(Settled(session.ino, session.base), NOTHING)
+                    settled = Settled(session.ino, session.base, session.base)
+                    self.grants.purse(uid).settle(settled, NOTHING)
         self.to_recount.add(uid)
 
 
-@asynccontextmanager
-async def _alone(locks: dict[Inode, trio.Lock], ino: Inode) -> AsyncIterator[None]:
-    """One at a time for each file: others must not wait for a store that is slow with this one."""
-    lock = locks.setdefault(ino, trio.Lock())
-    try:
-        async with lock:
-            yield
-    finally:
-        if not lock.statistics().tasks_waiting and not lock.locked():
-            locks.pop(ino, None)
+def _has_nameless(node: Node) -> bool:
+    """Whether what is open here as *node* has no name any more: one that another file has taken the place of is not."""
+    for handle in node.handles:
+        with contextlib.suppress(OSError):
+            if not os.fstat(handle.fd).st_nlink:
+                return True
+    return False
+
+
+def _change_of(event: Event | Ended) -> Amount:
+    return event.final - event.counted if isinstance(event, Ended) else event.change
 
 
 def _is_in(node: Node, top: Node) -> bool:

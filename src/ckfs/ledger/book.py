@@ -277,18 +277,11 @@ def _post(sheet: Sheet, posting: Posting) -> None:
     standing = sheet[posting.uid]
     # Whatever is posted of an owner is to be counted anew if this mount dies before it has posted the rest.
     sheet.number(posting.uid)
-    standing.post(posting.used)
+    if posting.used:
+        standing.post(posting.used)
     standing.claim(-posting.given_up.not_below_zero())
-    unspent = posting.given_up.bytes - max(0, posting.used.bytes)
-    for change in posting.changed:
-        if not sheet.is_written_elsewhere(change.ino):
-            standing.post(change.by)
-            unspent -= max(0, change.by.bytes)
-        else:
-            unspent -= sheet.grow(change.ino, min(change.by.bytes, unspent))
-    # First the files that nobody else writes: what was given up for them is known.
-    for settled in sorted(posting.settled, key=lambda settled: sheet.is_written_elsewhere(settled.ino)):
-        unspent -= max(0, sheet.settle(settled, max(0, unspent)))
+    for settled in posting.settled:
+        sheet.settle(posting.uid, settled)
 
 
 def _owners_of_each(rows: Iterable[Row]) -> dict[MountId, set[Uid]]:
@@ -304,7 +297,6 @@ def _owners_of_each(rows: Iterable[Row]) -> dict[MountId, set[Uid]]:
 def _files_of(postings: Sequence[Posting]) -> Iterator[Inode]:
     for posting in postings:
         yield from (settled.ino for settled in posting.settled)
-        yield from (change.ino for change in posting.changed)
 
 
 def _is_new_move(tx: Transaction, mount: MountId, number: int) -> bool:

@@ -25,9 +25,8 @@ from ckfs.policy.quota import NOTHING, Account, Amount, Settings
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A file that a mount begins to write. *base* is what the file counts with until it is settled; ``files`` is 1, or 0 if it
-    had no name any more. If other mounts write it already, it goes on counting with what it does, and for whom it does; so it
-    counts once, and each mount that settles it says what it counts with until the next one does."""
+    """A file that a mount begins to write, or keeps open without a name. *base* is what the ledger counts it with once it has heard
+    everything (:mod:`ckfs.store.shares`). If other mounts write it already, it counts for whom it does."""
 
     ino: Inode
     base: Amount
@@ -35,21 +34,13 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A file that a mount writes no more; from now on it counts with *final*, as it is when that is posted (of no files: it has no
-    name any more). While others write it too, only what the mount gives up is added, and one without a name counts until the
-    last of them has settled it."""
+    """A file that a mount writes no more; it counts with *final* from now on, and did with *counted* before (None: with the base that
+    is noted). *is_last*: no other mount writes it; else it goes on counting, with so much more."""
 
     ino: Inode
     final: Amount
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """A file that the mount does not write counts with so much more or less. While another mount writes the file, it counts with
-    no more than the mount gives up for it, and with no less than before: what the other one settles in the end says how things are."""
-
-    ino: Inode
-    by: Amount
+    counted: Amount | None = None
+    is_last: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +49,12 @@ class Posting:
 
     uid: Uid
     used: Amount = NOTHING
-    """By how much what is at rest has changed, apart from what *changed* and *settled* say."""
+    """By how much what is at rest has changed, apart from what *settled* says."""
     given_up: Amount = NOTHING
     """Of the mount's grant: it was used, or is not needed."""
     settled: tuple[Settled, ...] = ()
-    """Charged to whom the ledger notes as the payer of each, whoever *uid* is: it may have been handed over meanwhile."""
-    changed: tuple[Changed, ...] = ()
+    """Charged to whom the ledger notes as the payer of each, whoever *uid* is: it may have been handed over meanwhile. Then it
+    counted with the base that is noted."""
 
 
 @dataclass(frozen=True, slots=True)

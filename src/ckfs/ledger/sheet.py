@@ -175,11 +175,13 @@ class Sheet:
         return self._files[ino]
 
     def note(self, uid: Uid, opened: Opened) -> None:
-        """The acting mount begins to write a file. One that others write too counts as the ledger has it, whatever is said."""
+        """The acting mount begins to write a file. One that others write too counts for whom the ledger has it, whatever is said."""
         rows = self._files[opened.ino]
         if any(row.mount == self._mount for row in rows):
             return
-        noted = replace(rows[0], mount=self._mount) if rows else Noted(self._mount, uid, opened.base)
+        noted = Noted(self._mount, uid, opened.base)
+        if rows and rows[0].uid != uid:  # it was handed over
+            noted = replace(rows[0], mount=self._mount)
         rows.append(noted)
         self._tx.run(
             _NOTE,
@@ -189,50 +191,31 @@ class Sheet:
             bytes=noted.base.bytes,
             files=noted.base.files,
         )
-        self._standings[noted.uid].post(NOTHING)
+        self._standings[noted.uid].post(NOTHING)  # a recount looks for it, with or without a name
         if noted.uid != uid:
             self.touch(noted.uid, self._mount)
 
-    def is_written_elsewhere(self, ino: Inode) -> bool:
-        return any(row.mount != self._mount for row in self._files[ino])
-
-    def settle(self, settled: Settled, most_bytes: int) -> int:
-        """The acting mount writes a file no more; by how many bytes it counts with more. Without a note of it the file was counted
-        as it is.
-
-        While others write it, it grows by no more than *most_bytes*, which the acting mount gives up for it: the rest was written by
-        those others, and is claimed by them. What was freed is free when the last of them has settled it. One without a name counts until the last of them has settled it.
-        """
+    def settle(self, payer: Uid, settled: Settled) -> None:
+        """The acting mount, which wrote a file at the cost of *payer*, does so no more. Without a note of it the file was counted
+        as it is."""
         rows = self._files[settled.ino]
         mine = next((row for row in rows if row.mount == self._mount), None)
         if mine is None:
-            return 0
+            return
         rows.remove(mine)
         self._tx.run(
             "DELETE FROM open_files WHERE store = :store AND ino = :ino AND mount = :mount",
             ino=settled.ino,
             mount=self._mount,
         )
-        final = settled.final
-        if rows:
-            if not final.files:
-                final = mine.base
-            # Nor by less than before: what one has cut off, another may have found there, and be writing over.
-            grown = min(final.bytes, mine.base.bytes + most_bytes)
-            final = Amount(max(grown, mine.base.bytes), final.files)
-            self.rebase(settled.ino, mine.uid, final)
-        self._standings[mine.uid].post(final - mine.base)
-        return final.bytes - mine.base.bytes
-
-    def grow(self, ino: Inode, by_bytes: int) -> int:
-        """A file that others write counts with what the acting mount has added, and given up for it: they settle the rest. By how
-        many bytes it counts with more."""
-        if by_bytes <= 0:
-            return 0
-        row = self._files[ino][0]
-        self.rebase(ino, row.uid, row.base + Amount(by_bytes))
-        self._standings[row.uid].post(Amount(by_bytes))
-        return by_bytes
+        counted = mine.base if settled.counted is None else settled.counted
+        if settled.is_last and mine.uid != payer:  # it was handed over, and has counted with that since
+            counted = mine.base
+        more = settled.final - counted
+        if rows and not settled.is_last:
+            self.rebase(settled.ino, mine.uid, rows[0].base + more)
+        if more:
+            self._standings[mine.uid].post(more)
 
     def rebase(self, ino: Inode, uid: Uid, base: Amount) -> None:
         """Let a file count with *base*, for *uid*, in the notes of all that write it."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from ckfs.errors import Stale
 from ckfs.names import Inode, MountId
 from ckfs.policy.quota import NOTHING, Amount
-from ckfs.store import attributes, metering, syscalls, turns, walks, writers
+from ckfs.store import attributes, metering, shares, syscalls, walks, writers
 from ckfs.store.door import Door
-from ckfs.store.reports import Unreported
+from ckfs.store.reports import Reports
 from ckfs.store.spots import Found, OpenFile, Spot, Target
 
 
@@ -34,25 +34,17 @@ def charge_of(door: Door, target: Target) -> Amount:
         return metering.charge_of(status, fd, door.unit) if status.st_nlink else NOTHING
 
 
-def charge_while_open(door: Door, file: OpenFile) -> tuple[Amount, bool]:
-    """What the open *file* is charged with for as long as it is open, and whether it has no name any more."""
+def share_of(door: Door, file: OpenFile) -> Amount:
+    """What the ledger counts the open *file* with, which is being written."""
     with door.opened(file, os.O_RDONLY) as fd:
-        status = os.fstat(fd)
-        return metering.charge_of(status, fd, door.unit), not status.st_nlink
+        return shares.total(shares.read(fd))
 
 
-def charge_in_turn(door: Door, file: OpenFile, within_s: float | None = None) -> tuple[Amount, bool] | None:
-    """As :func:`charge_while_open`, once it is this mount's turn, which is to be given back; None if it is another's.
-    If it does not become ours *within_s* seconds, *file* is looked at all the same."""
-    with door.opened(file, os.O_RDONLY) as fd:
-        if not turns.take(fd, within_s or 0.0) and within_s is None:
-            return None
-        return charge_while_open(door, file)
-
-
-def give_turn_back(door: Door, file: OpenFile) -> None:
-    with door.opened(file, os.O_RDONLY) as fd:
-        turns.give_back(fd)
+def look_again(door: Door, file: OpenFile, ino: Inode, mount: MountId) -> None:
+    """Count the open *file*, which *mount*, this one, writes and goes on to write, and of which nothing is under way."""
+    if isinstance(door.reports, Reports):
+        with door.opened(file, os.O_RDONLY) as fd:
+            door.reports.shares.look_again(fd, ino, mount)
 
 
 def charge_of_attributes(door: Door, target: Target, name: bytes = b"", size: int | None = None) -> int:
@@ -75,18 +67,6 @@ def data_in(door: Door, target: Target, begin: int, end: int) -> list[tuple[int,
     """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
     with door.opened(target, os.O_RDONLY) as fd:
         return list(syscalls.data_in(fd, begin, end))
-
-
-def is_gone_for_us(door: Door, file: OpenFile) -> bool:
-    """Whether the open *file*, which is not written here any more, has lost its last name, and nobody else tells of that."""
-    if isinstance(door.reports, Unreported) or not door.reports.exact:
-        return True
-    with door.opened(file, os.O_RDONLY) as fd:
-        if door.volumes.all() and not syscalls.is_local(
-            fd
-        ):  # it may lie in a further store, which is not exact
-            return True
-        return door.reports.is_gone_for_us(fd)
 
 
 def charges_of_set(door: Door, top: Spot, apart: Container[Inode]) -> Charges:

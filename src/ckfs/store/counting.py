@@ -13,14 +13,14 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ckfs.errors import Stale, Unreached
+from ckfs.errors import FsError, Stale, Unreached
 from ckfs.model import Owner
-from ckfs.names import Gid, Inode, SetName, Uid
+from ckfs.names import Gid, Inode, MountId, SetName, Uid
 from ckfs.policy.quota import NOTHING, Amount
-from ckfs.store import attributes, syscalls
+from ckfs.store import attributes, shares, syscalls, writers
 from ckfs.store.entries import USERS, SetEntry, place_of_copy
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.layout import Store
@@ -39,14 +39,21 @@ File = tuple[int, int]
 """The store's own device and inode numbers."""
 
 
-def count(store: Store, uid: Uid, unit: int, passed_over: Container[Inode] = ()) -> Amount:
-    """All that *uid* pays for, apart from the files *passed_over*; *unit* as of the door.
+def count(
+    store: Store,
+    uid: Uid,
+    unit: int,
+    written: Mapping[Inode, Amount] | None = None,
+    lives: Callable[[MountId], bool] | None = None,
+) -> Amount:
+    """All that *uid* pays for; *unit* as of the door. What is being written by mounts of which *lives* says that they do counts as the
+    ledger counts it: by what its marks say, or else with its base in *written*; so do the files of *written* that have no name.
 
-    Stale if a directory is moved while what lies far below it is counted. Unreached if this host does not reach all further stores
-    that the policy names: nobody can tell from here what he has there.
+    Stale if a directory is moved while what lies far below it is counted; BetweenMounts if of what a living mount writes a part is of a
+    dead one. Unreached if this host does not reach all further stores that the policy names: nobody can tell from here what he has there.
     """
     _check_reaches_all(store, uid)
-    counting = _Counting(unit, passed_over)
+    counting = _Counting(unit, dict(written or {}), lives)
     copied = frozenset(store.names.copy_locks.locked())
     given, now = _read_names(store, copied)
     not_his = _NotHis(
@@ -67,7 +74,11 @@ def count(store: Store, uid: Uid, unit: int, passed_over: Container[Inode] = ())
     for _, entry in given:
         if entry.payer == uid:
             _add_place(store, entry, counting)
-    return counting.total
+    return sum(counting.written.values(), counting.total)
+
+
+class BetweenMounts(FsError):
+    """Nobody knows yet what a file is charged with: a dead mount was writing it, and a living one is."""
 
 
 def payers(store: Store) -> set[Uid]:
@@ -185,7 +196,9 @@ class _Level:
 @dataclass(slots=True)
 class _Counting:
     unit: int
-    passed_over: Container[Inode]
+    written: dict[Inode, Amount]
+    """Of files that were not found yet."""
+    lives: Callable[[MountId], bool] | None
     total: Amount = NOTHING
     linked: set[File] = field(default_factory=set)
     """The files with several names that are counted already, apart from what is *lately* known of."""
@@ -193,11 +206,11 @@ class _Counting:
 
     def add(self, dir_fd: int, name: bytes) -> None:
         """Count *name* in an open directory, and all below it; as root where its owner may not any more, as during a chown."""
-        before = self.total
+        before, written = self.total, dict(self.written)
         try:
             self._add(dir_fd, name)
         except PermissionError:
-            self.total = before
+            self.total, self.written = before, written
             self.lately.clear()
             with acting_as(ROOT):
                 self._add(dir_fd, name)
@@ -226,23 +239,40 @@ class _Counting:
         with contextlib.suppress(*_GONE):
             status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
             where = attributes.path_of(dir_fd, name)
-            if self._is_counted(status, where):
-                self.total += charge_of(status, where, self.unit)
+            if self._is_counted(status):
+                self.total += self._charge_of(status, where)
             if stat.S_ISDIR(status.st_mode):
                 fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
                 levels.append(_Level(fd, os.fstat(fd), syscalls.names_in(fd)))
                 if len(levels) > _MOST_OPEN:
                     levels[-1 - _MOST_OPEN].put_aside()
 
-    def _is_counted(self, status: os.stat_result, where: attributes.Where) -> bool:
-        if stat.S_ISDIR(status.st_mode):
+    def _is_counted(self, status: os.stat_result) -> bool:
+        if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
             return True
-        if status.st_nlink > 1:
-            file = (status.st_dev, status.st_ino)
-            if file in self.linked or file in self.lately:
-                return False
-            self.lately.add(file)
-        return not self.passed_over or number_at(where) not in self.passed_over
+        file = (status.st_dev, status.st_ino)
+        if file in self.linked or file in self.lately:
+            return False
+        self.lately.add(file)
+        return True
+
+    def _charge_of(self, status: os.stat_result, where: attributes.Where) -> Amount:
+        if not (self.lives or self.written) or not stat.S_ISREG(status.st_mode):
+            return charge_of(status, where, self.unit)
+        names = attributes.names(where)
+        base = self.written.pop(number_at(where), None) if self.written else None
+        marks = shares.read(where, writers.among(names))
+        having = {mount for mount, share in marks.items() if share is not None}
+        living = {mount for mount in having if self.lives is not None and self.lives(mount)}
+        if living and living != having:
+            raise BetweenMounts("a dead mount has written what a living one is writing")
+        if living:
+            share = shares.total(marks)
+            if base is None:
+                return share
+            # They differ for as long as a set that is given away, or an attribute, is told of: too much is put right later.
+            return Amount(max(share.bytes, base.bytes), max(share.files, base.files))
+        return charge_of(status, where, self.unit, names) if base is None else base
 
 
 def _leave(levels: list[_Level]) -> None:

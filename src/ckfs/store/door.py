@@ -108,6 +108,11 @@ class Door(Namespace):
         with self.opened(target, os.O_RDONLY, expected) as fd:
             return writers.of(fd)
 
+    def unmark(self, target: Target, expected: Inode, mount: MountId) -> None:
+        """*mount*, this one, writes *target* no more."""
+        with self.opened(target, os.O_RDONLY, expected) as fd:
+            self.reports.unmark(fd, expected, mount)
+
     # Changing
 
     @noting

@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from ckfs.names import Inode, MountId, Uid
@@ -28,22 +29,48 @@ _MOST_EXTENTS = 1 << 16
 """A file in more pieces is charged with its blocks."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A mount writes the file *ino* no more, or looked again while nobody else does (*goes_on*). The ledger counted it with
+    *counted*, and does so with *final* from now on; ``final - counted`` is to be told, for *payer* unless the mount knows better."""
+
+    ino: Inode
+    payer: Uid
+    counted: Amount
+    final: Amount
+    is_last: bool = True
+    """Else others go on: *final* has all that this mount had claimed for it."""
+    is_gone: bool = False
+    """It has no name any more, and counts for as long as it is open."""
+    goes_on: bool = False
+    beside_dead: bool = False
+    """Mounts that are dead had been writing it: only a recount tells what it counted with."""
+
+
 class Meter(Protocol):
     """Hears of everything that changes what somebody is charged with, after it happened. Called in any thread; never raises,
     and never blocks. *payer* is who is charged."""
 
+    @property
+    def mount(self) -> MountId | None:
+        """Whose meter this is, as the marks of files that are being written say it; None: who never writes."""
+
     def made(self, payer: Uid, charge: Amount) -> None:
-        """Something new counts."""
+        """Something new counts, or, with a negative *charge*, counts for somebody else."""
 
     def gone(self, payer: Uid, ino: Inode, charge: Amount) -> None:
         """The last name of the file or directory *ino* has gone. If somebody has it open here, it counts until that ends."""
 
     def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
-        """The charge of *ino* has changed. Of a file that is being written here the meter knows more: it passes that over."""
+        """The charge of *ino* has changed."""
 
-    def settles_elsewhere(self, writers: frozenset[MountId]) -> bool:
-        """Whether one of the mounts that have marked a file, *writers*, is another one that will settle it: then nothing is
-        said here of how the file changes, nor that it goes."""
+    def ended(self, ended: Ended) -> None: ...
+
+    def held(self, ino: Inode) -> Amount | None:
+        """What is claimed here for the file, beyond what it counts with; None if it is not being written here."""
+
+    def lives(self, mount: MountId) -> bool:
+        """Whether *mount*, which may be this one, will tell what becomes of the files that it has marked."""
 
 
 def rounded(size_bytes: int, unit: int) -> int:

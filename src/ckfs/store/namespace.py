@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 
 from ckfs.model import Owner, Record
 from ckfs.names import Inode, MountId
-from ckfs.store import attributes, record, syscalls, trees, writers
+from ckfs.store import attributes, record, syscalls, trees
 from ckfs.store.realms import realm_at
 from ckfs.store.refusals import noting
 from ckfs.store.spots import Build, Found, Spot
@@ -100,10 +100,9 @@ class Namespace(Way):
                 undo()
             raise
 
-    @staticmethod
-    def _mark(fd: int, writer: MountId, undo: Callable[[], None]) -> None:
+    def _mark(self, fd: int, writer: MountId, undo: Callable[[], None]) -> None:
         try:
-            writers.put(fd, writer)
+            self.reports.mark(fd, writer)
         except OSError:
             with contextlib.suppress(OSError):
                 undo()

@@ -13,27 +13,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from ckfs.names import Inode, Uid
+from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, syscalls, writers
 from ckfs.store.metering import Meter, attribute_bytes, bytes_of, charge_of, is_charged, number_at, rounded
 from ckfs.store.removed import ATTRIBUTE as NOTE
+from ckfs.store.shares import Shares, alone_with
 from ckfs.store.spots import HOME, OpenFile, Spot, Target
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 _MOST_NAMES_BYTES = 60_000
 """The kernel lists 64 KiB of names, and nobody could count what it does not list. The rest is for ckfs's own attributes."""
-
-_GONE = b"user.ckfs.gone"
-_LOCK_TRIES = 200
-_LOCK_PAUSE_S = 0.002
 
 At = tuple[int, bytes]
 """An open directory, and a name in it."""
@@ -76,6 +71,15 @@ class Unreported:
     def differs(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         pass
 
+    def mark(self, fd: int, mount: MountId) -> None:
+        writers.put(fd, mount)
+
+    def unmark(self, fd: int, ino: Inode, mount: MountId) -> None:
+        writers.drop(fd, mount)
+
+    def unmark_dead(self, fd: int, mount: MountId) -> None:
+        writers.drop(fd, mount)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Counted:
@@ -93,6 +97,24 @@ class Reports:
     meter: Meter
     unit: int
     exact: bool
+
+    @property
+    def shares(self) -> Shares:
+        return Shares(self.meter, self.unit)
+
+    # Who writes
+
+    def mark(self, fd: int, mount: MountId) -> None:
+        """*mount* begins to write the open file *fd*."""
+        self.shares.begin(fd, mount)
+
+    def unmark(self, fd: int, ino: Inode, mount: MountId) -> None:
+        """*mount*, this one, writes the open file *fd* no more."""
+        self.shares.end(fd, ino, mount)
+
+    def unmark_dead(self, fd: int, mount: MountId) -> None:
+        """*mount* is gone."""
+        self.shares.drop(fd, mount)
 
     # What comes and goes
 
@@ -113,8 +135,8 @@ class Reports:
         with _held(at, status, exactly=self._is_exact(spot, at[0]) and spot.payer is None) as held:
             gone = None if held is not None else self._seen_before(spot, at, status)
             yield
-            if held is not None and self.is_gone_for_us(held):
-                gone = _Counted(number_at(held), charge_of(os.fstat(held), held, self.unit))
+            if held is not None and (charge := self.shares.gone(held)) is not None:
+                gone = _Counted(number_at(held), charge)
             if gone is not None:
                 self.meter.gone(payer, gone.ino, gone.charge)
 
@@ -124,25 +146,10 @@ class Reports:
     def _seen_before(self, spot: Spot, at: At, status: os.stat_result) -> _Counted | None:
         """What will be gone with the name *at*; None if that is told by others, or another name stays."""
         names = _names(attributes.path_of(*at))
-        if _has_other_name(spot, status, names) or self._settles_elsewhere(names):
+        others = writers.among(names) - {self.meter.mount}
+        if _has_other_name(spot, status, names) or self.shares.living(others):
             return None
         return self._counted(at, status, names)
-
-    def is_gone_for_us(self, fd: int) -> bool:
-        """Whether the open file has lost its last name, and it is for us to tell.
-
-        Not while another mount writes it, which tells at the end. Of all others exactly one does: who looks after it has taken away
-        its own mark as a writer, and of several that look, who makes the mark that the file has gone.
-        """
-        if os.fstat(fd).st_nlink or self._settles_elsewhere(_names(fd)):
-            return False
-        try:
-            attributes.create(fd, _GONE, b"1")
-        except FileExistsError:
-            return False
-        except OSError:  # no room for a mark
-            return True
-        return True
 
     # What moves
 
@@ -177,7 +184,7 @@ class Reports:
         def tell() -> None:
             for one in passing:
                 if giver is not None:
-                    self.meter.gone(giver, one.ino, one.charge)
+                    self.meter.made(giver, -one.charge)
                 if taker is not None:
                     self.meter.made(taker, one.charge)
 
@@ -196,11 +203,11 @@ class Reports:
     @contextlib.contextmanager
     def cutting(self, target: Target, fd: int, ino: Inode) -> Iterator[None]:
         """While the block gives the open file *fd*, which is *target*, another size."""
-        with _alone_with(fd):
+        with alone_with(fd):
             before = bytes_of(os.fstat(fd), fd, self.unit)
             yield
-            status = os.fstat(fd)
-            self._tell_change(target, fd, ino, status, bytes_of(status, fd, self.unit) - before)
+            if self.shares.is_told_of_cut(fd, ino):
+                self._tell_change(target, fd, ino, bytes_of(os.fstat(fd), fd, self.unit) - before)
 
     @contextlib.contextmanager
     def changing(self, target: Target, fd: int, ino: Inode, name: bytes) -> Iterator[None]:
@@ -215,18 +222,17 @@ class Reports:
         if not is_charged(name):
             yield
             return
-        with _alone_with(fd):
+        with alone_with(fd):
             before = rounded(attribute_bytes(fd), self.unit)
             yield
-            by_bytes = rounded(attribute_bytes(fd), self.unit) - before
-            self._tell_change(target, fd, ino, os.fstat(fd), by_bytes)
+            self._tell_change(target, fd, ino, rounded(attribute_bytes(fd), self.unit) - before)
 
-    def _tell_change(
-        self, target: Target, where: attributes.Where, ino: Inode, status: os.stat_result, by_bytes: int
-    ) -> None:
+    def _tell_change(self, target: Target, fd: int, ino: Inode, by_bytes: int) -> None:
+        status = os.fstat(fd)
         payer = status.st_uid if isinstance(target, OpenFile) and target.payer is None else _payer(target)
-        if payer is None or by_bytes == 0 or status.st_nlink == 0 or self._settles_elsewhere(_names(where)):
+        if payer is None or by_bytes == 0 or not self.shares.still_counts(fd):
             return
+        self.shares.take_in(fd, by_bytes)
         self.meter.changed(Uid(payer), ino, by_bytes)
 
     def differs(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
@@ -235,15 +241,12 @@ class Reports:
 
     # Looking
 
-    def _settles_elsewhere(self, names: list[bytes]) -> bool:
-        marks = writers.among(names)
-        return bool(marks) and self.meter.settles_elsewhere(marks)
-
     def _counted(self, at: At, status: os.stat_result, names: list[bytes]) -> _Counted:
         where = attributes.path_of(*at)
         charge = Amount(status.st_blocks * 512, 1)
         with contextlib.suppress(OSError):
-            charge = charge_of(status, where, self.unit, names)
+            counted = self.shares.counted(where, names)
+            charge = charge_of(status, where, self.unit, names) if counted is None else counted
         return _Counted(number_at(where), charge)
 
     def _all(self, at: At) -> Iterator[_Counted]:
@@ -279,32 +282,6 @@ def _held(at: At, status: os.stat_result, *, exactly: bool) -> Iterator[int | No
     finally:
         if fd is not None:
             os.close(fd)
-
-
-@contextlib.contextmanager
-def _alone_with(fd: int) -> Iterator[None]:
-    """Other mounts change neither size nor attributes of the open file within the block: what each saw before and after tells
-    what it has changed."""
-    is_locked = _lock(fd)
-    try:
-        yield
-    finally:
-        if is_locked:
-            fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-def _lock(fd: int) -> bool:
-    """False if the store knows no locks, or somebody keeps it: a mount that was stopped is not waited for."""
-    for _ in range(_LOCK_TRIES):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_LOCK_PAUSE_S)
-        except OSError:
-            return False
-        else:
-            return True
-    return False
 
 
 def _names(where: attributes.Where) -> list[bytes]:

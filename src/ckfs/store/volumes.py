@@ -38,9 +38,9 @@ _MOST_SAID = 1024
 @dataclass(frozen=True, slots=True)
 class Here:
     """This host: its *node* name, the *paths* of further stores by name where it has others than the policy says, and for how long it waits
-    for them when a store is opened."""
+    for them when a store is opened. A command has no node name, and looks for all."""
 
-    node: str = field(default_factory=lambda: os.uname().nodename)
+    node: str | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
     limit_s: float = 5.0
 
@@ -121,7 +121,8 @@ class Volumes:
             before, self._volumes = self._volumes, {}
             for said in stores:
                 path = self._here.paths.get(said.name, said.path)
-                here = path if said.is_reached_by(self._here.node) and path != NOT_HERE else None
+                is_meant = self._here.node is None or said.is_reached_by(self._here.node)
+                here = path if is_meant and path != NOT_HERE else None
                 known = before.pop(said.id.encode(), None)
                 if known is None or known.said != said or known.path != here:
                     gone += [known.reached] if known is not None and known.reached is not None else []

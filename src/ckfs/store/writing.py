@@ -33,13 +33,13 @@ def begin(
     """Mark *target* as written by *mount*, and let *change* say so in its record."""
     with door.opened(target, os.O_RDONLY) as fd:
         before = _same(door, fd, ino)
-        writers.put(fd, mount)
+        door.reports.mark(fd, mount)
         if (
             before.record.state is not State.WRITING
         ):  # what mounts left that died between settling and unmarking
             for other in writers.of(fd) - {mount}:
                 if is_gone(other):
-                    writers.drop(fd, other)
+                    door.reports.unmark_dead(fd, other)
         return _changed(fd, before, change(before))
 
 
@@ -51,7 +51,7 @@ def finish(door: Door, target: Target, ino: Inode, mount: MountId, change: Chang
         after = before.record if change is None else change(before)
         if after.state is State.PARTIAL:
             before = _changed(fd, before, after)
-        writers.drop(fd, mount)
+        door.reports.unmark(fd, ino, mount)
         if writers.of(fd):
             return Found(os.fstat(fd), before.record)
         found = _changed(fd, before, after)
@@ -83,7 +83,7 @@ def settle_left(door: Door, target: Target, ino: Inode, left: frozenset[MountId]
             return before
         found = _changed(fd, before, change(before))
         for mount in left:
-            writers.drop(fd, mount)
+            door.reports.unmark_dead(fd, mount)
         if writers.of(fd):
             return _changed(fd, found, lifecycle.after(found.record, Event.WRITTEN))
         return found

@@ -1,0 +1,28 @@
+"""Writing to the end of a file that others may write, too: where that was is known afterwards.
+
+Synchronous; one call at a time for each descriptor, as the kernel of a mount has it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ckfs.names import MountId
+from ckfs.store import writers
+from ckfs.store.shares import alone_with
+
+
+def append(fd: int, data: bytes) -> tuple[int, int]:
+    """How many bytes were written, and at which offset they end."""
+    written = os.write(fd, data)
+    return written, os.lseek(fd, 0, os.SEEK_CUR)
+
+
+def append_at(fd: int, data: bytes, offset: int, mount: MountId) -> tuple[int, int]:
+    """As :func:`append`, if the file ends at *offset*, and nobody but *mount* writes it; else OSError (EDQUOT): there is room for
+    nothing else."""
+    with alone_with(fd):
+        if os.fstat(fd).st_size != offset or writers.of(fd) - {mount}:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        return append(fd, data)
