@@ -212,12 +212,12 @@ def test_only_a_host_that_reaches_all_stores_counts(hosts: Hosts) -> None:
     hold(hosts.node)
     hosts.node.umount()
     name_stores(hosts.home, table("fast", hosts.fast, path=NOWHERE))
-    refused = run_ckfs("quota", "check", hosts.home, "--repair")
+    refused = run_ckfs("quota", "check", "--store", hosts.home, "--repair")
     assert refused.returncode != 0
     assert "cannot be counted on this host, which does not reach fast" in refused.stderr
     assert refused.stderr.count("\n") == 1
     name_stores(hosts.home, table("fast", hosts.fast))
-    counted = run_ckfs("quota", "check", hosts.home)
+    counted = run_ckfs("quota", "check", "--store", hosts.home)
     assert (counted.returncode, counted.stderr) == (0, "")
     assert "differences: 0" in counted.stdout
 

@@ -64,6 +64,6 @@ class Reaching:
             with trio.move_on_after(limit_s):
                 await ended.wait()
             if not ended.is_set():
-                volumes.silence(volume, limit_s)
+                self.core.gate.missed(volume, limit_s)
         self._looking.discard(volume)
         self.core.reaches_others()

@@ -22,7 +22,7 @@ from ckfs.policy.quota import Amount
 from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.handover import name_owner
 from ckfs.store.moving import Check, Discard, file_to_set, link_set, rename_set, set_into_directory
-from ckfs.store.spots import Found, Spot, VolumeId
+from ckfs.store.spots import HOME, Found, Spot, VolumeId
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Sets:
     async def _check_room(self, top: Node, stored: Owner) -> None:
         """Where an engine enforces: OSError (EDQUOT) unless the set fits into what it lets its new owner have."""
         engine, spot = self.core.engine, top.spot
-        if engine is not None and spot.identity.uid != stored.uid:
+        if engine is not None and spot.volume == HOME and spot.identity.uid != stored.uid:
             await self.core.gate.transfer(lambda: check_room(engine, self.core.store.door, spot, stored.uid))
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:

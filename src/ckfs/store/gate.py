@@ -73,6 +73,9 @@ class _Job(Generic[T]):
     started: bool = False
     abandoned: bool = False
     visit: Visit = field(default_factory=Visit)
+    of_set: int = 0
+    since_s: float = 0.0
+    """When it got a thread, in the event loop's time."""
 
 
 class Gate:
@@ -116,6 +119,7 @@ class Gate:
         self.trouble: Trouble | None = None
         """The last that the store did wrong."""
         self._overdue: set[_Job[Any]] = set()
+        self._running: set[_Job[Any]] = set()
 
     @property
     def overdue(self) -> int:
@@ -229,8 +233,9 @@ class Gate:
             raise
         if job.result is None:
             self._give_up(job)
-            if job.started:  # else it only waited for others of its set: no news of the store
-                self._missed(job.visit.volume or self.volume_of(of_set), limit_s)
+            # Else it only waited for others, of its set or of a further store: no news of the store.
+            if job.started and trio.current_time() - job.since_s >= limit_s / 2:
+                self.missed(self._volume_of(job), limit_s)
             raise StoreDown(f"the store did not answer within {limit_s:g} s")
         try:
             return job.result.unwrap()
@@ -240,6 +245,7 @@ class Gate:
             raise Stale("the store says that the file is gone") from error
 
     async def _acquire(self, job: _Job[T], kind: trio.CapacityLimiter, of_set: int) -> None:
+        job.of_set = of_set
         limiter = self._limiter(of_set, kind)
         await limiter.acquire_on_behalf_of(job)
         job.limiters.append(limiter)
@@ -270,11 +276,14 @@ class Gate:
             trio.lowlevel.start_thread_soon(work, deliver)
         except RuntimeError as error:
             raise Busy(f"no thread to be had: {error}") from error
+        self._running.add(job)
+        job.since_s = trio.current_time()
         job.started = True  # only now: without a thread nothing would ever give back what the job holds
 
     def _finish(self, job: _Job[T], result: outcome.Outcome[T]) -> None:
         job.result = result
         self._overdue.discard(job)
+        self._running.discard(job)
         if isinstance(result, outcome.Error):
             self.trouble = trouble_of(result.error) or self.trouble
         self._release(job)
@@ -320,11 +329,19 @@ class Gate:
         if self._volumes is not None and self._volumes.is_silent(self.volume_of(of_set)):
             raise StoreDown("the further store is down")
 
-    def _missed(self, volume: VolumeId, limit_s: float) -> None:
+    def missed(self, volume: VolumeId, limit_s: float) -> None:
+        """Something in *volume* did not end within *limit_s*. Calls that hang in a further store take nobody else's thread from then on:
+        no others follow them."""
         if volume == HOME or self._volumes is None:
             self._go_down(limit_s)
-        else:
-            self._volumes.silence(volume, limit_s)
+            return
+        self._volumes.silence(volume, limit_s)
+        for job in self._running:
+            if self._volume_of(job) == volume and len(job.limiters) > 1:  # its set's, and that of its kind
+                job.limiters.pop().release_on_behalf_of(job)
+
+    def _volume_of(self, job: _Job[Any]) -> VolumeId:
+        return job.visit.volume or self.volume_of(job.of_set)
 
     def _go_down(self, limit_s: float) -> None:
         if self._up.is_set():

@@ -229,7 +229,7 @@ class Volumes:
                     self._told.clear()
                 self._told[key] = now
         if is_new:
-            log.warning("%s", line)
+            self._warn("%s", line)
         return line
 
     def silence(self, volume: VolumeId, limit_s: float) -> None:
@@ -321,7 +321,11 @@ class Volumes:
                 "further store %s reached at %s", now.said.name, shown(now.path or ""), extra={"always": True}
             )
         elif reached is None and now.why != why:
-            log.warning("further store %s not reached: %s", now.said.name, why)
+            self._warn("further store %s not reached: %s", now.said.name, why)
+
+    def _warn(self, text: str, *about: object) -> None:
+        """A command says by itself what it misses."""
+        log.log(logging.INFO if self._here.node is None else logging.WARNING, text, *about)
 
     def _put(self, known: Volume, **changes: object) -> None:
         self._volumes[known.id] = replace(known, **changes)  # type: ignore[arg-type]  # the call sites name real fields
