@@ -24,7 +24,8 @@ from ckfs.store.entries import decode
 from ckfs.store.layout import open_store
 from ckfs.store.removed import Item
 from ckfs.store.spots import HOME
-from tests.fs.cores import ALICE, Mount, charged, mounted
+from tests.fs.cores import ALICE, Mount, charged, keeper_of, mounted
+from tests.fs.nfs_stores import on_server
 from tests.support.further import Further, make_further, name_stores, table
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
@@ -40,15 +41,20 @@ class Stores:
     home: Path
     fast: Further
 
+    @property
+    def server(self) -> Path:
+        """The home, where root may look into it."""
+        return on_server(self.home)
+
     def entry(self, name: str) -> bytes:
-        return os.readlink(os.fsencode(self.home / "names" / name))
+        return os.readlink(os.fsencode(self.server / "names" / name))
 
 
 @pytest.fixture
 def stores(path: Path, tmp_path: Path) -> Stores:
     """A store, and a further one that only nodes reach."""
     fast = make_further(path, tmp_path / "fast")
-    name_stores(path, table("fast", fast, hosts=("node*",)))
+    name_stores(on_server(path), table("fast", fast, hosts=("node*",)))
     return Stores(path, fast)
 
 
@@ -71,7 +77,7 @@ async def test_a_new_set_goes_to_the_first_store_that_its_host_reaches(stores: S
         await far.alice.mkdir("there")
         await near.alice.mkdir("here")
     assert stores.fast.kept(ALICE.uid) == {"there"}
-    assert os.listdir(stores.home / "users" / str(ALICE.uid)) == ["here"]
+    assert os.listdir(stores.server / "users" / str(ALICE.uid)) == ["here"]
     assert decode(stores.entry("there")).volume == stores.fast.id.encode()
     assert stores.entry("here").startswith(b"1:"), "older versions read what lies at home"
 
@@ -99,7 +105,7 @@ async def test_all_in_a_set_lies_where_the_set_lies(stores: Stores) -> None:
 
 async def test_the_order_is_that_of_the_policy(stores: Stores, tmp_path: Path) -> None:
     slow = make_further(stores.home, tmp_path / "slow")
-    name_stores(stores.home, table("slow", slow), table("fast", stores.fast, hosts=("node*",)))
+    name_stores(stores.server, table("slow", slow), table("fast", stores.fast, hosts=("node*",)))
     async with mounted(stores.home, node=FAR) as far:
         await far.alice.mkdir("set")
     assert (slow.kept(ALICE.uid), stores.fast.kept(ALICE.uid)) == ({"set"}, set())
@@ -109,7 +115,7 @@ async def test_a_store_that_has_only_its_reserve_is_passed_over(stores: Stores, 
     async with mounted(stores.home, node=FAR) as far:
         with_policy(far, Reserve(bytes=1 << 60))
         await far.root.mkdir(SET)
-    assert stores.fast.kept(0) == set()
+    assert stores.fast.kept(keeper_of(stores.home).uid) == set()
 
 
 async def test_one_that_turns_out_to_have_no_room_is_passed_over(stores: Stores) -> None:
@@ -123,7 +129,7 @@ async def test_one_that_turns_out_to_have_no_room_is_passed_over(stores: Stores)
 
         far.core.store.door.make_directory = full  # type: ignore[method-assign, assignment]  # the store fails on purpose
         await far.alice.mkdir("set")
-    assert os.listdir(stores.home / "users" / str(ALICE.uid)) == ["set"]
+    assert os.listdir(stores.server / "users" / str(ALICE.uid)) == ["set"]
 
 
 async def test_a_name_exists_once_wherever_its_set_lies(stores: Stores) -> None:
@@ -220,14 +226,14 @@ async def test_it_is_there_again_as_soon_as_its_host_reaches_it(stores: Stores, 
             await far.alice.load("set/image")
         assert set(await far.alice.list()) == {b"set", b"here"}
     away.rename(stores.fast.path)
-    assert os.listdir(stores.home / "users" / str(ALICE.uid)) == ["here"]
+    assert os.listdir(stores.server / "users" / str(ALICE.uid)) == ["here"]
 
 
 # Ids
 
 
 def not_reached(home: Path) -> str:
-    store = open_store(str(home), read_only=True)
+    store = open_store(str(home), keeper_of(home), read_only=True)
     try:
         (volume,) = store.volumes.missed()
         return volume.why
@@ -238,27 +244,27 @@ def not_reached(home: Path) -> str:
 async def test_a_bare_mount_point_is_not_the_store(stores: Stores, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
-    name_stores(stores.home, table("fast", stores.fast, path=bare))
+    name_stores(stores.server, table("fast", stores.fast, path=bare))
     assert "not a ckfs store" in not_reached(stores.home)
     assert list(bare.iterdir()) == []
 
 
 async def test_another_further_store_is_not_the_store(stores: Stores, tmp_path: Path) -> None:
     other = make_further(stores.home, tmp_path / "other")
-    name_stores(stores.home, table("fast", stores.fast, path=other.path))
+    name_stores(stores.server, table("fast", stores.fast, path=other.path))
     assert f"this is the further store {other.id}" in not_reached(stores.home)
 
 
 async def test_one_of_another_home_is_not_the_store(stores: Stores, tmp_path: Path) -> None:
     assert layout.initialise(str(tmp_path / "second"))
     theirs = make_further(tmp_path / "second", tmp_path / "theirs")
-    name_stores(stores.home, table("fast", theirs))
+    name_stores(stores.server, table("fast", theirs))
     assert "this is a further store of another store" in not_reached(stores.home)
 
 
 async def test_a_store_by_itself_is_no_further_store(stores: Stores, tmp_path: Path) -> None:
     assert layout.initialise(str(tmp_path / "second"))
-    name_stores(stores.home, table("fast", replace(stores.fast, path=tmp_path / "second")))
+    name_stores(stores.server, table("fast", replace(stores.fast, path=tmp_path / "second")))
     assert "a store by itself lies there" in not_reached(stores.home)
 
 
@@ -273,7 +279,7 @@ async def test_a_store_that_is_no_longer_named_is_out_of_reach_and_nothing_is_lo
 ) -> None:
     async with mounted(stores.home, node=FAR) as far:
         await far.alice.mkdir("set")
-        name_stores(stores.home)
+        name_stores(stores.server)
         await Reaching(far.core).follow(far.core.store.read_policy())
         await refused(lines, far.alice.list("set"))
         assert "which the policy does not name" in lines.messages[-1]
@@ -339,7 +345,7 @@ async def test_what_is_removed_goes_to_the_trash_of_its_store_and_comes_back(sto
         await far.alice.unlink("set/image")
         await far.alice.unlink("file")
         assert len(stores.fast.trashed(ALICE.uid)) == 2
-        assert not (stores.home / "trash" / str(ALICE.uid)).exists()
+        assert not (stores.server / "trash" / str(ALICE.uid)).exists()
         trash = far.core.store.trash
         items = [item for item in trash.items() if isinstance(item, Item)]
         assert {item.note.set_name for item in items} == {b"set", b"file"}
@@ -375,7 +381,7 @@ async def test_the_trash_of_a_full_store_gives_way_and_no_other(stores: Stores) 
         alice = Owner(ALICE.uid, ALICE.gid)
         assert await keeping.make_room(alice, errno.ENOSPC, fast)
         assert stores.fast.trashed(ALICE.uid) == []
-        assert len(list((stores.home / "trash" / str(ALICE.uid)).iterdir())) == 1
+        assert len(list((stores.server / "trash" / str(ALICE.uid)).iterdir())) == 1
         assert not await keeping.make_room(alice, errno.ENOSPC, fast)
         assert await keeping.make_room(alice, errno.EDQUOT, fast), "his own limit is one for all stores"
 
@@ -397,9 +403,9 @@ async def test_an_owner_is_charged_once_wherever_his_files_lie(stores: Stores, l
     async with charged(stores.home, ledger, node=NEAR) as near:
         await near.alice.mkdir("here")
         await near.alice.save("here/image", IMAGE)
-    store = open_store(str(stores.home))
+    store = open_store(str(stores.home), keeper_of(stores.home))
     try:
-        name_stores(stores.home, table("fast", stores.fast))
+        name_stores(stores.server, table("fast", stores.fast))
         store.volumes.follow(store.read_policy().stores)
         store.volumes.look_at_all()
         counted = counting.count(store, ALICE.uid, store.door.unit)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckfs.model import Owner
+from ckfs.names import Gid, Uid
 from ckfs.store import layout
 
 
@@ -27,7 +30,9 @@ class Further:
 
 
 def make_further(home: Path, path: Path) -> Further:
-    is_new, identifier = layout.initialise_further(str(path), layout.id_of(str(home)))
+    kept = os.stat(home)
+    keeper = Owner(Uid(kept.st_uid), Gid(kept.st_gid))
+    is_new, identifier = layout.initialise_further(str(path), layout.id_of(str(home)), keeper)
     assert is_new
     return Further(path, identifier)
 

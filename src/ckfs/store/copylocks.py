@@ -74,14 +74,16 @@ class CopyLocks:
 
     def noted(self, ino: Inode) -> SetEntry | None:
         """Where a set lay that is being copied, once its copy is about to be the set."""
-        try:
-            fd = os.open(_name_of(ino), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._staging_fd)
-        except FileNotFoundError:
-            return None
-        try:
-            said = read_note(fd)
-        finally:
-            os.close(fd)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with acting_as(self._service):
+            try:
+                fd = os.open(_name_of(ino), flags, dir_fd=self._staging_fd)
+            except FileNotFoundError:
+                return None
+            try:
+                said = read_note(fd)
+            finally:
+                os.close(fd)
         return None if said is None else said.old
 
     def locked(self) -> list[Inode]:
