@@ -120,7 +120,7 @@ class Process:
 
     async def open(self, path: str, flags: int = os.O_RDONLY) -> FileHandle:
         async with self.at(path) as ino:
-            return await self.fs.content.open(ino, flags, self.caller)
+            return await self.fs.opening.open(ino, flags, self.caller)
 
     async def close(self, handle: FileHandle) -> None:
         """close(2): the flush may fail, the release happens."""

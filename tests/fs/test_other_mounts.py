@@ -301,7 +301,7 @@ async def test_it_asks_first_when_it_was_not_heard_of_for_half_the_fence_time(cl
 async def test_the_housekeeper_ends_whom_it_has_not_heard_of_settles_and_forgets(cluster: Cluster) -> None:
     await begun(cluster.a, b"half")
     temporary = await begun(cluster.a, b"half", f"{SET}/.other.tmp")
-    fencing = Fencing(cluster.b.core, Left(cluster.b.core, cluster.b.fs.content.guard))
+    fencing = Fencing(cluster.b.core, Left(cluster.b.core, cluster.b.fs.opening.guard))
     mounts, own = cluster.b.core.store.mounts, cluster.a.core.mount_id
     for _ in range(int(FENCE_S / LEASE_S)):
         list(fencing.steps())

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from ckfs.errors import FsError, Unkept
-from ckfs.fs.content import close_soon
+from ckfs.fs.closing import close_soon
 from ckfs.fs.metadata import Changes
 from ckfs.model import State
 from ckfs.names import Uid

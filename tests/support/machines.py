@@ -114,6 +114,16 @@ class Machine:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return int(children[0]) if "pid" in self._kinds else self.pid
 
+    @property
+    def moved_bytes(self) -> int:
+        """All that has come in and gone out over its cable so far."""
+        for line in self.run("cat", "/proc/net/dev").splitlines():
+            name, _, counters = line.strip().partition(":")
+            if name == _CABLE:
+                received, sent = counters.split()[0], counters.split()[8]
+                return int(received) + int(sent)
+        raise MachineTrouble(f"{self.name} has no {_CABLE}")
+
     def pull_cable(self) -> None:
         """Nothing comes or goes any more, and nobody is told."""
         self.run("ip", "link", "set", _CABLE, "down")

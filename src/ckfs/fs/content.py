@@ -1,37 +1,31 @@
-"""Open files: reading, writing, syncing, and when an image counts as complete."""
+"""Open files: reading, writing, syncing, closing, and when an image counts as complete. Opening them is in :mod:`ckfs.fs.opening`."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-import outcome
 import trio
 
 from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale, errno_of
 from ckfs.fs import lateness
 from ckfs.fs.charges import Claim
+from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
-from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Handle, Node, Place, Unwritten, place_of, volume_of
-from ckfs.fs.left import Left
+from ckfs.fs.inodes import Handle, Node, Unwritten, stored_owner, volume_of
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
-from ckfs.model import Caller, Owner, Record, State
-from ckfs.names import FileHandle, Inode, MountId
-from ckfs.owners.processes import open_for_writing, process_of
-from ckfs.policy.lifecycle import Event
-from ckfs.store import writing
+from ckfs.model import Owner
+from ckfs.names import FileHandle
+from ckfs.owners.processes import open_for_writing
 from ckfs.store.appending import append, append_at
 from ckfs.store.gate import Release
-from ckfs.store.spots import Found, OpenFile, Target
 
 log = logging.getLogger(__name__)
 
@@ -39,151 +33,14 @@ T = TypeVar("T")
 
 _SETTLE_INTERVAL_S = 2.0
 
-KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC
-"""Of a caller's open flags, those that the store's own descriptor gets too."""
-
 
 @dataclass(frozen=True, slots=True)
 class Content:
     core: Core
     sets: Sets
-    guard: Guard
     states: States
-    left: Left
 
-    # Opening and closing
-
-    async def open(self, ino: Inode, flags: int, caller: Caller) -> FileHandle:
-        node = self.core.inodes.get(ino)
-        truncate = bool(flags & os.O_TRUNC)
-        await self.sets.check_change(node, caller, writing=truncate or bool(flags & os.O_ACCMODE))
-        self.core.check_handles(caller)
-        door, place = self.core.store.door, place_of(node)
-        torn_too = self.core.reads_partial or self.core.permits.take(caller.pid, ino)
-
-        def change(record: Record) -> Record:
-            return self.states.begun(record, caller, Event.REPLACED)
-
-        def work() -> OpenFile:
-            if held is not None:
-                file, found = door.open_again(held, access), door.examine(held, ino)
-            else:
-                file, found = door.open_found(node.spot, access, ino)
-            try:
-                self._check_open(held or node.spot, found, place, flags, caller, torn_too=torn_too)
-                if truncate:
-                    target = file if access & os.O_ACCMODE else node.spot
-                    with self._marked(mount, file, ino, access, keep=is_marked):
-                        door.update(target, ino, change, size=0)
-            except BaseException:
-                os.close(file.fd)
-                raise
-            return file
-
-        if truncate:
-            await self.core.assure_membership(None)
-            await self.sets.keeping.may_begin(_stored_owner_of(node), caller, volume_of(node))
-            await self.core.charging.settle_now(node)
-            await self.sets.keeping.renew(node, caller, begun=True)
-        access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
-        is_marked = any(handle.mount is not None for handle in node.handles)
-        with node.being_truncated() if truncate else contextlib.nullcontext():
-            try:
-                file = await self._as_it_is(
-                    node, lambda: self.core.opening(node, work, undo=_close, locked=truncate)
-                )
-            except (Stale, FileNotFoundError):
-                if not node.handles:
-                    raise
-                held = node.handles[0].file  # it has no name any more, but somebody has it open
-                file = await self.core.gate.call(work, undo=_close, releases=(node.handles[0].pin(),))
-        if truncate:
-            self.core.charging.cut(node, 0)
-            node.failed, node.killed, node.unwritten = False, False, None
-        number = self.opened(node, file, caller, flags, wrote=truncate)
-        if truncate:
-            await self.core.charging.settle_now(node)
-            await self.core.charging.begun(self.core.handle(number))
-        return number
-
-    @staticmethod
-    async def _as_it_is(node: Node, open_it: Callable[[], Awaitable[OpenFile]]) -> OpenFile:
-        """Open it anew if another file has taken its place meanwhile: what was open then leads to that already."""
-        while True:
-            renewals = node.renewals
-            file = await open_it()
-            while node.renewing is not None:
-                await node.renewing.wait()
-            if node.renewals == renewals:
-                return file
-            close_soon(file.fd)
-
-    @contextlib.contextmanager
-    def _marked(
-        self, mount: MountId | None, file: OpenFile, ino: Inode, access: int, *, keep: bool
-    ) -> Iterator[None]:
-        """Within the block the image begins to be written anew; it is not marked any more if that fails, unless others here
-        write it (*keep*). Who cannot write through what he opened writes nothing."""
-        if mount is None or not access & os.O_ACCMODE:
-            yield
-            return
-        self.core.mark(mount, file, ino, lambda found: found.record)
-        try:
-            yield
-        except BaseException:
-            if not keep:
-                with contextlib.suppress(OSError, FsError):
-                    writing.finish(self.core.store.door, file, ino, mount, None)
-            raise
-
-    def _check_open(
-        self,
-        target: Target,
-        found: Found,
-        place: Place | None,
-        flags: int,
-        caller: Caller,
-        *,
-        torn_too: bool,
-    ) -> None:
-        """Refuse to write what is protected, and to read what is torn."""
-        if place is None:
-            return
-        if flags & os.O_ACCMODE or flags & os.O_TRUNC:
-            self.guard.check(place, found, caller)
-        elif not torn_too and self.left.state_of(target, found, place) is State.PARTIAL:
-            what = "damaged" if found.record.damaged else "partial"
-            log.warning("image %s is %s: not opened for uid %d", place, what, caller.uid)
-            raise OSError(errno.EIO, "a partial image")
-
-    def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
-        handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
-        handle.appends = bool(flags & os.O_APPEND)
-        handle.direct = self._goes_past_the_cache(node, flags)
-        handle.wrote = handle.marked = handle.admitted = wrote
-        handle.mount = self.core.mount_id if wrote and handle.writable else None
-        handle.process = process_of(caller.pid) if handle.writable else None
-        node.was_charged_to = self.core.payer_of(node)
-        node.with_handle(handle)
-        return self.core.handles.add(handle)
-
-    def _goes_past_the_cache(self, node: Node, flags: int) -> bool:
-        """Whether reads and writes come in whole, up to 1 MiB each, instead of page by page.
-
-        What is open for writing alone cannot be mapped anyhow, and gets ENOSPC from the very write that met it. Images of
-        batch sets are read once, from end to end, and are not mapped shared (which would be ENODEV).
-        """
-        access = flags & os.O_ACCMODE
-        if access == os.O_WRONLY or flags & os.O_DIRECT:
-            return True
-        try:
-            return access == os.O_RDONLY and self.core.policy.is_batch(node.set_name)
-        except Stale:
-            return False
-
-    def is_direct(self, number: FileHandle) -> bool:
-        """Whether the kernel is to keep no pages for this handle."""
-        return self.core.handle(number).direct
+    # Closing
 
     async def release(self, number: FileHandle) -> None:
         handle = self.core.handle(number)
@@ -267,7 +124,7 @@ class Content:
         handle = self.core.handle(number)
         if not handle.admitted:
             with self._failing(handle):
-                await self.sets.keeping.may_write(_stored_owner(handle), handle)
+                await self.sets.keeping.may_write(stored_owner(handle.node), handle)
         had_written = handle.wrote
         handle.wrote = True  # before the mark: who settles meanwhile must see that somebody writes
         with self._failing(handle):
@@ -275,7 +132,9 @@ class Content:
             if not handle.marked:
                 try:
                     await self.sets.keeping.with_room(
-                        _stored_owner(handle), lambda: self.states.begin(handle), volume_of(handle.node)
+                        stored_owner(handle.node),
+                        lambda: self.states.begin(handle),
+                        volume_of(handle.node),
                     )
                 except Denied:  # nothing was written, so nothing is amiss
                     handle.wrote = had_written
@@ -293,7 +152,7 @@ class Content:
 
     async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Where there is no room, what its owner needs least gives way."""
-        keeping, owner, charging = self.sets.keeping, _stored_owner(handle), self.core.charging
+        keeping, owner, charging = self.sets.keeping, stored_owner(handle.node), self.core.charging
 
         async def write(begin: int) -> int:
             claim = await charging.claim(handle, offset + begin, len(data) - begin)
@@ -413,7 +272,7 @@ class Content:
 
     async def _ask(self, handle: Handle, work: Callable[[], T]) -> T:
         """Run *work*, in which the store says whether it keeps what it took."""
-        taken, owner, door = handle.node.taken, _stored_owner(handle), self.core.store.door
+        taken, owner, door = handle.node.taken, stored_owner(handle.node), self.core.store.door
         before, stored = taken.bytes, None if owner is None else owner.uid
 
         def asking() -> T:
@@ -469,36 +328,6 @@ class Content:
         )
 
 
-def _stored_owner(handle: Handle) -> Owner | None:
-    """Whose trash gives way first for what is written through *handle*."""
-    return _stored_owner_of(handle.node)
-
-
-def _stored_owner_of(node: Node) -> Owner | None:
-    return node.set_entry.stored if place_of(node) is not None else None
-
-
 def _put_at(fd: int, piece: bytes, at: int) -> tuple[int, int]:
     count = os.pwrite(fd, piece, at)
     return count, at + count
-
-
-def _close(file: OpenFile) -> None:
-    os.close(file.fd)
-
-
-def close_soon(fd: int) -> None:
-    """Close in a thread, since a store may hang there too; nobody waits for it. Here and now if no thread is to be had."""
-
-    def close() -> None:
-        os.close(fd)
-
-    try:
-        trio.lowlevel.start_thread_soon(close, _log_failed_close)
-    except RuntimeError:
-        _log_failed_close(outcome.capture(close))
-
-
-def _log_failed_close(result: outcome.Outcome[None]) -> None:
-    if isinstance(result, outcome.Error):
-        log.warning("closing a file of the store failed: %s", result.error)

@@ -18,6 +18,7 @@ from ckfs.fs.left import Left
 from ckfs.fs.listing import Listing
 from ckfs.fs.metadata import Metadata
 from ckfs.fs.naming import Naming
+from ckfs.fs.opening import Opening
 from ckfs.fs.placing import Placing
 from ckfs.fs.reserve import Reserve
 from ckfs.fs.sets import Sets
@@ -32,6 +33,7 @@ class Filesystem:
     core: Core
     sets: Sets
     naming: Naming
+    opening: Opening
     content: Content
     metadata: Metadata
     extended: Extended
@@ -55,13 +57,15 @@ def filesystem(core: Core) -> Filesystem:
     guard = Guard(core)
     sets = Sets(core, Following(core), guard, Keeping(core, guard, Reserve(core)), Placing(core))
     left = Left(core, guard)
-    content = Content(core, sets, guard, States(core, sets, guard), left)
+    states = States(core, sets, guard)
+    opening = Opening(core, sets, guard, states, left)
     metadata = Metadata(core, sets, guard)
     return Filesystem(
         core=core,
         sets=sets,
-        naming=Naming(core, sets, content, guard, sets.keeping),
-        content=content,
+        naming=Naming(core, sets, opening, guard, sets.keeping),
+        opening=opening,
+        content=Content(core, sets, states),
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard, left),
         listing=Listing(core),

@@ -16,7 +16,7 @@ import trio
 from ckfs.errors import BadHandle, Stale
 from ckfs.fs.lateness import Taken
 from ckfs.fs.streams import Stream
-from ckfs.model import Caller
+from ckfs.model import Caller, Owner
 from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid, shown
 from ckfs.owners.processes import Process
 from ckfs.store.entries import SetEntry
@@ -314,6 +314,11 @@ def place_of(node: Node) -> Place | None:
     with contextlib.suppress(Stale):
         return None if node.is_root else node.place
     return None
+
+
+def stored_owner(node: Node) -> Owner | None:
+    """Whose trash gives way first for what is written to *node*."""
+    return node.set_entry.stored if place_of(node) is not None else None
 
 
 def volume_of(node: Node) -> VolumeId:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckfs.errors import Stale
-from ckfs.fs.content import close_soon
+from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Handle, Node
 from ckfs.model import Caller

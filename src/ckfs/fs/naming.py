@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckfs.errors import Exists, Invalid, NotFound, OtherOwner, Stale
-from ckfs.fs.content import KEPT_FLAGS, Content
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place, volume_of
 from ckfs.fs.keeping import Keeping
+from ckfs.fs.opening import KEPT_FLAGS, Opening
 from ckfs.fs.sets import Sets, taking
 from ckfs.model import Caller, Checkpoint, Owner, Record, State
 from ckfs.names import FileHandle, Inode, SetName
@@ -34,7 +34,7 @@ Make = Callable[[Spot, Build], Found]
 class Naming:
     core: Core
     sets: Sets
-    content: Content
+    opening: Opening
     guard: Guard
     keeping: Keeping
 
@@ -91,7 +91,7 @@ class Naming:
             # Another mount made it since the kernel looked: let it look again, and check permissions this time.
             raise Stale("the file exists by now") from None
         node = self.core.inodes.get(found.record.ino)
-        number = self.content.opened(node, OpenFile(opened[0]), caller, flags, wrote=True)
+        number = self.opening.opened(node, OpenFile(opened[0]), caller, flags, wrote=True)
         self.core.charging.created(node)
         return number, found
 
@@ -222,7 +222,7 @@ class Naming:
         else:
             moved = await self._rename_inside(source, old_name, target, new_name, flags, caller)
         if moved is not None:
-            await self.content.states.renamed(moved, old_name)
+            await self.opening.states.renamed(moved, old_name)
 
     async def _rename_inside(
         self, source: Node, old_name: bytes, target: Node, new_name: bytes, flags: int, caller: Caller

@@ -207,10 +207,10 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        return self._file_info(await self._fs.content.open(Inode(inode), flags, caller_of(ctx)))
+        return self._file_info(await self._fs.opening.open(Inode(inode), flags, caller_of(ctx)))
 
     def _file_info(self, handle: FileHandle) -> FileInfo:
-        direct = self._fs.content.is_direct(handle)
+        direct = self._fs.opening.is_direct(handle)
         return FileInfo(fh=FileHandleT(handle), direct_io=direct, keep_cache=False)
 
     @replies
