@@ -323,6 +323,24 @@ async def test_a_copy_that_nobody_goes_on_with_goes_after_a_day(
         assert stores.fast.kept(ALICE.uid) == set()
 
 
+async def test_a_copy_whose_set_is_gone_is_nobodys_and_stays(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is the set under another name, which was missed, is not for sure."""
+    async with mounted(stores.home) as mount:
+        await make(mount, stores)
+        die_after(stores, "copied")
+        await mount.alice.remove_tree("set")
+        await mount.alice.mkdir("another")
+        store = mount.core.store
+        for item in list(store.trash.items()):
+            store.trash.purge(item)
+        monkeypatch.setattr(remains, "_KEPT_NS", 0)
+        remains.remove_left(store)
+        assert any(place.endswith("~copy") for place in stores.fast.kept(ALICE.uid))
+        assert counting.count(store, ALICE.uid, store.door.unit).files == 1
+
+
 async def test_a_host_that_does_not_reach_what_is_left_leaves_it_to_one_that_does(stores: Stores) -> None:
     async with mounted(stores.home) as mount:
         await make(mount, stores)

@@ -69,7 +69,9 @@ def clear(store: Store, lock: int, *, keeps_begun: bool = False, goes_on: SetEnt
                 if goes_on is not None and goes_on.spot == noted.copied.spot:
                     return Left.BEGUN
                 is_late = time.time_ns() - since_ns > _KEPT_NS
-                if keeps_begun and not is_late and _is_used(store, noted.old):
+                # Only while a name says that the set lies where it lay: a look at all names may miss one that is just being renamed, and
+                # the copy may be the set.
+                if not _is_used(store, noted.old) or (keeps_begun and not is_late):
                     return Left.BEGUN
                 with contextlib.suppress(FileNotFoundError, Stale):
                     store.door.unmetered.remove_tree(noted.copied.spot)
