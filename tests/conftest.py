@@ -15,7 +15,7 @@ from xdist.remote import Producer
 
 from ckfs.ledger import state
 from tests.support import gluster_cluster, ledgers
-from tests.support.distribution import ByFileOrCluster
+from tests.support.distribution import ByFileOrCluster, longest_first
 from tests.support.gluster_cluster import Cluster
 from tests.support.ledgers import Policy
 from tests.support.mounting import Mount, mounted, run_ckfs, state_directory
@@ -35,7 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes long on the cluster, unless it is asked for."""
+    """Leave out what takes long on the cluster, unless it is asked for; and begin with what takes longest of the rest."""
+    items[:] = longest_first(items)
     if config.getoption("whole_cluster"):
         return
     left_out = [

@@ -28,11 +28,15 @@ ON_NFS = {
 }
 """The suites that run there too. Those of what is charged do not: on a store of a network that is not exact (docs/quotas.md)."""
 
+ON_NFS_ALONE = {"listing_of_copies"}
+"""Those about what happens there alone."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
         about = metafunc.module.__name__.rpartition("test_")[2]
-        metafunc.parametrize("place", ["plain", "nfs"] if about in ON_NFS else ["plain"], indirect=True)
+        places = ["nfs"] if about in ON_NFS_ALONE else ["plain", "nfs"] if about in ON_NFS else ["plain"]
+        metafunc.parametrize("place", places, indirect=True)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 After a failure nothing is held; after a death a new mount finds all that was complete, and can use every name.
 
-Of an operation's calls the first six are tried, and then evenly spaced ones up to the last, fourteen in all; the kinds of
+Of an operation's calls the first four are tried, and then evenly spaced ones up to the last, nine in all; the kinds of
 error take turns. With ``CKFS_EVERY=1`` in the environment every call is tried, with every kind of error: half an hour.
 """
 
@@ -31,9 +31,9 @@ pytestmark = pytest.mark.root
 
 _EVERY = os.environ.get("CKFS_EVERY") == "1"
 _MOST_CALLS = 400
-_POINTS = 14
+_POINTS = 9
 """Calls of an operation that are tried, ..."""
-_FIRST = 6
+_FIRST = 4
 """... these many of them from the beginning."""
 Act = Callable[[Mount], Awaitable[object]]
 One = Callable[[Path, int, Callable[[], BaseException]], Awaitable[None]]

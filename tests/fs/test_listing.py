@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ckfs.errors import FsError
+from ckfs.fs import listing
 from ckfs.fs.listing import Emit
 from ckfs.store import record
 from tests.fs.cores import mounted
@@ -26,12 +27,15 @@ async def test_many_entries_are_each_listed_once(store: Path) -> None:
         mount.check_nothing_held()
 
 
-async def test_entries_that_vanish_do_not_end_the_listing(store: Path) -> None:
-    """Names are looked at in portions: one portion may be gone as a whole by then."""
+async def test_entries_that_vanish_do_not_end_the_listing(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names are looked at in portions: several may be gone as a whole by then."""
+    monkeypatch.setattr(listing, "_AT_ONCE", 4)
     async with mounted(store) as mount:
         alice = mount.alice
         await alice.mkdir("set")
-        for number in range(200):
+        for number in range(30):
             await alice.mknod(f"set/{number:04}")
         place = on_server(store) / "users" / "2101" / "set"
         order = os.listdir(place)
@@ -51,14 +55,14 @@ async def test_entries_that_vanish_do_not_end_the_listing(store: Path) -> None:
                 return take
 
             try:
-                await mount.fs.listing.readdir(handle, 0, up_to(64))
+                await mount.fs.listing.readdir(handle, 0, up_to(4))
                 begun = {name.decode() for name in seen}
                 for name in [name for name in order if name not in begun][:-5]:
                     os.unlink(place / name)
                 before = -1
                 while len(seen) != before:
                     before = len(seen)
-                    await mount.fs.listing.readdir(handle, offsets[-1], up_to(1000))
+                    await mount.fs.listing.readdir(handle, offsets[-1], up_to(100))
             finally:
                 await mount.fs.listing.releasedir(handle)
         left = {name.encode() for name in os.listdir(place)}

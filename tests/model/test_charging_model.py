@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -39,6 +39,7 @@ from ckfs.store.counting import count
 from ckfs.store.metering import charge_of
 from tests.fs.cores import ALICE, BOB, ROOT, Mount, mounted_for_long, new_store
 from tests.model.test_metering_model import ANSWERS
+from tests.support.examples import PHASES, examples
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -340,10 +341,10 @@ def test_what_is_charged_is_never_less_than_what_is_there_nor_more_than_may_be()
     run_state_machine_as_test(
         Charged,
         settings=settings(
-            max_examples=int(os.environ.get("CKFS_EXAMPLES", "8")),
+            max_examples=examples(8),
             stateful_step_count=30,
             deadline=None,
-            phases=[Phase.generate],
+            phases=PHASES,
             database=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,

@@ -24,6 +24,7 @@ from ckfs.store.checking.findings import Finding, Kind
 from ckfs.store.entries import SetEntry, decode, encode
 from tests.fs.cores import ALICE, BOB, copied
 from tests.fs.damage import ATTRIBUTE, NOTE, all_bytes, codes, fsck, left, put, whole_store
+from tests.support.examples import PHASES, examples
 
 pytestmark = pytest.mark.root
 
@@ -156,7 +157,12 @@ def _damage_store(store: Path, act: str, which: int, how: int) -> None:
             (store / f"staging/file-{how:016x}").write_bytes(b"half")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(200),
+    phases=PHASES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(damages=st.lists(DAMAGES, min_size=1, max_size=8))
 def test_whatever_is_damaged_nothing_is_lost(template: Path, damages: list[Damage]) -> None:
     with tempfile.TemporaryDirectory(prefix="ckfs-test-") as directory:

@@ -33,6 +33,7 @@ from ckfs.ledger.book import Book
 from ckfs.ledger.ledger import Opened, Posting, Settled
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
+from tests.support.examples import PHASES, examples
 from tests.support.postgres import Server, running, skip_unless_installed
 
 OWNERS = [Uid(2101), Uid(2102), Uid(2103)]
@@ -399,6 +400,7 @@ def server() -> Iterator[Server]:
 
 RUNS = settings(
     stateful_step_count=50,
+    phases=PHASES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
@@ -409,11 +411,11 @@ class InSqlite(LedgerMachine):
 
 
 def test_no_limit_is_passed_and_a_recount_finds_what_the_ledger_says() -> None:
-    run_state_machine_as_test(InSqlite, settings=settings(RUNS, max_examples=40))
+    run_state_machine_as_test(InSqlite, settings=settings(RUNS, max_examples=examples(40)))
 
 
 def test_the_same_in_postgresql(server: Server) -> None:
     class InPostgres(LedgerMachine):
         make = partial(in_postgres, server.connection)
 
-    run_state_machine_as_test(InPostgres, settings=settings(RUNS, max_examples=4))
+    run_state_machine_as_test(InPostgres, settings=settings(RUNS, max_examples=examples(4)))

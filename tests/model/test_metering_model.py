@@ -27,6 +27,7 @@ from ckfs.store.handover import name_owner
 from ckfs.store.removed import Item, Note
 from tests.fs.cores import ALICE, BOB, Process, mounted_for_long, new_store
 from tests.fs.metered import Sums
+from tests.support.examples import PHASES, examples
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -243,9 +244,10 @@ def test_what_the_meter_hears_is_what_a_count_finds(kind: type[Metered]) -> None
     run_state_machine_as_test(
         kind,
         settings=settings(
-            max_examples=int(os.environ.get("CKFS_EXAMPLES", "15")),
+            max_examples=examples(15),
             stateful_step_count=40,
             deadline=None,
+            phases=PHASES,
             database=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,

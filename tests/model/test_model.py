@@ -34,6 +34,7 @@ from ckfs.fs.metadata import Changes
 from ckfs.model import Caller
 from ckfs.names import FileHandle
 from tests.fs.cores import ALICE, BOB, ROOT, Mount, Process, mounted_for_long, new_store
+from tests.support.examples import PHASES, examples
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -352,16 +353,15 @@ class CallsOnTwo(Calls):
     mounts = 2
 
 
-@pytest.mark.parametrize(
-    ("machine", "examples"), [(Calls, 8), (CallsOnTwo, 8)], ids=["one mount", "two mounts"]
-)
-def test_random_calls(machine: type[Calls], examples: int) -> None:
+@pytest.mark.parametrize("machine", [Calls, CallsOnTwo], ids=["one mount", "two mounts"])
+def test_random_calls(machine: type[Calls]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples,
+            max_examples=examples(8),
             stateful_step_count=20,
             deadline=None,
+            phases=PHASES,
             database=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,

@@ -30,6 +30,7 @@ from ckfs.model import Caller, Role, State
 from ckfs.names import FileHandle, Gid, Uid
 from tests.fs.cores import ALICE, BOB, ROOT, Process, Seen, mounted_for_long
 from tests.fs.nfs_stores import new_place
+from tests.support.examples import PHASES, examples
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -462,19 +463,20 @@ class ProtectionOnNfs(Protection):
 
 
 @pytest.mark.parametrize(
-    ("machine", "examples"),
+    ("machine", "count"),
     [
         pytest.param(Protection, 12, id="plain"),
-        pytest.param(ProtectionOnNfs, 3, id="nfs", marks=pytest.mark.root),
+        pytest.param(ProtectionOnNfs, 2, id="nfs", marks=pytest.mark.root),
     ],
 )
-def test_the_newest_complete_checkpoints_stay_readable(machine: type[Protection], examples: int) -> None:
+def test_the_newest_complete_checkpoints_stay_readable(machine: type[Protection], count: int) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=int(os.environ.get("CKFS_EXAMPLES", str(examples))),
+            max_examples=examples(count),
             stateful_step_count=30,
             deadline=None,
+            phases=PHASES,
             database=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import ckfs_as_root
 from tests.support.images import content, save
 from tests.support.ledgers import Policy
 from tests.support.mounting import run_ckfs
@@ -31,9 +32,8 @@ def place(root_and_fuse: None, module_workdir: Path, ledger: Policy) -> Iterator
 
 def in_trash(place: Place, payer: Payer) -> list[str]:
     """The paths of what lies in his trash, sorted."""
-    done = run_ckfs("trash", "ls", "--json", "--owner", str(payer.uid), "--store", place.mount.path)
-    assert done.returncode == 0, done
-    return sorted(row["path"] for row in json.loads(done.stdout))
+    listed = ckfs_as_root("trash", "ls", "--json", "--owner", str(payer.uid), "--store", place.mount.path)
+    return sorted(row["path"] for row in json.loads(listed))
 
 
 def removed(payer: Payer, name: str, size: int = SIZE) -> None:

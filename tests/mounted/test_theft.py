@@ -50,16 +50,7 @@ NOT_ON_NFS = {
     "test_roots_answer_leads_to_the_file": "root, who is nobody there, cannot go where the answer leads",
     "test_the_former_owner_creates_nothing": "until a set is copied its files are where the former owner's mount knew them",
 }
-"""Parts of names of tests, with what the store cannot do."""
-
-
-@pytest.fixture(autouse=True)
-def not_on_nfs(request: pytest.FixtureRequest) -> None:
-    name = cast("pytest.Item", request.node).name
-    if "[nfs" in name:
-        for part, why in NOT_ON_NFS.items():
-            if part in name:
-                pytest.skip(why)
+"""Parts of names of tests that are left out there (conftest.py), with what the store cannot do."""
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""ckfs commands as other users: in a forked child, since their uids have neither accounts nor a way to the source."""
+"""ckfs commands in a forked child: as other users, whose uids have neither accounts nor a way to the source; and as root, where a
+test runs so many of them that starting Python anew for each would take most of its time.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckfs.cli import cat as _cat
+from ckfs.cli import init as _init
 from ckfs.cli import quota as _quota
 from ckfs.cli import recount as _recount
 from ckfs.cli import room as _room
 from ckfs.cli import status as _status
 from ckfs.cli import trash as _trash
 from ckfs.cli.main import main
-from tests.support.users import as_user
+from ckfs.ledger import postgres as _postgres
+from tests.support.users import ROOT, as_user
 
-_IMPORTED = (_cat, _quota, _recount, _room, _status, _trash)
-"""Here, before the child is another user who may not read the modules."""
+_IMPORTED = (_cat, _init, _postgres, _quota, _recount, _room, _status, _trash)
+"""Here, before the child is another user who may not read the modules; and once for all of root's."""
 
 
 @dataclass(frozen=True)
@@ -51,3 +55,10 @@ def ckfs_as(uid: int, *arguments: str | Path, gid: int | None = None) -> Ran:
         for file in (out, errors):
             file.seek(0)
         return Ran(status, out.read(), errors.read().decode())
+
+
+def ckfs_as_root(*arguments: str | Path) -> str:
+    """Run a command that must succeed, and has nothing to complain of: what it prints."""
+    ran = ckfs_as(ROOT, *arguments)
+    assert (ran.status, ran.errors) == (0, ""), (arguments, ran)
+    return ran.text

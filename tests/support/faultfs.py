@@ -29,6 +29,7 @@ import contextlib
 import ctypes
 import errno
 import functools
+import hashlib
 import json
 import os
 import re
@@ -587,7 +588,10 @@ def pinned(name: bytes, parent_fd: int) -> int:
 
 
 def names_in(fd: int) -> list[bytes]:
-    return [os.fsencode(name) for name in os.listdir(fd)]
+    """In an order that is each directory's own: that of a copy, and the offsets in it, are others, as on most file systems."""
+    names = [os.fsencode(name) for name in os.listdir(fd)]
+    seed = os.fstat(fd).st_ino.to_bytes(8, "little")
+    return sorted(names, key=lambda name: hashlib.blake2b(name, key=seed).digest())
 
 
 def _link(source: str, name: bytes, parent_fd: int) -> None:

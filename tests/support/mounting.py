@@ -23,6 +23,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.support.commands import ckfs_as
+from tests.support.users import ROOT
+
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 READY_TIMEOUT = 30.0
 """Seconds for a daemon to say READY=1."""
@@ -74,9 +77,9 @@ def run_ckfs(*arguments: str | Path, timeout: float = 60.0) -> subprocess.Comple
 def make_store(directory: Path, *options: str) -> Path:
     """A new store ``directory/store``, made by ``ckfs init`` with *options*."""
     store = directory / "store"
-    done = run_ckfs("init", *options, store)
-    if done.returncode != 0:
-        raise MountTrouble(f"ckfs init {store}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    ran = ckfs_as(ROOT, "init", *options, store)
+    if ran.status != 0:
+        raise MountTrouble(f"ckfs init {store}: exit status {ran.status}\n{ran.text}{ran.errors}")
     return store
 
 

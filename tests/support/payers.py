@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.commands import ckfs_as_root
 from tests.support.ledgers import Policy, rewrite_policy
-from tests.support.mounting import Mount, make_store, mounted, run_ckfs
+from tests.support.mounting import Mount, make_store, mounted
 from tests.support.users import as_user
 
 UNIT = 4096
@@ -119,9 +120,7 @@ class Quotas:
 
     def say(self, *arguments: str | int) -> str:
         """``ckfs quota ARGUMENTS``, which must succeed: what it prints."""
-        done = run_ckfs("quota", *map(str, arguments), "--store", self.at)
-        assert (done.returncode, done.stderr) == (0, ""), (arguments, done)
-        return done.stdout
+        return ckfs_as_root("quota", *map(str, arguments), "--store", self.at)
 
     def limit(self, uid: int, **limits: str | int) -> None:
         """As ``ckfs quota set UID --soft … --hard …``."""
@@ -157,8 +156,7 @@ class Quotas:
 
     def check(self) -> None:
         """``ckfs quota check`` finds nothing."""
-        done = run_ckfs("quota", "check", "--json", "--store", self.at)
-        assert done.returncode == 0, done
+        self.say("check", "--json")
 
 
 def _options(limits: dict[str, str | int]) -> list[str]:

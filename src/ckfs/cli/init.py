@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from ckfs.daemon.serve import account_of
+from ckfs.daemon.keeper import account_of
 from ckfs.engines.opening import detect, mounted_on
 from ckfs.model import Owner
 from ckfs.policy import settings

@@ -21,11 +21,12 @@ from ckfs import __version__
 from ckfs.control import operations
 from ckfs.control.server import Server
 from ckfs.daemon import mounting
+from ckfs.daemon.keeper import account_of
 from ckfs.daemon.mounting import OwnMount
 from ckfs.daemon.notify import notify
 from ckfs.daemon.options import MountOptions
 from ckfs.engines.engine import Engine
-from ckfs.errors import CkfsError, FsError, LedgerDown, MountFailed, NotPermitted, StoreUnusable, UsageError
+from ckfs.errors import CkfsError, FsError, LedgerDown, MountFailed, NotPermitted, StoreUnusable
 from ckfs.fs.charging import charge
 from ckfs.fs.core import Core
 from ckfs.fs.enforced import engine_of
@@ -39,13 +40,12 @@ from ckfs.ledger.ledger import Ledger
 from ckfs.ledger.state import state_directory
 from ckfs.model import Owner
 from ckfs.names import ROOT_INODE, shown
-from ckfs.owners.accounts import Accounts, uid_in
 from ckfs.owners.lookup import Users
 from ckfs.policy import settings
 from ckfs.policy.settings import Policy
 from ckfs.store import syscalls
 from ckfs.store.gate import DATA_CALLS, Gate
-from ckfs.store.identity import ROOT, prepare_process
+from ckfs.store.identity import prepare_process
 from ckfs.store.layout import Store, open_store, reachable_by_users
 from ckfs.store.volumes import Here
 from ckfs.transport import pyfuse
@@ -65,20 +65,6 @@ _READ_AHEAD_KIB = 4096
 _ARENAS = 2
 _STACK_BYTES = 64 << 20
 _DEEPEST_CALLS = 10_000
-
-
-def account_of(name: str | None) -> Owner:
-    """The service account *name*; root itself for None. Raises UsageError if there is no such user."""
-    if name is None:
-        return ROOT
-    accounts = Accounts()
-    uid = uid_in(name)
-    if uid is None:
-        uid = accounts.uid_of(name)
-    gid = None if uid is None else accounts.primary_gid_of(uid)
-    if uid is None or gid is None:
-        raise UsageError(f"mount option service_user={shown(name)}: there is no such user on this host")
-    return Owner(uid, gid)
 
 
 def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callable[[], None]) -> None:

@@ -68,7 +68,7 @@ def filesystem(core: Core) -> Filesystem:
         content=Content(core, sets, states),
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard, left),
-        listing=Listing(core),
+        listing=Listing(core, sets),
         digesting=Digesting(core),
         housekeeping=Housekeeping(core, _chores(core, guard, left)),
     )

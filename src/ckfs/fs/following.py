@@ -213,8 +213,9 @@ class Following:
                 reopen = partial(
                     self.core.store.door.open_instead, handle.node.spot, handle.node.ino, handle.fd
                 )
+                is_other = True  # a call that comes too late may still do it
                 try:
-                    await self.core.gate.transfer(reopen, releases=(handle.pin(),))
+                    is_other = await self.core.gate.transfer(reopen, releases=(handle.pin(),))
                 except _LATER as error:
                     log.debug("an open file of set %s stays what it was: %s", shown(top.name), error)
-                handle.reopened()
+                handle.reopened(is_other=is_other)

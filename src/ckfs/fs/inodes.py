@@ -102,8 +102,8 @@ class Handle:
             self._is_closed = True
             self._closing()
 
-    def reopened(self) -> None:
-        """The descriptor leads to a copy of the file now."""
+    def reopened(self, *, is_other: bool) -> None:
+        """The descriptor was opened anew, and leads to a copy of the file now if *is_other*."""
 
     def close_when_unused(self, close: Release) -> None:
         """Call *close* as soon as no call uses the descriptor any more."""

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from ckfs.errors import Stale
 from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
+from ckfs.fs.given import Given
 from ckfs.fs.inodes import Handle, Node
+from ckfs.fs.sets import Sets
 from ckfs.model import Caller
 from ckfs.names import FileHandle, Inode, SetName
 from ckfs.store.entries import SetEntry
+from ckfs.store.identity import ROOT
+from ckfs.store.realms import Arrangement
 from ckfs.store.spots import Found, OpenFile
 
 Emit = Callable[[bytes, Found, int], bool]
@@ -32,7 +36,7 @@ class _Item:
 class DirectoryHandle(Handle):
     """An open directory, with what was read of it and not yet asked for."""
 
-    __slots__ = ("ahead", "items", "position")
+    __slots__ = ("ahead", "directories", "given", "items", "position", "seek")
 
     def __init__(self, node: Node, file: OpenFile, caller: Caller) -> None:
         super().__init__(node, file, caller, writable=False)
@@ -41,14 +45,30 @@ class DirectoryHandle(Handle):
         self.items: list[_Item] = []
         self.ahead: list[tuple[bytes, int]] = []
         """Names read from the store, not looked at yet."""
+        self.seek: int | None = None
+        """Where the store's directory is to be read next, if not where it stands."""
+        self.given = Given()
+        self.directories = 1
+        """How many directories of the store the descriptor has led to, one after the other."""
 
-    def reopened(self) -> None:
+    def go_to(self, offset: int) -> None:
+        """Stale if nobody knows any more where that is."""
+        if offset == 0:
+            self.given = Given()
+        self.seek = self.given.go_to(offset)
+        self.items, self.ahead, self.position = [], [], offset
+
+    def reopened(self, *, is_other: bool) -> None:
+        self.directories += 1
         self.position = -1  # the next listing seeks
+        if is_other:
+            self.given.directory_is_other()
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     core: Core
+    sets: Sets
 
     async def opendir(self, ino: Inode, caller: Caller) -> FileHandle:
         node = self.core.inodes.get(ino)
@@ -68,20 +88,20 @@ class Listing:
     async def readdir(self, number: FileHandle, offset: int, emit: Emit) -> None:
         """Give entries from *offset* on to *emit* until it has enough, or the directory ends.
 
-        Offsets are the store's own, so that entries that come and go meanwhile are neither skipped nor repeated.
+        Offsets are the store's own, so that entries that come and go meanwhile are neither skipped nor repeated; nor are they
+        where the set is copied to a new owner meanwhile.
         """
         handle = self.core.handle(number)
         assert isinstance(handle, DirectoryHandle)
-        if offset != handle.position:
-            handle.items, handle.ahead = [], []
         emitted = False
-        while handle.items or await self._read_on(handle, offset):
+        while await self._has_items(handle, offset):
             while handle.items:
                 item = handle.items[0]
                 if not self._emit(handle.node, item, emit):
                     return
                 emitted = True
                 handle.items.pop(0)
+                handle.given.add(item.name, item.next_offset)
                 handle.position = offset = item.next_offset
             if emitted and not handle.ahead:
                 return  # a piece is enough for one answer
@@ -94,21 +114,48 @@ class Listing:
             self.core.inodes.looked_up(node)
         return True
 
-    async def _read_on(self, handle: DirectoryHandle, offset: int) -> bool:
-        """Look at some more entries; False at the end of the directory."""
-        seek = None if handle.ahead or handle.position == offset != 0 else offset
-        ahead, handle.ahead = handle.ahead, []
+    async def _has_items(self, handle: DirectoryHandle, offset: int) -> bool:
+        """Look at some more entries from *offset* on, unless some are there yet; False at the end of the directory."""
+        while True:
+            if offset != handle.position:
+                handle.go_to(offset)
+            if handle.items:
+                return True
+            try:
+                if await self._read_on(handle, offset):
+                    continue
+                was_copied = self._may_be_copied and await self.sets.was_copied(handle.node, is_gone=False)
+            except (Stale, FileNotFoundError):  # what is left of a directory that is removed
+                if not await self.sets.was_copied(handle.node):
+                    raise
+                continue
+            if not was_copied:
+                return False
 
-        def work() -> tuple[list[_Item], list[tuple[bytes, int]]]:
-            names = ahead or self.core.store.door.entries_from(handle.file, seek)
-            return self._examine(handle, names[:_AT_ONCE]), names[_AT_ONCE:]
+    async def _read_on(self, handle: DirectoryHandle, offset: int) -> bool:
+        """False at the end of the directory; and True, without any items, where it has become another one meanwhile."""
+        directories, seek, ahead, given = handle.directories, handle.seek, handle.ahead, handle.given
+
+        def work() -> tuple[list[_Item], list[tuple[bytes, int]]] | None:
+            entries = ahead or self.core.store.door.entries_from(handle.file, seek)
+            new = [entry for entry in entries[:_AT_ONCE] if not given.has(entry[0])]
+            return (self._examine(handle, new), entries[_AT_ONCE:]) if entries else None
 
         handle.position = -1  # if this fails, the next try seeks
-        handle.items, handle.ahead = await self.core.gate.look(
+        read = await self.core.gate.look(
             work, releases=(handle.pin(),), of_set=self.core.set_key(handle.node)
         )
-        handle.position = offset
-        return bool(handle.items)
+        if handle.directories != directories:
+            return True
+        handle.position, handle.seek = offset, None
+        handle.items, handle.ahead = read or ([], [])
+        return read is not None
+
+    @property
+    def _may_be_copied(self) -> bool:
+        """Whether sets that are given away may be copied. Where they are not it costs nothing to ask that of no set."""
+        store = self.core.store
+        return store.service.uid != ROOT.uid or store.arrangement is Arrangement.REALMS
 
     def _examine(self, handle: DirectoryHandle, entries: list[tuple[bytes, int]]) -> list[_Item]:
         items = (self._item(handle, name, next_offset) for name, next_offset in entries)

@@ -203,10 +203,15 @@ class Sets:
             if is_gone:
                 await self.examine(SetName(top.name))
             else:
-                await self._keep_up(await self.core.read_entry(SetName(top.name)))
+                await self._keep_up(await self._entry_of(SetName(top.name)))
         except (OSError, Stale):
             return False
         return top.reached != before
+
+    async def _entry_of(self, name: SetName) -> SetEntry:
+        if self.core.locks.is_overdue(ROOT_INODE):
+            return await self.core.read_entry(name)
+        return await self.core.gate.look(lambda: self.core.store.names.read(name))
 
     # Moving
 

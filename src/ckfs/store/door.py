@@ -84,12 +84,15 @@ class Door(Namespace):
         with as_owner_of(file.fd):
             return OpenFile(os.open(b"/proc/self/fd/%d" % file.fd, flags | os.O_CLOEXEC))
 
-    def open_instead(self, spot: Spot, expected: Inode, fd: int) -> None:
-        """Let the descriptor *fd* lead to what is at *spot* now, opened as before; nobody needs to know."""
+    def open_instead(self, spot: Spot, expected: Inode, fd: int) -> bool:
+        """Let the descriptor *fd* lead to what is at *spot* now, opened as before; nobody needs to know. Whether that is another file
+        of the store than before."""
         flags = fcntl.fcntl(fd, fcntl.F_GETFL) & _KEPT_BY_DESCRIPTORS
         opened = self.open(spot, flags, expected)
         try:
+            is_other = not _is_same_file(opened.fd, fd)
             os.dup2(opened.fd, fd, inheritable=False)
+            return is_other
         finally:
             os.close(opened.fd)
 
@@ -210,3 +213,10 @@ class Door(Namespace):
             self.reports.changing(target, fd, expected, name),
         ):
             attributes.remove(fd, name)
+
+
+def _is_same_file(opened: int, before: int) -> bool:
+    try:
+        return os.path.sameopenfile(opened, before)
+    except OSError:  # ESTALE: another host has removed it
+        return False
