@@ -17,7 +17,7 @@ from tests.support.agents import Agent
 from tests.support.gluster_cluster import Cluster
 from tests.support.images import content, save
 from tests.support.machines import wait_until
-from tests.support.users import ALICE, as_user, errno_as
+from tests.support.users import ALICE, as_user, errno_as, errno_of_call
 
 pytestmark = [pytest.mark.root, pytest.mark.cluster]
 
@@ -240,3 +240,72 @@ def test_a_store_that_was_silent_is_served_again(
         serves(mount)
     expected = b"".join(map(piece, range(ended.acknowledged)))
     assert content(f"{mounts[2]}/{name}/image")[: len(expected)] == expected
+
+
+SILENCE_S = 60
+AT_THE_TOP: dict[str, Callable[[str], object]] = {
+    "stat": os.stat,
+    "opendir": os.listdir,
+    "unlink": os.unlink,
+    "rmdir": os.rmdir,
+    "mkdir": os.mkdir,
+}
+"""What pbs_mom does in its checkpoint directory, with a single thread."""
+_MAY_TAKE_S = OP_TIMEOUT_S + 20.0
+"""A busy machine may add its own; the volume's own patience (``network.ping-timeout``) is no longer than ckfs's."""
+
+
+@dataclass(frozen=True)
+class Silence:
+    """What a mom's calls met: the errnos of each kind, how long one took at most, and how many there were."""
+
+    errors: dict[str, set[int]]
+    longest_s: float
+    count: int
+
+
+def calls_of_a_mom(mount: str, name: str, for_s: float) -> Silence:
+    """One after the other, for so many seconds."""
+    errors: dict[str, set[int]] = {kind: set() for kind in AT_THE_TOP}
+    longest_s, count, until_s = 0.0, 0, time.monotonic() + for_s
+    while time.monotonic() < until_s:
+        for kind, call in AT_THE_TOP.items():
+            path = mount if kind == "opendir" else f"{mount}/{name}-{kind}"
+            begun_s = time.monotonic()
+            errors[kind].add(errno_of_call(call, path))
+            longest_s = max(longest_s, time.monotonic() - begun_s)
+            count += 1
+        time.sleep(0.1)  # a mom does other things, too
+    return Silence(errors, longest_s, count)
+
+
+@pytest.mark.long_on_cluster
+def test_a_minute_of_silence_ends_every_call_in_time_and_nothing_acknowledged_is_lost(
+    gluster: Cluster, mounts: list[str], name: str, workdir: Path
+) -> None:
+    for kind in ("stat", "rmdir"):
+        as_user(ALICE, os.mkdir, f"{mounts[0]}/{name}-{kind}")
+    as_user(ALICE, save, f"{mounts[0]}/{name}-unlink", b"there")
+    with Agent(ALICE) as writer, Agent(ALICE) as mom, contextlib.ExitStack() as silence:
+        writer.begin(write_and_sync, f"{mounts[1]}/{name}/image", str(workdir / "never"))
+        wait_until(has(f"{mounts[2]}/{name}/image", MIB), "it writes", LONG_S)
+        for server in gluster.servers:
+            silence.enter_context(server.unplugged())
+        mom.begin(calls_of_a_mom, mounts[0], name, float(SILENCE_S))
+        met = mom.result(SILENCE_S + LONG_S)
+        ended = writer.result(LONG_S)
+    print(f"{met.count} calls in {SILENCE_S} s, the longest {met.longest_s:.2f} s: {met.errors}")
+    # What began just before the cables were pulled may have gone through; what the kernel knows it answers.
+    for kind, errors in met.errors.items():
+        assert errors <= ENDINGS | {0, errno.ENOENT, errno.EEXIST}, (kind, errors)
+        assert errors & ENDINGS, (kind, errors)
+    assert met.longest_s < _MAY_TAKE_S
+    ended_in_time(ended)
+    for mount in mounts:
+        serves(mount)
+    expected = b"".join(map(piece, range(ended.acknowledged)))
+    for mount in mounts:
+        assert content(f"{mount}/{name}/image")[: len(expected)] == expected
+        wait_until(lambda mount=mount: errno_of_call(os.stat, f"{mount}/{name}-stat") == 0, "it is there")  # type: ignore[misc]
+    as_user(ALICE, save, f"{mounts[0]}/{name}/later", b"later")
+    assert content(f"{mounts[2]}/{name}/later") == b"later"

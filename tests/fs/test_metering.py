@@ -20,7 +20,7 @@ from ckfs.store import attributes, counting, handover, spots, syscalls, writers
 from ckfs.store.counting import count, payers
 from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.layout import Store, open_store
-from ckfs.store.metering import attribute_bytes, charge_of, is_charged
+from ckfs.store.metering import attribute_bytes, bytes_of, charge_of, is_charged
 from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, TRASH
 from ckfs.store.record import new_inode
@@ -364,6 +364,16 @@ def test_an_attribute_that_is_set_only_if_something_holds(metered: Metered) -> N
 
     assert metered.told(lambda: put(holds=False)) == NOTHING
     assert metered.told(lambda: put(holds=True)) == Amount(metered.unit)
+
+
+def test_a_file_of_which_the_store_tells_less_blocks_than_it_gives_out_is_charged_in_units(
+    metered: Metered, tmp_path: Path
+) -> None:
+    """As GlusterFS does: no more than the size needs, in units of 512 bytes."""
+    file = tmp_path / "small"
+    file.write_bytes(b"x" * 600)
+    told = os.stat_result((stat.S_IFREG | 0o600, 1, 1, 1, 0, 0, 600, 0, 0, 0), {"st_blocks": 2})
+    assert bytes_of(told, os.fsencode(file), metered.unit) == metered.unit
 
 
 def test_which_attributes_are_charged() -> None:

@@ -31,6 +31,7 @@ from ckfs.names import FileHandle, Gid, Uid
 from tests.fs.cores import ALICE, BOB, ROOT, Process, Seen, mounted_for_long
 from tests.fs.nfs_stores import new_place
 from tests.support.examples import PHASES, examples
+from tests.support.gluster_cluster import Cluster
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -174,11 +175,11 @@ class Protection(RuleBasedStateMachine):
         self.directory.chmod(0o711)
         self.end = contextlib.ExitStack()
         self.end.callback(shutil.rmtree, self.directory)
-        store = self.end.enter_context(new_place(self.kind, self.directory))
+        stores = self.end.enter_context(self.stores())
         roles = {NODE: Role.NODE, SERVER: Role.SERVER}
         self.on = [
-            self.end.enter_context(mounted_for_long(store, node=role.value, role=role))
-            for role in roles.values()
+            self.end.enter_context(mounted_for_long(stores[which], node=role.value, role=role))
+            for which, role in roles.items()
         ]
         for mount in self.on:
             mount.core.reads_partial = True
@@ -186,6 +187,12 @@ class Protection(RuleBasedStateMachine):
         self.reference = Reference()
         self.made = 0
         trio.run(self._prepare)
+
+    @contextlib.contextmanager
+    def stores(self) -> Iterator[tuple[Path, Path]]:
+        """A new store, as the node reaches it and as the server does."""
+        with new_place(self.kind, self.directory) as store:
+            yield store, store
 
     async def _prepare(self) -> None:
         node = self.on[NODE]
@@ -462,14 +469,19 @@ class ProtectionOnNfs(Protection):
     kind = "nfs"
 
 
-@pytest.mark.parametrize(
-    ("machine", "count"),
-    [
-        pytest.param(Protection, 12, id="plain"),
-        pytest.param(ProtectionOnNfs, 2, id="nfs", marks=pytest.mark.root),
-    ],
-)
-def test_the_newest_complete_checkpoints_stay_readable(machine: type[Protection], count: int) -> None:
+class ProtectionOnGluster(Protection):
+    """Node and server are hosts of a GlusterFS cluster that squashes root. Each call takes long there."""
+
+    cluster: Cluster
+
+    @contextlib.contextmanager
+    def stores(self) -> Iterator[tuple[Path, Path]]:
+        name = self.cluster.make_store("--quota", "none")
+        node, server, _ = self.cluster.hosts
+        yield node.volume / name, server.volume / name
+
+
+def run(machine: type[Protection], count: int) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -482,3 +494,23 @@ def test_the_newest_complete_checkpoints_stay_readable(machine: type[Protection]
             print_blob=True,
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("machine", "count"),
+    [
+        pytest.param(Protection, 12, id="plain"),
+        pytest.param(ProtectionOnNfs, 2, id="nfs", marks=pytest.mark.root),
+    ],
+)
+def test_the_newest_complete_checkpoints_stay_readable(machine: type[Protection], count: int) -> None:
+    run(machine, count)
+
+
+@pytest.mark.cluster
+@pytest.mark.long_on_cluster
+def test_the_newest_complete_checkpoints_stay_readable_on_gluster(
+    gluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProtectionOnGluster, "cluster", gluster, raising=False)
+    run(ProtectionOnGluster, 4)

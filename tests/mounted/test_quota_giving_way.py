@@ -7,15 +7,13 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.commands import ckfs_as_root
 from tests.support.images import content, save
-from tests.support.ledgers import Policy
 from tests.support.mounting import run_ckfs
-from tests.support.payers import UNIT, Payer, Place, new_payer, place_in
+from tests.support.payers import UNIT, MakePlace, Payer, Place, new_payer
 from tests.support.users import errno_as, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -25,8 +23,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def place(root_and_fuse: None, module_workdir: Path, ledger: Policy) -> Iterator[Place]:
-    with place_in(module_workdir, policy=ledger, may_log=["is partial"]) as place:
+def place(make_place: MakePlace) -> Iterator[Place]:
+    with make_place(may_log=["is partial"]) as place:
         yield place
 
 

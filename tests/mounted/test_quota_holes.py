@@ -11,13 +11,11 @@ import errno
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.images import append, content, opened, resize, save, state, write_all, write_at
-from tests.support.ledgers import Policy
-from tests.support.payers import UNIT, Charge, Payer, Place, place_in
+from tests.support.payers import UNIT, Charge, MakePlace, Payer, Place
 from tests.support.users import errno_of_call, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -31,11 +29,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture(scope="module")
-def place(root_and_fuse: None, module_workdir: Path, ledger: Policy) -> Iterator[Place]:
+def place(make_place: MakePlace) -> Iterator[Place]:
     """A mount that lets partial images be read: what is left of one after a failure is looked at here."""
-    with place_in(
-        module_workdir,
-        policy=ledger,
+    with make_place(
         options=["partial"],
         may_log=["is partial: a write failed", "the trash has no room"],
     ) as place:

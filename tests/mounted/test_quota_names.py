@@ -9,13 +9,11 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.agents import Agent
 from tests.support.images import append, content, resize, save, write_at
-from tests.support.ledgers import Policy
 from tests.support.mounting import run_ckfs
 from tests.support.payers import (
     DIRECTORY,
@@ -23,10 +21,10 @@ from tests.support.payers import (
     NOTHING,
     UNIT,
     Charge,
+    MakePlace,
     Payer,
     Place,
     new_payer,
-    place_in,
     until,
 )
 from tests.support.users import errno_as, errno_of_call, raises_errno
@@ -38,8 +36,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @pytest.fixture(scope="module")
-def place(root_and_fuse: None, module_workdir: Path, ledger: Policy) -> Iterator[Place]:
-    with place_in(module_workdir, policy=ledger, may_log=["is partial: a write failed"]) as place:
+def place(make_place: MakePlace) -> Iterator[Place]:
+    with make_place(may_log=["is partial: a write failed"]) as place:
         yield place
 
 

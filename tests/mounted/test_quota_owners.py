@@ -14,8 +14,7 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.images import append, content, save, write_at
 from tests.support.jobfiles import Job, binary
-from tests.support.ledgers import Policy
-from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, Payer, Place, new_payer, paying, place_in
+from tests.support.payers import DIRECTORY, NOTHING, UNIT, Charge, MakePlace, Payer, Place, new_payer, paying
 from tests.support.users import ROOT, raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -30,13 +29,11 @@ def pbs_home(module_workdir: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(root_and_fuse: None, module_workdir: Path, pbs_home: Path, ledger: Policy) -> Iterator[Place]:
+def place(pbs_home: Path, make_place: MakePlace) -> Iterator[Place]:
     def policy(text: str) -> str:
-        return ledger(text.replace('"/var/spool/torque"', f'"{pbs_home}"'))
+        return text.replace('"/var/spool/torque"', f'"{pbs_home}"')
 
-    with place_in(
-        module_workdir, policy=policy, options=["partial"], may_log=["is partial: a write failed"]
-    ) as place:
+    with make_place(policy=policy, options=["partial"], may_log=["is partial: a write failed"]) as place:
         yield place
 
 
@@ -65,7 +62,7 @@ def unclaimed(place: Place, payer: Payer) -> Iterator[str]:
     save(f"{path}/ckpt/image", b"x" * (4 * UNIT))
     save(f"{path}/ckpt/one", b"x")
     yield path
-    place.quotas.settled(ROOT)
+    place.quotas.settled(place.keeper)
 
 
 @dataclass(frozen=True)
@@ -105,12 +102,12 @@ GIVING: tuple[Callable[[str, int], None], ...] = (give_by_chown, give_by_attribu
 def test_what_root_gives_away_is_charged_to_the_new_owner(
     place: Place, payer: Payer, unclaimed: str, give: Callable[[str, int], None]
 ) -> None:
-    of_root, before = place.quotas.settled(ROOT), payer.has()
+    of_root, before = place.quotas.settled(place.keeper), payer.has()
     payer.may_add(bytes=IN_SET.bytes, files=IN_SET.files)
     give(unclaimed, payer.uid)
     assert payer.quotas.standing(payer.uid).total.bytes >= before.bytes + IN_SET.bytes, "at once"
     assert payer.has() - before == IN_SET
-    assert of_root - place.quotas.settled(ROOT) == IN_SET
+    assert of_root - place.quotas.settled(place.keeper) == IN_SET
     assert payer.room == 0
 
 
@@ -119,12 +116,12 @@ def test_what_root_gives_away_is_charged_to_the_new_owner(
 def test_what_does_not_fit_is_not_given_and_nothing_has_changed(
     place: Place, payer: Payer, unclaimed: str, short: str, give: Callable[[str, int], None]
 ) -> None:
-    of_root, before, was = place.quotas.settled(ROOT), payer.has(), everything(unclaimed)
+    of_root, before, was = place.quotas.settled(place.keeper), payer.has(), everything(unclaimed)
     payer.may_add(**{short: getattr(IN_SET, short) - 1})
     with raises_errno(errno.EDQUOT):
         give(unclaimed, payer.uid)
     assert everything(unclaimed) == was
-    assert (place.quotas.settled(ROOT), payer.has()) == (of_root, before)
+    assert (place.quotas.settled(place.keeper), payer.has()) == (of_root, before)
     payer.may_add(**{short: getattr(IN_SET, short)})
     give(unclaimed, payer.uid)
     assert payer.has() - before == IN_SET
@@ -186,7 +183,7 @@ def test_who_still_writes_in_a_set_that_is_given_away_goes_on_at_the_new_owners_
     place: Place, payer: Payer, unclaimed: str
 ) -> None:
     payer.may_add(bytes=IN_SET.bytes + 3 * UNIT)
-    of_root, before = place.quotas.settled(ROOT), payer.has()
+    of_root, before = place.quotas.settled(place.keeper), payer.has()
     with Agent(ROOT) as writer:
         fd = writer.do(os.open, f"{unclaimed}/ckpt/more.tmp", os.O_WRONLY | os.O_CREAT, 0o600)
         assert writer.do(os.write, fd, b"y" * UNIT) == UNIT
@@ -197,18 +194,18 @@ def test_who_still_writes_in_a_set_that_is_given_away_goes_on_at_the_new_owners_
         writer.do(os.close, fd)
     assert payer.room == 0
     assert payer.has() - before == IN_SET + Charge(3 * UNIT, 1)
-    assert of_root - place.quotas.settled(ROOT) == IN_SET
+    assert of_root - place.quotas.settled(place.keeper) == IN_SET
 
 
 # Unclaimed sets
 
 
 def test_an_unclaimed_set_is_charged_to_the_service_account(place: Place, payer: Payer) -> None:
-    before = place.quotas.settled(ROOT)
+    before = place.quotas.settled(place.keeper)
     path = f"{place.mount.path}/{payer.uid}.server.CK"
     os.mkdir(path)
     save(f"{path}/image", b"x" * UNIT)
-    assert place.quotas.settled(ROOT) - before == Charge(2 * UNIT, 2)
+    assert place.quotas.settled(place.keeper) - before == Charge(2 * UNIT, 2)
 
 
 def test_a_set_of_a_known_job_is_charged_to_its_owner_from_the_beginning(
@@ -231,16 +228,16 @@ def test_a_set_that_the_jobs_owner_comes_to_claim_is_charged_to_him_first(
 ) -> None:
     os.chmod(unclaimed, 0o777)
     make_job(pbs_home, payer)
-    before, of_root, was = payer.has(), place.quotas.settled(ROOT), everything(unclaimed)
+    before, of_root, was = payer.has(), place.quotas.settled(place.keeper), everything(unclaimed)
     payer.may_add(bytes=IN_SET.bytes - 1)
     with raises_errno(errno.EDQUOT):
         payer.calls(save, f"{unclaimed}/new", b"")
     assert everything(unclaimed) == was
-    assert (payer.has(), place.quotas.settled(ROOT)) == (before, of_root)
+    assert (payer.has(), place.quotas.settled(place.keeper)) == (before, of_root)
     payer.may_add(bytes=IN_SET.bytes)
     payer.calls(save, f"{unclaimed}/new", b"")
     assert payer.has() - before == IN_SET + Charge(0, 1)
-    assert of_root - place.quotas.settled(ROOT) == IN_SET
+    assert of_root - place.quotas.settled(place.keeper) == IN_SET
 
 
 # Whoever writes

@@ -71,6 +71,7 @@ def test_it_says_what_the_mount_is(mount: Mount) -> None:
         "quotas": "ledger",
         "engine": None,
         "ledger": {"kind": "sqlite", "reachable": True},
+        "coherence": None,
         "protection": "everybody",
         "open_handles": 0,
         "writing": [],

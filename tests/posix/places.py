@@ -67,6 +67,16 @@ class Place:
         return self.kind == "mount-root"
 
     @property
+    def stamped(self) -> tuple[str, ...]:
+        """The times that chmod, chown and attributes set. ckfs notes what the former say in attributes, and GlusterFS stamps nothing for them."""
+        return () if self.kind == "gluster" else ("ctime",)
+
+    @property
+    def has_rename_flags(self) -> bool:
+        """Whether the file system under it knows those of renameat2: docs/glusterfs.md."""
+        return self.kind not in {"gluster", "mount-on-nfs"}
+
+    @property
     def nodev(self) -> bool:
         """Devices can be made but not opened: always on a mount, and on some machines' temporary directories."""
         return bool(os.statvfs(self.top).f_flag & os.ST_NODEV)

@@ -53,9 +53,9 @@ def test_it_stamps_ctime_only(place: Place, kind: str) -> None:
     parent = place.dir()
     path = f"{parent}/x"
     place.make(kind, f"{os.path.basename(parent).removeprefix(place.prefix)}/x")
-    with stamps(path, "ctime", kept=("mtime", "atime")), stamps(parent, kept=("mtime", "ctime")):
+    with stamps(path, *place.stamped, kept=("mtime", "atime")), stamps(parent, kept=("mtime", "ctime")):
         os.chmod(path, 0o755)
-    with stamps(path, "ctime", kept=("mtime", "atime")):
+    with stamps(path, *place.stamped, kept=("mtime", "atime")):
         os.chmod(path, 0o755)
 
 
@@ -147,7 +147,7 @@ def test_the_mode_survives_a_rename_and_a_new_owner_of_the_parent(place: Place, 
 def test_the_top_accepts_chmod(place: Place) -> None:
     """pbs_mom sets 01777 on its checkpoint directory when a bit is missing."""
     try:
-        with stamps(place.top, "ctime", kept=("mtime",)):
+        with stamps(place.top, *place.stamped, kept=("mtime",)):
             os.chmod(place.top, 0o1755)
         assert mode_of(place.top) == 0o1755
         assert errno_as(ALICE, os.mkdir, place.path("refused")) == errno.EACCES

@@ -48,13 +48,13 @@ def test_it_stamps_ctime_only(place: Place, spot: str, kind: str) -> None:
     parent = os.path.dirname(spot)
     gives_a_set = place.entries_are_sets and parent == place.top  # docs/SEMANTICS.md: that changes the top
     with (
-        stamps(spot, "ctime", kept=("mtime", "atime")),
+        stamps(spot, *place.stamped, kept=("mtime", "atime")),
         stamps(parent, kept=() if gives_a_set else ("mtime", "ctime")),
     ):
         os.lchown(spot, ALICE, GROUP)
-    with stamps(spot, "ctime", kept=("mtime", "atime")):
+    with stamps(spot, *place.stamped, kept=("mtime", "atime")):
         os.lchown(spot, ALICE, GROUP)
-    with stamps(spot, "ctime", kept=("mtime", "atime")):
+    with stamps(spot, *place.stamped, kept=("mtime", "atime")):
         as_user(ALICE, os.lchown, spot, SAME, SECOND, groups=(SECOND,))
 
 

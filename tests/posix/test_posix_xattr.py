@@ -29,12 +29,12 @@ def spot(request: pytest.FixtureRequest, place: Place) -> str:
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
-def test_set_get_list_remove(spot: str, value: bytes) -> None:
-    with stamps(spot, "ctime", kept=("mtime",)):
+def test_set_get_list_remove(place: Place, spot: str, value: bytes) -> None:
+    with stamps(spot, *place.stamped, kept=("mtime",)):
         os.setxattr(spot, "user.name", value)
     assert os.getxattr(spot, "user.name") == value
     assert os.listxattr(spot) == ["user.name"]
-    with stamps(spot, "ctime", kept=("mtime",)):
+    with stamps(spot, *place.stamped, kept=("mtime",)):
         os.removexattr(spot, "user.name")
     assert os.listxattr(spot) == []
     assert errno_of_call(os.getxattr, spot, "user.name") == errno.ENODATA

@@ -159,6 +159,13 @@ class Cluster:
                 mounts[node] = str(stack.enter_context(mounting).path)
             yield mounts
 
+    @contextlib.contextmanager
+    def mounted_by_default(self, number: int) -> Iterator[Host]:
+        """The volume mounted once more by that host, with no options at all."""
+        machine = self.hosts[number].machine
+        with contextlib.ExitStack() as stack:
+            yield _mount(stack, machine, self.servers[0], self.directory / f"{machine.name}-default", ())
+
     def gluster(self, *words: str, check: bool = True) -> str:
         return self.servers[0].run("gluster", "--mode=script", *words, check=check)
 
@@ -209,7 +216,7 @@ def running() -> Iterator[Cluster]:
             _start_servers(servers, directory)
             _make_volume(servers, directory)
             _mount_for_admins(servers[0])
-            mounted = [_mount(stack, host, servers[0], directory) for host in hosts]
+            mounted = [_mount(stack, host, servers[0], directory / host.name) for host in hosts]
         except (MachineTrouble, subprocess.TimeoutExpired) as trouble:
             pytest.skip(f"no GlusterFS cluster comes up here: {' '.join(str(trouble).split())}")
         yield Cluster(directory, tuple(servers), tuple(mounted))
@@ -283,13 +290,18 @@ def _mount_for_admins(server: Machine) -> None:
     )
 
 
-def _mount(stack: contextlib.ExitStack, machine: Machine, server: Machine, directory: Path) -> Host:
+def _mount(
+    stack: contextlib.ExitStack,
+    machine: Machine,
+    server: Machine,
+    private: Path,
+    said: Sequence[str] = CLIENT_OPTIONS,
+) -> Host:
     """As ``mount -t glusterfs -o … server1:gv0`` calls it, but for the place of the log, and in front: so it ends by its pid."""
-    private = directory / machine.name
     private.mkdir(mode=0o700)
     volume = private / "volume"
     volume.mkdir()
-    options = [f"--{option}" for option in CLIENT_OPTIONS]
+    options = [f"--{option}" for option in said]
     log = private / "client.log"
     where = [f"--volfile-server={server.address}", f"--volfile-id={VOLUME}", "--process-name=fuse"]
     client = machine.spawn("glusterfs", "--no-daemon", *options, *where, "--log-file", log, volume, log=log)

@@ -9,14 +9,16 @@ import contextlib
 import itertools
 import json
 import os
+import pwd
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tests.support.commands import ckfs_as_root
+from tests.support.gluster_cluster import SERVICE, Cluster
 from tests.support.ledgers import Policy, rewrite_policy
 from tests.support.mounting import Mount, make_store, mounted
 from tests.support.users import as_user
@@ -75,7 +77,7 @@ def _below(top: Path) -> Iterator[str]:
 
 def _charge_of(path: str, status: os.stat_result) -> Charge:
     is_directory = stat.S_ISDIR(status.st_mode)
-    content = UNIT if is_directory else min(status.st_blocks * 512, _data_in(path, status.st_size))
+    content = UNIT if is_directory else min(in_units(status.st_blocks * 512), _data_in(path, status.st_size))
     attributes = 0
     for name in os.listxattr(path, follow_symlinks=False):
         if name.startswith("user.") and name.split(".")[1] != "ckfs":
@@ -240,11 +242,12 @@ def _make_directory(path: str, mode: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A store with a mount, and its quotas."""
+    """A store with a mount, and its quotas. *keeper* pays for what is root's: root, or where he is squashed who keeps the store."""
 
     store: Path
     mount: Mount
     quotas: Quotas
+    keeper: int = 0
 
 
 @contextlib.contextmanager
@@ -276,15 +279,41 @@ def private_store(directory: Path) -> Path:
     return make_store(private)
 
 
+class MakePlace(Protocol):
+    """Makes a place somewhere: :func:`place_in` on a local disk, :func:`place_on` on a cluster."""
+
+    def __call__(
+        self, *, policy: Policy = ..., options: Sequence[str] = ..., may_log: Sequence[str] = ...
+    ) -> contextlib.AbstractContextManager[Place]: ...
+
+
 @contextlib.contextmanager
-def place_in(directory: Path, *, policy: Policy = str, **options: Any) -> Iterator[Place]:
-    """A new store in *directory* with a mount, whose policy is what *policy* makes of the default; *options* are those of
+def place_on(
+    cluster: Cluster, directory: Path, ledger: Policy, *, policy: Policy = str, **options: Any
+) -> Iterator[Place]:
+    """As :func:`place_in`, on a volume that squashes root, mounted by one of the cluster's hosts. What lies in the store is looked at
+    by its admin, on a storage server."""
+    name = cluster.make_store()
+    kept, mountpoint = cluster.kept / name, directory / f"place-{next(_places)}"
+    rewrite_policy(kept, lambda text: ledger(policy(text)))
+    with cluster.hosts[0].mounts(name, mountpoint, **options) as mount:
+        place = Place(kept, mount, Quotas(kept, mount.path), pwd.getpwnam(SERVICE).pw_uid)
+        yield place
+        place.quotas.all_given_back()
+        place.quotas.check()
+
+
+@contextlib.contextmanager
+def place_in(
+    directory: Path, ledger: Policy = str, *, policy: Policy = str, **options: Any
+) -> Iterator[Place]:
+    """A new store in *directory* with a mount, whose policy is what *policy* and then *ledger* make of the default; *options* are those of
     :func:`mounted`. At the end a recount finds nothing but what the ledger says."""
     own = directory / f"place-{next(_places)}"
     own.mkdir(mode=0o711)
     with ledger_in(own / "state"):
         store = private_store(own)
-        rewrite_policy(store, policy)
+        rewrite_policy(store, lambda text: ledger(policy(text)))
         with mounted(store, own / "mount", **options) as mount:
             place = Place(store, mount, Quotas(store, mount.path))
             yield place

@@ -16,8 +16,8 @@ from ckfs.engines.engine import MountedOn, Realms
 from ckfs.engines.lustre import Lustre
 from ckfs.model import Owner
 from ckfs.names import Gid, Uid
+from ckfs.policy.advice import Family, Topic, advice, family_of
 from ckfs.selftest import coherence, late, syncing
-from ckfs.selftest.advice import Family, Topic, advice, family_of
 from ckfs.selftest.aspects import ASPECTS
 from ckfs.selftest.late import Filled, Told
 from ckfs.selftest.outcome import Verdict, decoded, encoded, warn

@@ -27,7 +27,7 @@ def account(size: int, files: int = 1, over_s: float | None = None, limits: Limi
 
 
 def lines(caplog: pytest.LogCaptureFixture, *accounts: Account) -> list[str]:
-    soft = SoftLimits(lambda: NOW)
+    soft = SoftLimits()
     with caplog.at_level(logging.INFO):
         for one in accounts:
             soft.see(one)
@@ -75,7 +75,7 @@ def test_without_a_grace_time_it_never_ends(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_a_limit_that_is_lifted_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
-    soft = SoftLimits(lambda: NOW)
+    soft = SoftLimits()
     soft.see(account(8192, over_s=0.0))
     soft.see(account(8192, limits=Limits()))
     assert soft._said == {}

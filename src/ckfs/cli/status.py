@@ -97,6 +97,7 @@ def _lines(status: Values) -> str:
         "store": f"{status['store']} ({status['store_id']})",
         "store is": f"{_up(status)}, since {status['store_since']}",
         "quotas": _quotas(status),
+        "other hosts": _others(status),
         "last error": f"{status['last_error']}, {status['last_error_at']}"
         if status["last_error"]
         else "none",
@@ -132,6 +133,18 @@ def _quotas(status: Values) -> str:
         there = "reachable" if ledger["reachable"] else "out of reach"
         return f"ledger ({ledger['kind']}), {there}, since {ledger['since']}; asked last {ledger['asked']}"
     return f"by the store's engine, {status['engine']}" if status["engine"] else "none"
+
+
+def _others(status: Values) -> str:
+    """How late this host sees what they do."""
+    seen = status["coherence"]
+    if not isinstance(seen, dict):
+        return "whether what they do is seen at once is not known: no other host's mount has been asked"
+    if seen["is_late"]:
+        return (
+            f"what they do is seen {seen['late_s']:.1f} s late, as tried with {seen['node']}: {seen['mend']}"
+        )
+    return f"what they do is seen at once, as tried with {seen['node']}"
 
 
 def _protected(status: Values) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -33,7 +32,7 @@ from ckfs.ledger.ledger import Quotas
 from ckfs.model import Owner
 from ckfs.names import ROOT_UID, Gid, MountId, Uid
 from ckfs.owners.accounts import uid_in
-from ckfs.policy import limits
+from ckfs.policy import limits, quota
 from ckfs.policy.quota import NOTHING, Account, Amount
 from ckfs.store.metering import rounded
 
@@ -112,10 +111,11 @@ class QuotaDesk:
         wanted = Amount(rounded(size_bytes, unit), 1)
         account = None if self.core.quotas is None else await self._asking.account(stored.uid, self.uid)
         store = await self._moments.in_store(lambda: self._store_room(uid))
-        found = room.answer(wanted, account, store, GivingWay(), time.time_ns())
+        told_ns = 0 if account is None else quota.told_ns(account)
+        found = room.answer(wanted, account, store, GivingWay(), told_ns)
         if not found.fits:  # only now, since it may take a while
             giving = await self._giving(stored, superseded, found)
-            found = room.answer(wanted, account, store, giving, time.time_ns())
+            found = room.answer(wanted, account, store, giving, told_ns)
         await tell(asdict(found))
 
     def _store_room(self, uid: Uid) -> StoreRoom:

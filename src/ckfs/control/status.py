@@ -39,6 +39,7 @@ def status_of(core: Core, mountpoint: str, transport: str, asker: Uid) -> Values
         "further_stores": [_further(volume) for volume in core.store.volumes.all()],
         **_last_error(core, asker),
         **_quotas(core),
+        "coherence": None if core.seen is None else asdict(core.seen),
         "protection": _protection(core),
         "keep": core.policy.keep,
         "retention_s": core.policy.retention_s,

@@ -35,6 +35,7 @@ from ckfs.fs.ledgers import Host, open_ledger
 from ckfs.fs.membership import Membership
 from ckfs.fs.reaching import Reaching
 from ckfs.fs.reclaiming import Reclaiming
+from ckfs.fs.seeing import Seeing
 from ckfs.fs.softlimits import SoftLimits
 from ckfs.ledger.ledger import Ledger
 from ckfs.ledger.state import state_directory
@@ -291,6 +292,7 @@ class _Mount:
             nursery.start_soon(self._fs.digesting.run)
             if self._core.member is not None:
                 nursery.start_soon(self._core.member.run, self._core.gate, lambda: self._core.policy)
+            nursery.start_soon(Seeing(self._core).run)
             nursery.start_soon(self._core.charging.run)
             if self._core.ledger is not None:
                 nursery.start_soon(Reclaiming(self._core, self._core.ledger).run)

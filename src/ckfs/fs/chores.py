@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ckfs.errors import FsError
+from ckfs.fs.clocks import slowest_clock_ns
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.housekeeping import Chore
@@ -73,7 +73,7 @@ class Chores:
     def expire(self) -> Iterator[None]:
         """Remove for good what has been in the trash for its time."""
         trash = self.core.store.trash
-        for entry in trash.older(time.time_ns() - int(self.core.policy.retention_s * 1e9)):
+        for entry in trash.older(slowest_clock_ns(self.core) - int(self.core.policy.retention_s * 1e9)):
             yield
             trash.purge_if_able(entry)
 
@@ -85,7 +85,7 @@ class Chores:
 
     def _make_free(self, volume: VolumeId) -> Iterator[None]:
         trash = self.core.store.trash
-        entries = [entry for entry in trash.older(time.time_ns()) if entry.spot.volume == volume]
+        entries = [entry for entry in trash.oldest_first() if entry.spot.volume == volume]
         if entries:
             percent = self.core.policy.keep_free * 100
             log.info("less than %g %% of the store is free: the trash gives way", percent)
@@ -104,12 +104,12 @@ class Chores:
     def supersede(self) -> Iterator[None]:
         """Move superseded checkpoints to the trash whose time is over. Before that they are counted anew: of those that outlived
         them, some may have been found damaged, which counts no more."""
-        superseded = Superseded(self.core, self.guard)
+        superseded, now_ns = Superseded(self.core, self.guard), slowest_clock_ns(self.core)
         for base in superseded.families():
             yield
             with _passing_over(base):
                 self.guard.recount(base)
-                superseded.expire(base, time.time_ns())
+                superseded.expire(base, now_ns)
 
     # Leftovers
 
@@ -118,7 +118,8 @@ class Chores:
         if not self.core.policy.gc.automatic:
             return
         marks = Marks(self.core.store.door, self.core.fate)
-        leftovers = Leftovers(self.core.store, self.core.policy, marks)
+        now_ns = slowest_clock_ns(self.core)
+        leftovers = Leftovers(self.core.store, self.core.policy, marks, lambda: now_ns)
         jobs = _Jobs(self.core.lookup.fate_of_set)
         for name in leftovers.sets():
             yield

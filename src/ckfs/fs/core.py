@@ -29,6 +29,7 @@ from ckfs.fs.lookup import OwnerLookup
 from ckfs.fs.membership import Membership
 from ckfs.fs.moved import GONE, Moved
 from ckfs.fs.permits import Permits
+from ckfs.fs.seen import Seen
 from ckfs.fs.undigested import UndigestedImages
 from ckfs.ledger.ledger import Ledger, Quotas
 from ckfs.model import Caller, Owner, Record, Role
@@ -109,6 +110,8 @@ class Core:
     figures: Figures = field(default_factory=Figures)
     permits: Permits = field(default_factory=Permits)
     late: Lateness = field(init=False)
+    seen: Seen | None = None
+    """How late this mount sees what other hosts do; None as long as that is not known."""
     moved: Moved = field(init=False)
 
     def __post_init__(self) -> None:

@@ -87,14 +87,19 @@ def registration_here(node: bytes) -> Registration:
     boot, namespace = _here()
     process = process_of(os.getpid())
     assert process is not None  # it is this one
-    return Registration(new_id(), node, boot, namespace, process.pid, process.started)
+    return Registration(new_id(), node, boot, namespace, process.pid, process.started, wall_ns=time.time_ns())
 
 
 def _is_running(registration: Registration) -> bool:
     return is_running(Process(registration.pid, registration.started))
 
 
+def running_kernel() -> bytes:
+    """By a number of its own."""
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().strip()
+
+
 def _here() -> tuple[bytes, int]:
     """The running kernel, and the pid namespace: within both, process ids mean the same."""
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        return file.read().strip(), os.stat("/proc/self/ns/pid").st_ino
+    return running_kernel(), os.stat("/proc/self/ns/pid").st_ino

@@ -17,7 +17,7 @@ from ckfs.fs.space import Space
 from ckfs.fs.streams import ANSWER_HOLDS_S
 from ckfs.model import Caller, Owner, Record
 from ckfs.names import FileHandle, Gid, Inode, SetName, Uid
-from ckfs.policy import lifecycle, ownership, presented
+from ckfs.policy import lifecycle, ownership, presented, quota
 from ckfs.policy.lifecycle import Event
 from ckfs.store.gate import Release
 from ckfs.store.spots import Found, Target, Times
@@ -229,4 +229,4 @@ class Metadata:
         reserve = self.core.policy.quota.reserve.bytes_of(space.total_bytes)
         account = await Asking(self.core).account_at_once(caller.uid)
         space = space.less_reserve(reserve)
-        return space if account is None else space.of_owner(account, time.time_ns())
+        return space if account is None else space.of_owner(account, quota.told_ns(account))

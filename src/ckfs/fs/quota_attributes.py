@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,6 @@ from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Node
 from ckfs.model import Caller
-from ckfs.policy import quota
 from ckfs.policy.quota import Account, grace_left_s
 
 PREFIX = b"user.ckfs.quota."
@@ -31,7 +29,7 @@ class QuotaAttributes:
         if not caller.is_root and uid != caller.uid:
             raise Denied("only the owner and root see how he stands by his quota")
         account = await Asking(self.core).account(uid, caller.uid)
-        return show(quota.at(account, time.time_ns())).encode()
+        return show(account).encode()
 
 
 def _limit(limit: int | None) -> str:

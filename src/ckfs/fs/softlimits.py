@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import enum
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ckfs.names import Uid
-from ckfs.policy import quota
 from ckfs.policy.quota import Account, Limit, Over, grace_left_s
 from ckfs.policy.sizes import shown_size, shown_span
 
@@ -25,7 +23,6 @@ class _Said(enum.Enum):
 class SoftLimits:
     """What this mount has said of accounts that it saw. Belongs to the event loop's thread; quick enough for every draw."""
 
-    clock: Callable[[], int] = time.time_ns
     _said: dict[tuple[Uid, str], _Said] = field(default_factory=dict)
     """Of those who are over a soft limit as far as this mount knows."""
 
@@ -34,7 +31,6 @@ class SoftLimits:
         limits = account.limits
         if limits.bytes.soft is None and limits.files.soft is None and not self._said:
             return
-        account = quota.at(account, self.clock())
         self._see(account, "bytes", account.over_bytes, limits.bytes, account.total.bytes, shown_size)
         self._see(account, "files", account.over_files, limits.files, account.total.files, str)
 

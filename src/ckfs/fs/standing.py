@@ -14,7 +14,7 @@ from ckfs.errors import FsError
 from ckfs.fs.listening import described as described_mount
 from ckfs.ledger.ledger import Quotas
 from ckfs.names import MountId, Uid, shown
-from ckfs.policy import limits, quota
+from ckfs.policy import limits
 from ckfs.policy.quota import NOTHING, Account, Amount, Limits, Said, Settings, grace_left_s, limits_of
 from ckfs.store import limits as copied_limits
 from ckfs.store.choosing import Entry
@@ -56,7 +56,7 @@ def standings(accounts: Iterable[Account], trash: Trash) -> Iterator[Standing | 
         for entry in trash.items(account.uid):
             in_trash += charge_of(trash, entry).bytes
             yield None
-        yield _standing(quota.at(account, time.time_ns()), in_trash)
+        yield _standing(account, in_trash)
 
 
 def known_accounts(quotas: Quotas) -> list[Account]:

@@ -144,6 +144,13 @@ class Account:
         return self.used + self.claimed
 
 
+def told_ns(account: Account) -> int:
+    """As of when *account* is told, by the clock of whoever keeps it, which may be minutes off from this host's; 0 if no time is in it."""
+    return max(
+        (over.seen_ns for over in (account.over_bytes, account.over_files) if over is not None), default=0
+    )
+
+
 def at(account: Account, now_ns: int) -> Account:
     """*account* with its grace times as they are at *now_ns*, in ns since the epoch."""
     limits, total = account.limits, account.total

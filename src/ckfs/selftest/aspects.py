@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ckfs.selftest.advice import Topic
+from ckfs.policy.advice import Topic
 
 _SIZE = 8192
 _OLD, _NEW = b"o" * _SIZE, b"n" * _SIZE

@@ -7,7 +7,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-from ckfs.selftest.advice import Family, Topic, family_of
+from ckfs.policy.advice import Family, Topic, family_of
 from ckfs.selftest.aspects import ASPECTS, Aspect
 from ckfs.selftest.joining import Joined, joined
 from ckfs.selftest.outcome import Check, Outcome, fail, not_tried, ok, warn

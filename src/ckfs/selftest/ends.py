@@ -15,10 +15,10 @@ from ckfs.errors import CkfsError, FsError, StoreUnusable, UsageError
 from ckfs.model import Owner
 from ckfs.names import Gid, Uid, shown
 from ckfs.policy import settings
+from ckfs.policy.advice import Topic, advice
 from ckfs.policy.enforcing import QuotaMode, QuotaPolicy
 from ckfs.policy.sizes import shown_size
 from ckfs.selftest import quotas, scratch
-from ckfs.selftest.advice import Topic, advice
 from ckfs.selftest.outcome import Outcome, encoded, fail, ok, warn
 from ckfs.selftest.peers import Peer
 from ckfs.selftest.place import Place

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from ckfs.model import Owner
-from ckfs.selftest.advice import Topic
+from ckfs.policy.advice import Topic
 from ckfs.selftest.outcome import Check, Outcome, fail, ok, warn
 from ckfs.selftest.place import Place
 from ckfs.store.identity import acting_as

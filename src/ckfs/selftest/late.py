@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 
 from ckfs.model import Owner
-from ckfs.selftest.advice import Topic
+from ckfs.policy.advice import Topic
 from ckfs.selftest.identities import create
 from ckfs.selftest.outcome import Check, Figure, Outcome, fail, not_tried, ok, warn
 from ckfs.selftest.place import Place

@@ -7,8 +7,8 @@ import secrets
 from dataclasses import dataclass
 
 from ckfs.model import Owner
+from ckfs.policy.advice import Topic, advice
 from ckfs.policy.enforcing import QuotaPolicy
-from ckfs.selftest.advice import Topic, advice
 from ckfs.selftest.peers import Peer
 from ckfs.store.identity import acting_as
 

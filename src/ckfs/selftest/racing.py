@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ckfs.selftest.advice import Topic
+from ckfs.policy.advice import Topic
 from ckfs.selftest.contending import ACTS, NAMES, Contest, Won, wanted
 from ckfs.selftest.joining import joined
 from ckfs.selftest.outcome import Check, Outcome, fail, ok

@@ -6,8 +6,8 @@ import os
 import pwd
 
 from ckfs.names import shown
+from ckfs.policy.advice import Topic
 from ckfs.policy.enforcing import QuotaMode
-from ckfs.selftest.advice import Topic
 from ckfs.selftest.identities import create
 from ckfs.selftest.outcome import Check, Outcome, fail, ok, warn
 from ckfs.selftest.place import Place

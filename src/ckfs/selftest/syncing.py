@@ -8,7 +8,7 @@ import os
 import statistics
 import time
 
-from ckfs.selftest.advice import Topic
+from ckfs.policy.advice import Topic
 from ckfs.selftest.identities import create
 from ckfs.selftest.outcome import Check, Outcome, fail, ok, warn
 from ckfs.selftest.place import Place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ckfs.selftest.advice import Topic
+from ckfs.policy.advice import Topic
 from ckfs.selftest.identities import create
 from ckfs.selftest.outcome import Check, Outcome, fail, not_tried, ok
 from ckfs.selftest.place import Place

@@ -83,7 +83,8 @@ def bytes_of(status: os.stat_result, where: attributes.Where, unit: int) -> int:
         return unit
     if not status.st_size:
         return 0
-    return min(status.st_blocks * _BLOCK_BYTES, _data_bytes(where, status.st_size, unit))
+    # GlusterFS tells no more blocks than the size needs, whatever its bricks give out; so does btrfs of what lies in its metadata.
+    return min(rounded(status.st_blocks * _BLOCK_BYTES, unit), _data_bytes(where, status.st_size, unit))
 
 
 def _data_bytes(where: attributes.Where, size: int, unit: int) -> int:

@@ -2,10 +2,11 @@
 
 ::
 
-    mounts/5f3a90c1e2d4b687         1;b=2a;n=tqn1;h=<boot id>;s=<pid namespace>;p=<pid>;t=<start, in ticks since boot>
+    mounts/5f3a90c1e2d4b687         1;b=2a;w=<wall clock>;n=tqn1;h=<boot id>;s=<pid namespace>;p=<pid>;t=<start, in ticks>
     mounts/5f3a90c1e2d4b687.ended   the same, once nobody will write as that mount any more: it died, or was fenced
     mounts/housekeeper.7            a symbolic link that nobody follows: the mount that keeps house in the seventh term
     mounts/node.tqn1                another: the mount that has the node's name, for all mounts of its host
+    mounts/5f3a90c1e2d4b687.asks    for a few seconds, with .asked and .answers: see exchanges
 
 ``b`` is the beat: a number that only grows. Others judge a mount by whether it has grown, never by anybody's clock
 (:mod:`ckfs.fs.liveness`). A mount whose file is gone, or ended, is gone for good: fencing is one rename, and the next
@@ -20,6 +21,7 @@ import contextlib
 import errno
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +40,9 @@ _TERM_PREFIX = b"housekeeper."
 _TERM = _TERM_PREFIX + b"%d"
 NODE_PREFIX = b"node."
 """Then comes the node's name, and with ``~`` a token what is just being taken away."""
+ASKED, ASKS, ANSWERS = b".asked", b".asks", b".answers"
+"""What follows the id of a mount for as long as two see how late they hear of each other: :mod:`ckfs.store.exchanges`."""
+PASSING = tuple(kind + new for kind in (ASKED, ASKS, ANSWERS) for new in (b"", b"~"))
 _LONGEST_BYTES = 1024
 _ID_LENGTH = 16
 
@@ -45,7 +50,8 @@ _ID_LENGTH = 16
 @dataclass(frozen=True, slots=True)
 class Registration:
     """A mount, as it says of itself: the *node*, and the process that serves it, if that is in the same pid namespace
-    (*namespace*, an inode number) of the same running kernel (*boot*). *started* in ticks since boot."""
+    (*namespace*, an inode number) of the same running kernel (*boot*). *started* in ticks since boot. *wall_ns* is what its clock
+    showed at the last beat, in ns since the epoch; 0 if that is not known."""
 
     id: MountId
     node: bytes
@@ -54,12 +60,14 @@ class Registration:
     pid: int
     started: int
     beat: int = 0
+    wall_ns: int = 0
 
 
 def encode(registration: Registration) -> bytes:
-    return b"%s;b=%x;n=%s;h=%s;s=%d;p=%d;t=%d\n" % (
+    return b"%s;b=%x;w=%016x;n=%s;h=%s;s=%d;p=%d;t=%d\n" % (
         _VERSION,
         registration.beat,
+        registration.wall_ns,
         registration.node,
         registration.boot,
         registration.namespace,
@@ -83,6 +91,7 @@ def decode(id: MountId, raw: bytes) -> Registration | None:  # noqa: A002 - its 
             pid=int(fields[b"p"]),
             started=int(fields[b"t"]),
             beat=int(fields[b"b"], 16),
+            wall_ns=int(fields.get(b"w", b"0"), 16),
         )
     except (KeyError, ValueError):
         return None
@@ -94,6 +103,10 @@ def new_id() -> MountId:
 
 def is_id(name: bytes) -> bool:
     return len(name) == _ID_LENGTH and not name.strip(b"0123456789abcdef")
+
+
+def is_passing(name: bytes) -> bool:
+    return any(name.endswith(kind) and is_id(name.removesuffix(kind)) for kind in PASSING)
 
 
 class Mounts:
@@ -112,7 +125,7 @@ class Mounts:
 
     def renew(self, registration: Registration) -> Registration:
         """The next beat. Raises Fenced if somebody has ended this mount."""
-        beating = replace(registration, beat=registration.beat + 1)
+        beating = replace(registration, beat=registration.beat + 1, wall_ns=time.time_ns())
         try:
             with self._changing() as directory:
                 _write(directory, registration.id, 0, beating)
@@ -127,6 +140,7 @@ class Mounts:
             return
         with self._changing() as directory, contextlib.suppress(FileNotFoundError):
             os.unlink(mount, dir_fd=directory)
+            _sweep(directory, mount)
 
     # Others'
 
@@ -137,6 +151,12 @@ class Mounts:
                 return _read(directory, mount)
         except FileNotFoundError:
             return None
+
+    def ids(self) -> list[MountId]:
+        """Of those that have not ended."""
+        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+            return [MountId(name) for name in _names(directory) if is_id(name)]
+        return []
 
     def all(self) -> list[Registration]:
         """Those that have not ended."""
@@ -161,6 +181,7 @@ class Mounts:
         """Nothing in the store names that ended mount any more."""
         with self._changing() as directory, contextlib.suppress(FileNotFoundError):
             os.unlink(mount + _ENDED, dir_fd=directory)
+            _sweep(directory, mount)
 
     # Names of nodes
 
@@ -247,8 +268,15 @@ def _names(directory: int) -> list[bytes]:
     return list(syscalls.names_in(directory))
 
 
+def _sweep(directory: int, mount: MountId) -> None:
+    """What a mount that is gone was asking, or was asked."""
+    for passing in PASSING:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(mount + passing, dir_fd=directory)
+
+
 def _write(directory: int, name: bytes, flags: int, registration: Registration) -> None:
-    """In place, in one write: the line never gets shorter, since its only field that changes grows."""
+    """In place, in one write: the line never gets shorter: of its fields that change one grows, and one is as long as ever."""
     flags |= os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o644, dir_fd=directory)
     try:

@@ -307,8 +307,10 @@ class Trash:
 
     def older(self, before_ns: int) -> list[Item | Damaged]:
         """What was removed before *before_ns* (since the epoch), the oldest first."""
-        entries = (entry for entry in self._entries(None) if entry.when_ns < before_ns)
-        return sorted(entries, key=lambda entry: entry.when_ns)
+        return [entry for entry in self.oldest_first() if entry.when_ns < before_ns]
+
+    def oldest_first(self) -> list[Item | Damaged]:
+        return sorted(self._entries(None), key=lambda entry: entry.when_ns)
 
     def make_room(self, stored: Owner | None, wanted_bytes: int, volume: VolumeId | None = None) -> int:
         """Remove for good, the oldest first, from the trash of *stored* or of all, in *volume* or in all, until *wanted_bytes* are freed.
