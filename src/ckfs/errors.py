@@ -146,6 +146,12 @@ class StoreDown(FsError):
     errno = errno.ETIMEDOUT
 
 
+class Unreached(FsError):
+    """What is asked for lies in a further store that this host does not reach."""
+
+    errno = errno.EHOSTUNREACH
+
+
 class LedgerDown(FsError):
     """The ledger of quotas cannot be reached, or did not answer in time."""
 

@@ -17,7 +17,9 @@ from tests.fs.nfs_stores import new_place
 ON_NFS = {
     "desk",
     "digests",
+    "further_stores",
     "listing",
+    "moving_between_stores",
     "names",
     "other_mounts",
     "states",

@@ -24,6 +24,7 @@ from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, SetName, Uid
 from ckfs.store.gate import Gate
 from ckfs.store.layout import initialise, open_store
 from ckfs.store.spots import Found
+from ckfs.store.volumes import Here
 
 ROOT = Caller(Uid(0), Gid(0), 0, 0o022)
 STORE_ID = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
@@ -314,9 +315,9 @@ def mounted_for_long(
     ledger: Ledger | None = None,
 ) -> Iterator[Mount]:
     """As :func:`mounted`, from outside of any event loop: each call may have a loop of its own."""
-    store = open_store(str(path), keeper_of(path), read_only=read_only)
+    store = open_store(str(path), keeper_of(path), read_only=read_only, here=Here(node))
     with contextlib.closing(store):
-        gate = Gate(store.door.probe, op_timeout_s=timeout_s, io_timeout_s=timeout_s)
+        gate = Gate(store.door.probe, op_timeout_s=timeout_s, io_timeout_s=timeout_s, volumes=store.volumes)
         member = None if read_only else Membership(store.mounts, node.encode())
         core = Core(
             store,

@@ -16,7 +16,7 @@ from ckfs.model import Owner, Record
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.policy import settings
 from ckfs.policy.enforcing import QuotaMode, QuotaPolicy
-from ckfs.store import layout
+from ckfs.store import formats
 from ckfs.store.entries import SetEntry, name_beside, on_the_way, place_beside, place_of
 from ckfs.store.layout import initialise, open_store
 from ckfs.store.leftovers import Leftovers
@@ -45,7 +45,7 @@ def test_a_store_of_realms_is_of_a_format_that_older_versions_refuse(
     path = _store(tmp_path, REALMS)
     table = tomllib.loads((path / "ckfs.toml").read_text())
     assert (table["format"], table["layout"]) == (2, "realms")
-    monkeypatch.setattr(layout, "FORMAT", 1)  # as older versions have it
+    monkeypatch.setattr(formats, "FORMAT", 1)  # as older versions have it
     with pytest.raises(StoreUnusable, match=r"a store of format 2, and ckfs .* knows up to 1: update ckfs"):
         open_store(str(path))
 

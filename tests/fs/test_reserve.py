@@ -14,6 +14,7 @@ import pytest
 from ckfs.fs.metadata import Changes
 from ckfs.model import State
 from ckfs.policy.enforcing import Reserve
+from ckfs.store.spots import VolumeId
 from tests.fs.cores import Mount, mounted, new_store
 from tests.support.users import raises_errno
 
@@ -123,9 +124,9 @@ async def test_the_store_is_asked_once_a_second_at_most(
         door, looks = mount.core.store.door, []
         room = door.room
 
-        def counted() -> os.statvfs_result:
+        def counted(volume: VolumeId) -> os.statvfs_result:
             looks.append(1)
-            return room()
+            return room(volume)
 
         monkeypatch.setattr(door, "room", counted)
         mount.fs.sets.keeping.reserve.clock = lambda: 1000.0

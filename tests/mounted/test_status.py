@@ -65,6 +65,7 @@ def test_it_says_what_the_mount_is(mount: Mount) -> None:
         "transport": "pyfuse3",
         "read_only": False,
         "hung_threads": 0,
+        "further_stores": [],
         "last_error": None,
         "last_error_at": None,
         "quotas": "ledger",

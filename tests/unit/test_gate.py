@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ckfs.errors import Busy, StoreDown
+from ckfs.policy.further import FurtherStore
 from ckfs.store.gate import Gate
+from ckfs.store.identity import ROOT
+from ckfs.store.layout import id_of, initialise, initialise_further
+from ckfs.store.spots import Spot
+from ckfs.store.volumes import Volumes
 
 pytestmark = pytest.mark.trio
 
@@ -474,3 +481,50 @@ async def test_alone_gives_up_before_others_have_waited_too_long(
         hang.go.set()
     await _all_idle(gate)
     await gate.call(lambda: None, of_set=7)
+
+
+async def test_calls_that_hang_in_a_further_store_keep_nobody_from_the_others(tmp_path: Path) -> None:
+    assert initialise(str(tmp_path / "home"))
+    home = id_of(str(tmp_path / "home"))
+    _, identifier = initialise_further(str(tmp_path / "fast"), home)
+    volumes = Volumes(home)
+    volumes.follow([FurtherStore("fast", str(tmp_path / "fast"), identifier)])
+    volumes.look_at_all()
+    gate = Gate(lambda: None, op_timeout_s=0.5, io_timeout_s=3600.0, volumes=volumes)
+    there = Spot(ROOT, (b"users",), volume=identifier.encode())
+    released = threading.Event()
+
+    def hang() -> None:
+        with volumes.entered(there):
+            released.wait()
+
+    async def silent(call: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+        with pytest.raises(StoreDown):
+            await call(hang)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(
+                100
+            ):  # more than there are threads of either kind; the data calls would wait for an hour
+                nursery.start_soon(silent, gate.call)
+            for _ in range(40):
+                nursery.start_soon(suppressed, gate.transfer, hang)
+            while not volumes.is_silent(there.volume):  # noqa: ASYNC110 - nobody is told
+                await trio.sleep(0.01)
+            assert gate.is_up
+            assert await gate.call(lambda: "home") == "home"
+            assert await gate.transfer(lambda: "home") == "home"
+            nursery.cancel_scope.cancel()
+    finally:
+        released.set()
+        while gate.overdue:  # noqa: ASYNC110 - nobody is told
+            await trio.sleep(0.01)
+    volumes.look(there.volume)
+    assert volumes.is_usable(there.volume)
+    volumes.close()
+
+
+async def suppressed(call: Callable[[Callable[[], None]], Awaitable[None]], work: Callable[[], None]) -> None:
+    with contextlib.suppress(StoreDown):
+        await call(work)

@@ -95,3 +95,12 @@ def test_a_hostile_option_is_shown_harmlessly() -> None:
     with pytest.raises(UsageError) as refused:
         parse(["\x1b[2Jnosuch\n=1"])
     assert str(refused.value).isprintable()
+
+
+def test_where_this_host_has_further_stores() -> None:
+    options = parse(["at.fast=/elsewhere/ckfs,at.slow=none", "role=node"])
+    assert options.further == {"fast": "/elsewhere/ckfs", "slow": "none"}
+    with pytest.raises(UsageError, match=r"at.fast=elsewhere: must be a path from the root directory"):
+        parse(["at.fast=elsewhere"])
+    with pytest.raises(UsageError, match=r"at.fast needs a value: at.fast=VALUE"):
+        parse(["at.fast"])

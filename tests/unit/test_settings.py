@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import pytest
 
@@ -306,3 +307,55 @@ def test_the_reserve_is_a_part_or_an_amount_and_never_more_than_there_is(
     text: str, of_a_million: int
 ) -> None:
     assert parse(f"[quota]\nreserve = '{text}'").quota.reserve.bytes_of(1_000_000) == of_a_million
+
+
+STORES = """
+[[stores]]
+name = "fast"
+path = "/fast/ckfs"
+id = "0d8a5bb8-9a0e-4f4c-8a58-0d3e3e6f7c55"
+hosts = ["node*", "gpu[12]"]
+
+[[stores]]
+name = "slow"
+path = "/slow/ckfs"
+id = "1d8a5bb8-9a0e-4f4c-8a58-0d3e3e6f7c55"
+"""
+
+
+def test_further_stores_are_in_order_and_say_who_reaches_them() -> None:
+    fast, slow = parse(STORES).stores
+    assert (fast.name, fast.path, slow.name) == ("fast", "/fast/ckfs", "slow")
+    reaching = ["node1", "node", "gpu2", "gpu3", "mynode", "Node1"]
+    assert [fast.is_reached_by(node) for node in reaching] == [True, True, True, False, False, False]
+    assert slow.is_reached_by("any")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ('name = "slow"', 'name = "fast"', "two stores have the name fast"),
+        ('id = "1d8a', 'id = "0d8a', "two stores have the id 0d8a"),
+        ('name = "slow"', 'name = "home"', 'and not "home"'),
+        ('name = "slow"', 'name = "a/b"', "stores.name must be up to 32 letters"),
+        ('name = "slow"', "", "each of the stores needs name, a non-empty string"),
+        ('path = "/slow/ckfs"', 'path = "slow"', "stores.path must be a path from the root directory"),
+        ('id = "1d8a', 'id = "../1d8a', "stores.id must be the id that 'ckfs init --for' printed"),
+        (
+            'hosts = ["node*", "gpu[12]"]',
+            'hosts = "node*"',
+            "stores.hosts must be a list of non-empty strings",
+        ),
+        ('path = "/slow/ckfs"', 'pfad = "/slow/ckfs"', "unknown key stores.pfad; known here: name, path"),
+        ('[[stores]]\nname = "fast"', '[stores]\nname = "fast"', "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_of_further_stores_is_refused(before: str, after: str, reason: str) -> None:
+    assert before in STORES
+    with pytest.raises(StoreUnusable, match=re.escape(reason)):
+        parse(STORES.replace(before, after))
+
+
+def test_stores_are_tables() -> None:
+    with pytest.raises(StoreUnusable, match="stores must be tables"):
+        parse('stores = "fast"')

@@ -7,7 +7,7 @@ import errno
 import os
 
 from ckfs.cli.users import uid_of
-from ckfs.daemon.mounting import mount_of
+from ckfs.daemon.mounting import Mounted, mount_of
 from ckfs.errors import CkfsError, NotPermitted, UsageError
 from ckfs.names import shown
 
@@ -35,7 +35,7 @@ def give(path: str, user: str) -> str:
     except OSError:
         raise UsageError(f"{name}: there is no such set") from None
     try:
-        _check_is_set(directory, entry, name)
+        check_is_set(directory, entry, name)
         os.chown(entry, uid, -1, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         raise UsageError(f"{name}: there is no such set") from None
@@ -47,8 +47,8 @@ def give(path: str, user: str) -> str:
     return f"{name}: belongs to {shown(user)} now"
 
 
-def _check_is_set(directory: int, entry: str, name: str) -> None:
-    """Sets are what is right below a mount; a set that is a symlink or a fifo has no attribute that says so.
+def check_is_set(directory: int, entry: str, name: str) -> Mounted:
+    """The mount on which *entry* of the open *directory*, which people call *name*, is a set. UsageError if it is none. Sets are what is right below a mount; a set that is a symlink or a fifo has no attribute that says so.
 
     The kernel is asked whether it is a ckfs: any file system, a user's too, may have attributes of these names.
     """
@@ -58,7 +58,7 @@ def _check_is_set(directory: int, entry: str, name: str) -> None:
         raise UsageError(f"{name}: not in a set on a ckfs mount")
     try:
         if entry and os.getxattr(f"/proc/self/fd/{directory}", "user.ckfs.version"):
-            return
+            return mount
     except OSError:
         pass
     try:

@@ -21,6 +21,7 @@ from ckfs.fs.left import state_of
 from ckfs.fs.liveness import Judge
 from ckfs.model import State
 from ckfs.names import SetName, shown
+from ckfs.policy.further import HOME_NAME
 from ckfs.store import walks
 from ckfs.store.entries import SetEntry
 from ckfs.store.layout import Store, open_store
@@ -29,7 +30,7 @@ from ckfs.store.spots import Found, Spot
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A set (*image* empty) or an image in it. Size in bytes, *modified* in seconds since the epoch."""
+    """A set (*image* empty) or an image in it, which lies in *store*. Size in bytes, *modified* in seconds since the epoch."""
 
     set: str
     image: str
@@ -39,6 +40,7 @@ class Row:
     size_bytes: int
     modified: float
     written_by: str
+    store: str
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -61,6 +63,8 @@ def list_sets(path: str | None, *, as_json: bool) -> int:
     for row in rows:
         when = local_time(int(row.modified * 1e9), "%Y-%m-%d %H:%M:%S")
         name = f"{row.set}/{row.image}" if row.image else row.set
+        if not row.image and row.store not in (HOME_NAME, "-"):
+            name += f" (in {row.store})"
         print(
             f"{row.owner:<12} {row.state:<10} {row.size_bytes:>14}  {when:<19}  {row.written_by:<12}  {name}"
         )
@@ -147,6 +151,7 @@ _CLOSED = {
     errno.ENODATA,
     errno.EOVERFLOW,
     errno.ELOOP,
+    errno.EHOSTUNREACH,  # in a store that this host does not reach: that it is there, and in which, is all that it says
 }
 GONE = {errno.ENOENT, errno.ESTALE}
 OUT_OF_REACH = {errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNABORTED}
@@ -278,7 +283,7 @@ def _names_in(directory: int) -> list[str]:
 
 
 def _row(directory: int, name: str, status: os.stat_result, set_name: str, image: str, unread: Unread) -> Row:
-    known = dict.fromkeys(("uid", "owner", "state", "written_by"), "-")
+    known = dict.fromkeys(("uid", "owner", "state", "written_by", "store"), "-")
     with unread.passing_over(set_name, image):
         for attribute in known:
             known[attribute] = known_of(directory, name, attribute)
@@ -291,6 +296,7 @@ def _row(directory: int, name: str, status: os.stat_result, set_name: str, image
         size_bytes=status.st_size,
         modified=status.st_mtime,
         written_by=shown(known["written_by"]),
+        store=shown(known["store"]),
     )
 
 
@@ -327,7 +333,7 @@ def _rows_of_store(path: str, unread: Unread) -> Iterator[Row]:
 
         for name in sorted(store.names.all()):
             try:
-                entry, found = store.names.examine(name)
+                entry, found = store.names.look(name)
                 rows = list(_rows_of_entry(store, name, entry, found, worth))
             except FileNotFoundError:
                 continue
@@ -340,6 +346,10 @@ def _rows_of_store(path: str, unread: Unread) -> Iterator[Row]:
 def _rows_of_entry(
     store: Store, name: SetName, entry: SetEntry, found: Found, worth: Callable[[Spot, Found], State]
 ) -> Iterator[Row]:
+    lies_in = store.volumes.name_of(entry.volume)
+    if not store.volumes.is_usable(entry.volume):
+        yield _stored_row(name, b"", entry, found, None, 0, lies_in)
+        return
     images = list(walks.files(store.door, entry.spot)) if found.record.is_directory else []
     state = (
         walks.worst_state(store.door, entry.spot, worth)
@@ -349,14 +359,20 @@ def _rows_of_entry(
     size_bytes = (
         sum(image.stat.st_size for _, image in images) if found.record.is_directory else found.stat.st_size
     )
-    yield _stored_row(name, b"", entry, found, state, size_bytes)
+    yield _stored_row(name, b"", entry, found, state, size_bytes, lies_in)
     for path, image in images:
         spot = entry.spot.below(*path.split(b"/"))
-        yield _stored_row(name, path, entry, image, worth(spot, image), image.stat.st_size)
+        yield _stored_row(name, path, entry, image, worth(spot, image), image.stat.st_size, lies_in)
 
 
 def _stored_row(
-    name: bytes, path: bytes, entry: SetEntry, found: Found, state: State | None, size_bytes: int
+    name: bytes,
+    path: bytes,
+    entry: SetEntry,
+    found: Found,
+    state: State | None,
+    size_bytes: int,
+    lies_in: str,
 ) -> Row:
     return Row(
         set=shown(name),
@@ -367,4 +383,5 @@ def _stored_row(
         size_bytes=size_bytes,
         modified=found.stat.st_mtime,
         written_by=shown(found.record.node) or "-",
+        store=lies_in,
     )

@@ -21,6 +21,7 @@ COMMANDS = {
     "mount": ("mount a store", "mount:add_arguments"),
     "ls": ("list sets and images", "ls:add_arguments"),
     "give": ("give a set to a user (root)", "give:add_arguments"),
+    "move": ("let a set lie in another store", "move:add_arguments"),
     "trash": ("what was removed: list, restore, remove for good", "trash:add_arguments"),
     "quota": ("who uses how much, and what may be used (root sets it)", "quota_arguments:add_arguments"),
     "room": ("whether a checkpoint of that size would find room", "room:add_arguments"),

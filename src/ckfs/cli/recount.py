@@ -13,7 +13,7 @@ from ckfs.cli.keeping import opened_ledger
 from ckfs.cli.mounted import store_meant
 from ckfs.cli.progress import Progress
 from ckfs.cli.users import uid_of, user_name
-from ckfs.errors import CkfsError, NotPermitted, StoreUnusable
+from ckfs.errors import CkfsError, NotPermitted, StoreUnusable, Unreached
 from ckfs.fs.liveness import Judge
 from ckfs.fs.recounting import Recount, Recounting
 from ckfs.fs.standing import known_accounts
@@ -52,6 +52,8 @@ def check(arguments: argparse.Namespace) -> int:
             _count(store, ledger, uids, report, repair=arguments.repair)
         except OSError as error:
             raise StoreUnusable(f"{shown(path)}: {error.strerror or error}") from None
+        except Unreached as error:
+            raise StoreUnusable(f"{shown(path)}: {error}") from None
         except RecursionError:
             raise CkfsError(f"{shown(path)}: a tree there is deeper than ckfs walks") from None
         finally:

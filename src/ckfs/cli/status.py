@@ -108,7 +108,18 @@ def _lines(status: Values) -> str:
         "read": f"{shown_size(int(str(status['bytes_read'])))} in {status['sets_read']} sets",
         "refused": f"{status['refused_to_others']}, and {status['refused_to_moms']} times to the batch system's mom, as usual",
     }
-    return "\n".join(f"{name + ':':<14}{text}" for name, text in lines.items())
+    further = [("store " + str(one["name"]), _further(one)) for one in _tables(status["further_stores"])]
+    return "\n".join(f"{name + ':':<14}{text}" for name, text in (*lines.items(), *further))
+
+
+def _tables(value: object) -> list[Values]:
+    return value if isinstance(value, list) else []
+
+
+def _further(store: Values) -> str:
+    if store["reached"]:
+        return f"{store['path']}, reached; {shown_size(int(str(store['free_bytes'])))} free"
+    return f"not reached: {store['why']}"
 
 
 def _up(status: Values) -> str:

@@ -7,6 +7,7 @@ status, an FsError or OSError with that of what it means.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -18,9 +19,10 @@ from ckfs.control.status import status_of
 from ckfs.control.trash import TrashDesk
 from ckfs.errors import CkfsError, NotPermitted
 from ckfs.fs.filesystem import Filesystem
+from ckfs.fs.relocating import Relocating
 from ckfs.fs.superseded import Superseded
 from ckfs.model import Caller
-from ckfs.names import Gid, Inode, Uid
+from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.owners.processes import Process, login_uid_of
 from ckfs.policy import limits
 from ckfs.store.choosing import Choice
@@ -85,6 +87,21 @@ async def read_partial(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> No
             "from another pid namespace partial images are read only on a mount with the option partial"
         )
     mount.fs.core.permits.give(peer.process, Inode(ino), peer.uid)
+
+
+async def move(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
+    """Bring a set to another store: says how far it has come, and at the end whether it had to be moved at all."""
+    asked.only("set_name", "store")
+    name, store = asked.text("set_name"), asked.text("store")
+    if not name or not store:
+        raise Malformed("which set, and where to?")
+
+    async def progress(done_bytes: int, of_bytes: int) -> None:
+        await tell({"done_mib": min(done_bytes, of_bytes) >> 20, "of_mib": of_bytes >> 20})
+
+    relocating = Relocating(mount.fs.core, mount.fs.sets.following)
+    moved = await relocating.move(SetName(os.fsencode(name)), store, peer.caller, progress)
+    await tell({"moved": moved})
 
 
 async def trash_ls(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
@@ -155,6 +172,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "quota": quota,
     "quota-set": quota_set,
     "room": room,
+    "move": move,
     "trash-ls": trash_ls,
     "trash-restore": trash_restore,
     "trash-purge": trash_purge,

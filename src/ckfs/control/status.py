@@ -15,6 +15,7 @@ from ckfs.ledger.ledger import Ledger
 from ckfs.model import Role
 from ckfs.names import ROOT_UID, SetName, Uid, shown
 from ckfs.store.trouble import Trouble
+from ckfs.store.volumes import Volume
 
 _MOST_SETS = 1000
 """That are named at once: a line of the answer has its limit."""
@@ -35,6 +36,7 @@ def status_of(core: Core, mountpoint: str, transport: str, asker: Uid) -> Values
         "store_up": gate.is_up,
         "store_since_ns": gate.since_ns,
         "hung_threads": gate.overdue,
+        "further_stores": [_further(volume) for volume in core.store.volumes.all()],
         **_last_error(core, asker),
         **_quotas(core),
         "coherence": None if core.seen is None else asdict(core.seen),
@@ -49,6 +51,19 @@ def status_of(core: Core, mountpoint: str, transport: str, asker: Uid) -> Values
         "bytes_written": figures.traffic.bytes_written,
         "bytes_read": figures.traffic.bytes_read,
         **asdict(figures.read()),
+    }
+
+
+def _further(volume: Volume) -> Values:
+    """A further store, in the order in which new sets go to them, and whether this host reaches it."""
+    reached = volume.reached
+    return {
+        "name": volume.said.name,
+        "id": volume.said.id,
+        "path": None if volume.path is None else shown(volume.path),
+        "reached": volume.is_usable,
+        "why": None if volume.is_usable else shown("it does not answer" if volume.is_silent else volume.why),
+        "free_bytes": None if reached is None else reached.free_bytes,
     }
 
 

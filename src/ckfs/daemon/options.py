@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ckfs.errors import UsageError
 from ckfs.model import Role
 from ckfs.names import shown
+from ckfs.store.volumes import NOT_HERE
 
 _LONGEST_NODE_NAME = 64
 
@@ -26,6 +28,8 @@ class MountOptions:
     log_file: str | None = None
     store_id: str | None = None
     """The one store that may be mounted; None is whichever lies there."""
+    further: Mapping[str, str] = field(default_factory=dict)
+    """Where this host has further stores, by name, if not where the policy says; "none": not at all."""
     state: str | None = None
     """The directory in which the host keeps its ledgers; None is the usual one."""
 
@@ -44,6 +48,8 @@ KNOWN = (
     "state",
 )
 _FLAGS = ("ro", "rw", "partial")
+_AT = "at."
+"""Begins the option that says where this host has the further store whose name follows."""
 
 
 def parse(given: list[str]) -> MountOptions:
@@ -51,8 +57,8 @@ def parse(given: list[str]) -> MountOptions:
     values: dict[str, str] = {}
     for item in (item for text in given for item in text.split(",") if item):
         key, equals, value = item.partition("=")
-        if key not in KNOWN:
-            raise UsageError(f"unknown mount option {shown(key)}; known are {', '.join(KNOWN)}")
+        if key not in KNOWN and not key.startswith(_AT):
+            raise UsageError(f"unknown mount option {shown(key)}; known are {', '.join(KNOWN)}, at.STORE")
         if bool(equals) == (key in _FLAGS):
             raise UsageError(
                 f"mount option {key} takes no value"
@@ -72,8 +78,17 @@ def parse(given: list[str]) -> MountOptions:
         reads_partial="partial" in values,
         log_file=values.get("log"),
         store_id=values.get("store_id"),
+        further=_further(values),
         state=_directory("state", values.get("state")),
     )
+
+
+def _further(values: Mapping[str, str]) -> dict[str, str]:
+    paths = {key.removeprefix(_AT): path for key, path in values.items() if key.startswith(_AT)}
+    for name, path in paths.items():
+        if path != NOT_HERE:
+            _directory(_AT + name, path)
+    return paths
 
 
 def _role(text: str) -> Role:

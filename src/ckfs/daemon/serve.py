@@ -33,6 +33,7 @@ from ckfs.fs.enforced import engine_of
 from ckfs.fs.filesystem import filesystem
 from ckfs.fs.ledgers import Host, open_ledger
 from ckfs.fs.membership import Membership
+from ckfs.fs.reaching import Reaching
 from ckfs.fs.reclaiming import Reclaiming
 from ckfs.fs.seeing import Seeing
 from ckfs.fs.softlimits import SoftLimits
@@ -47,6 +48,7 @@ from ckfs.store import syscalls
 from ckfs.store.gate import DATA_CALLS, Gate
 from ckfs.store.identity import prepare_process
 from ckfs.store.layout import Store, open_store, reachable_by_users
+from ckfs.store.volumes import Here
 from ckfs.transport import pyfuse
 from ckfs.transport.pyfuse import Operations
 
@@ -95,6 +97,7 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
             op_timeout_s=options.op_timeout_s,
             io_timeout_s=options.io_timeout_s,
             local=store.door.is_local,
+            volumes=store.volumes,
         )
         node = options.node.encode()
         member = _while_it_answers(
@@ -180,7 +183,8 @@ def _noted_signals() -> list[int]:
 
 
 def _opened(path: str, service: Owner, options: MountOptions) -> tuple[Store, Policy]:
-    store = open_store(path, service, read_only=options.read_only, only=options.store_id)
+    here = Here(options.node, options.further, options.op_timeout_s / 2)
+    store = open_store(path, service, read_only=options.read_only, only=options.store_id, here=here)
     if reachable_by_users(path):
         log.warning(
             "users can reach the store %s around ckfs: put it below a local directory of root with mode 0700",
@@ -281,6 +285,7 @@ class _Mount:
             nursery.start_soon(self._stop_on_signal)
             nursery.start_soon(self._core.gate.watch)
             nursery.start_soon(self._follow_policy)
+            nursery.start_soon(Reaching(self._core).run)
             nursery.start_soon(self._fs.sets.following.run)
             nursery.start_soon(self._fs.housekeeping.run)
             nursery.start_soon(self._fs.content.settle_later)

@@ -23,7 +23,7 @@ from ckfs.model import JobFate
 from ckfs.names import MountId, SetName, shown
 from ckfs.store.door import Door
 from ckfs.store.leftovers import Leftovers, Look
-from ckfs.store.spots import Found, Spot
+from ckfs.store.spots import Found, Spot, VolumeId
 
 log = logging.getLogger(__name__)
 
@@ -80,21 +80,23 @@ class Chores:
     def keep_free(self) -> Iterator[None]:
         """Before a quota of the store's own, or a write that does not pass through here, finds no room: as :meth:`expire`, the
         oldest first, for as long as too little of the store is free."""
-        if not self._is_short():
-            return
+        for volume in filter(self._is_short, self.core.store.volumes.ids()):
+            yield from self._make_free(volume)
+
+    def _make_free(self, volume: VolumeId) -> Iterator[None]:
         trash = self.core.store.trash
-        entries = trash.oldest_first()
+        entries = [entry for entry in trash.oldest_first() if entry.spot.volume == volume]
         if entries:
             percent = self.core.policy.keep_free * 100
             log.info("less than %g %% of the store is free: the trash gives way", percent)
         for entry in entries:
             yield
-            if not self._is_short():
+            if not self._is_short(volume):
                 return
             trash.purge_if_able(entry)
 
-    def _is_short(self) -> bool:
-        room = self.core.store.door.room()
+    def _is_short(self, volume: VolumeId) -> bool:
+        room = self.core.store.door.room(volume)
         return room.f_bavail < room.f_blocks * self.core.policy.keep_free
 
     # Checkpoints

@@ -18,7 +18,7 @@ from ckfs.fs import lateness
 from ckfs.fs.charges import Claim
 from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
-from ckfs.fs.inodes import Handle, Node, Unwritten, stored_owner
+from ckfs.fs.inodes import Handle, Node, Unwritten, stored_owner, volume_of
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
 from ckfs.model import Owner
@@ -132,7 +132,9 @@ class Content:
             if not handle.marked:
                 try:
                     await self.sets.keeping.with_room(
-                        stored_owner(handle.node), lambda: self.states.begin(handle)
+                        stored_owner(handle.node),
+                        lambda: self.states.begin(handle),
+                        volume_of(handle.node),
                     )
                 except Denied:  # nothing was written, so nothing is amiss
                     handle.wrote = had_written
@@ -164,7 +166,7 @@ class Content:
         written = 0
         while True:
             try:
-                count = await keeping.with_room(owner, partial(write, written))
+                count = await keeping.with_room(owner, partial(write, written), volume_of(handle.node))
             except (OSError, NoGrant) as error:
                 rest = Unwritten(offset + written, offset + len(data), errno_of(error))
                 self._note_unwritten(handle.node, rest, is_said=not written)

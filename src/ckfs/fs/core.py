@@ -43,7 +43,7 @@ from ckfs.store.layout import Store
 from ckfs.store.locks import InodeLocks, LockKey, Looks
 from ckfs.store.namelinks import NAMES
 from ckfs.store.quick import QuickReader
-from ckfs.store.spots import Found, Spot, Target
+from ckfs.store.spots import HOME, Found, Spot, Target, VolumeId
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +80,10 @@ class Core:
     """In which this mount counts what its writers use; None if it does not count."""
     engine: Engine | None = None
     """What enforces the quotas of the store's users, if its own file system does."""
-    nothing_to_give_until: dict[Owner | None, tuple[float, int]] = field(default_factory=dict)
-    """In the event loop's time: nothing was found that could give way to what this owner (as stored) writes; and how many items
+    nothing_to_give_until: dict[tuple[Owner | None, VolumeId | None], tuple[float, int]] = field(
+        default_factory=dict
+    )
+    """In the event loop's time: nothing was found, there or anywhere, that could give way to what this owner (as stored) writes; and how many items
     this mount had put into the trash before it was looked for."""
     judge: Judge = field(init=False)
     inodes: Inodes = field(default_factory=Inodes)
@@ -119,6 +121,18 @@ class Core:
         self.late = Lateness(is_late=not self.store.door.is_local)
         self.questions = Aside(self.op_timeout_s)
         self.moved = Moved(self.store, self.gate, self.inodes, self.op_timeout_s)
+        self.gate.volume_of = self._volume_of_set
+        self.reaches_others()
+
+    def reaches_others(self) -> None:
+        """Which further stores this host reaches may have changed."""
+        door = self.store.door
+        self.late.is_late = not (door.is_local and door.volumes.are_local)
+        self.quick = door.quick_reader() if door.volumes.all() else self.quick
+
+    def _volume_of_set(self, key: int) -> VolumeId:
+        node = self.inodes.known(Inode(key)) if key else None
+        return HOME if node is None or node.entry is None else node.entry.volume
 
     @property
     def quotas(self) -> Quotas | None:

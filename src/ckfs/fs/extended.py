@@ -15,7 +15,7 @@ from ckfs.errors import Invalid, NoAttribute, NotOwner, Unsupported
 from ckfs.fs import quota_attributes
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Node, place_of
+from ckfs.fs.inodes import Node, place_of, volume_of
 from ckfs.fs.left import Left
 from ckfs.fs.metadata import Changes, Metadata
 from ckfs.fs.quota_attributes import QuotaAttributes
@@ -62,6 +62,7 @@ class Extended:
         self._of_files = {
             b"user.ckfs.uid": self._uid,
             b"user.ckfs.set": self._set,
+            b"user.ckfs.store": self._store,
             b"user.ckfs.state": self._state,
             b"user.ckfs.written_by": self._written_by,
             b"user.ckfs.job": self._job,
@@ -101,7 +102,7 @@ class Extended:
         if node.is_root:
             raise Unsupported("the mount's root keeps no attributes")
         stored = node.set_entry.stored if place_of(node) is not None else None
-        await self.sets.keeping.with_room(stored, lambda: self._put(node, name, value))
+        await self.sets.keeping.with_room(stored, lambda: self._put(node, name, value), volume_of(node))
 
     async def _put(self, node: Node, name: bytes, value: bytes) -> None:
         door = self.core.store.door
@@ -192,6 +193,9 @@ class Extended:
 
     async def _set(self, node: Node) -> bytes:
         return node.top.name
+
+    async def _store(self, node: Node) -> bytes:
+        return self.core.store.volumes.name_of(volume_of(node)).encode()
 
     async def _state(self, node: Node) -> bytes:
         found = await self.core.examine(node)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ckfs.errors import FsError, Stale
+from ckfs.errors import FsError, Stale, Unreached
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Place
 from ckfs.fs.left import Left
@@ -68,6 +68,9 @@ class Fencing:
                     self.left.state_of(spot, found, place)
         except (FileNotFoundError, Stale):
             return True
+        except Unreached as error:  # a mount that keeps house and reaches it settles it
+            log.debug("set %s is not looked through: %s", shown(name), error)
+            return False
         except (OSError, FsError, RecursionError) as error:
             log.info("set %s is looked through later: %s", shown(name), error)
             return False

@@ -19,6 +19,7 @@ from ckfs.fs.listing import Listing
 from ckfs.fs.metadata import Metadata
 from ckfs.fs.naming import Naming
 from ckfs.fs.opening import Opening
+from ckfs.fs.placing import Placing
 from ckfs.fs.reserve import Reserve
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
@@ -54,7 +55,7 @@ def _chores(core: Core, guard: Guard, left: Left) -> tuple[Chore, ...]:
 
 def filesystem(core: Core) -> Filesystem:
     guard = Guard(core)
-    sets = Sets(core, Following(core), guard, Keeping(core, guard, Reserve(core)))
+    sets = Sets(core, Following(core), guard, Keeping(core, guard, Reserve(core)), Placing(core))
     left = Left(core, guard)
     states = States(core, sets, guard)
     opening = Opening(core, sets, guard, states, left)

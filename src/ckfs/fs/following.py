@@ -19,7 +19,8 @@ from ckfs.fs.inodes import Node
 from ckfs.model import Owner
 from ckfs.names import SetName, shown
 from ckfs.store.entries import SetEntry
-from ckfs.store.handover import Copying, bring_files, remove_left, said_of
+from ckfs.store.handover import Copying, bring_files, said_of
+from ckfs.store.remains import remove_left
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class Following:
 
     async def _copy_now(self, top: Node, name: SetName, entry: SetEntry, stored: Owner) -> None:
         try:
-            await self._copy(top, name, entry, stored)
+            await self.copy(top, name, Copying(self.core.store, name, entry, stored))
             self._done(name)
             log.info("the files of set %s followed to uid %d", shown(name), stored.uid)
         except _LATER as error:
@@ -146,9 +147,9 @@ class Following:
         finally:
             self.core.copying.pop(top.ino).set()
 
-    async def _copy(self, top: Node, name: SetName, entry: SetEntry, stored: Owner) -> None:
+    async def copy(self, top: Node, name: SetName, copying: Copying) -> None:
+        """Let a copy be the set *name*, which nobody writes meanwhile; the caller has put it into :attr:`Core.copying`."""
         gate = self.core.gate
-        copying = Copying(self.core.store, name, entry, stored)
         try:
             self._check_not_written_here(top)
             written = await gate.transfer(copying.begin)

@@ -21,7 +21,7 @@ from ckfs.names import ROOT_INODE, FileHandle, Inode, MountId, SetName, Uid, sho
 from ckfs.owners.processes import Process
 from ckfs.store.entries import SetEntry
 from ckfs.store.gate import Release
-from ckfs.store.spots import Found, OpenFile, Spot
+from ckfs.store.spots import HOME, Found, OpenFile, Spot, VolumeId
 
 _DEEPEST = 10_000
 
@@ -324,6 +324,13 @@ def place_of(node: Node) -> Place | None:
 def stored_owner(node: Node) -> Owner | None:
     """Whose trash gives way first for what is written to *node*."""
     return node.set_entry.stored if place_of(node) is not None else None
+
+
+def volume_of(node: Node) -> VolumeId:
+    """Where *node* lies; home, too, for the mount's root, and for what has no name any more."""
+    with contextlib.suppress(Stale):
+        return HOME if node.is_root else node.set_entry.volume
+    return HOME
 
 
 class Inodes:

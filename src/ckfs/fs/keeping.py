@@ -17,7 +17,7 @@ import trio
 from ckfs.errors import Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Handle, Node, Place, place_of
+from ckfs.fs.inodes import Handle, Node, Place, place_of, volume_of
 from ckfs.fs.liveness import Fate
 from ckfs.fs.reserve import Reserve
 from ckfs.fs.superseded import Superseded
@@ -32,7 +32,7 @@ from ckfs.store.charges import charge_of_attributes
 from ckfs.store.gate import Release
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
-from ckfs.store.spots import Found, Spot
+from ckfs.store.spots import HOME, Found, Spot, VolumeId
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class Keeping:
                     )
 
         try:
-            await self.with_room(node.set_entry.stored, run)
+            await self.with_room(node.set_entry.stored, run, volume_of(node))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -208,7 +208,7 @@ class Keeping:
     def _renew(self, spot: Spot, note: Note | None, found: Found, *, begun: bool) -> None:
         """Put a new, empty file at *spot*; the old one goes to the trash with *note*, or for good without one."""
         door, ino = self.core.store.door, found.record.ino
-        new = self.core.store.names.staging_spot(spot.identity)
+        new = self.core.store.names.staging_spot(spot.identity, spot.volume)
         of_new = lifecycle.after(found.record, Event.REPLACED) if begun else found.record
         door.make_hidden(new, of_new, b"")
         try:
@@ -242,33 +242,36 @@ class Keeping:
             ino=found.record.ino,
         )
 
-    async def may_begin(self, owner: Owner | None, caller: Caller) -> None:
-        """Before *caller* makes something new of *owner* (as stored): ENOSPC if only the store's reserve is left."""
-        await self.with_room(owner, lambda: self.reserve.check_begin(caller.uid))
+    async def may_begin(self, owner: Owner | None, caller: Caller, volume: VolumeId = HOME) -> None:
+        """Before *caller* makes something new of *owner* (as stored) in *volume*: ENOSPC if only its reserve is left."""
+        await self.with_room(owner, lambda: self.reserve.check_begin(caller.uid, volume), volume)
 
     async def may_write(self, owner: Owner | None, handle: Handle) -> None:
         """As :meth:`may_begin`, before something is written through *handle*."""
-        await self.with_room(owner, lambda: self.reserve.check_write(handle))
+        await self.with_room(owner, lambda: self.reserve.check_write(handle), volume_of(handle.node))
 
-    async def with_room(self, owner: Owner | None, run: Callable[[], Awaitable[T]]) -> T:
-        """What *run* returns; it is tried again when it met a full store and something gave way."""
+    async def with_room(
+        self, owner: Owner | None, run: Callable[[], Awaitable[T]], volume: VolumeId = HOME
+    ) -> T:
+        """What *run* returns, which writes in *volume*; it is tried again when it met a full store and something gave way."""
         for _ in range(_TRIES):
             try:
                 return await run()
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                if not await self.make_room(owner, error.errno):
+                if not await self.make_room(owner, error.errno, volume):
                     raise
         return await run()
 
-    async def make_room(self, owner: Owner | None, error_number: int) -> bool:
+    async def make_room(self, owner: Owner | None, error_number: int, volume: VolumeId = HOME) -> bool:
         """After *error_number*, ENOSPC or EDQUOT: let something of *owner* (as stored) go for good, if he has anything to give:
         first what he removed, then what newer checkpoints of his have outlived. What others removed follows if it is the
-        store that is full. The oldest goes first. Whether anything went.
+        store that is full: then only what lies in that, *volume*, is of any help. The oldest goes first. Whether anything went.
         """
+        where = volume if error_number == errno.ENOSPC else None
         now, nothing_until = trio.current_time(), self.core.nothing_to_give_until
-        until, trashed = nothing_until.get(owner, (now, 0))
+        until, trashed = nothing_until.get((owner, where), (now, 0))
         had_trashed = self.core.figures.read().trashed
         if now < until and trashed == had_trashed:
             return False
@@ -276,11 +279,11 @@ class Keeping:
         ways: list[Callable[[], int]] = []
         if owner is not None:
             ways += [
-                lambda: trash.make_room(owner, _ROOM_BYTES),
-                lambda: superseded.give_way(owner, _ROOM_BYTES),
+                lambda: trash.make_room(owner, _ROOM_BYTES, where),
+                lambda: superseded.give_way(owner, _ROOM_BYTES, where),
             ]
         if error_number == errno.ENOSPC:
-            ways.append(lambda: trash.make_room(None, _ROOM_BYTES))
+            ways.append(lambda: trash.make_room(None, _ROOM_BYTES, where))
         for way in ways:
             if await self.core.gate.transfer(way):
                 self.reserve.look_again()
@@ -288,5 +291,5 @@ class Keeping:
         if len(nothing_until) > _MOST_OWNERS:
             nothing_until.clear()
         # many may meet the same full store
-        nothing_until[owner] = trio.current_time() + _EMPTY_S, had_trashed
+        nothing_until[owner, where] = trio.current_time() + _EMPTY_S, had_trashed
         return False

@@ -167,7 +167,7 @@ class Listing:
             if name in (b".", b".."):
                 return _Item(name, self._itself(handle, name), next_offset, None)
             if node.is_root:
-                entry, found = store.names.examine(SetName(name))
+                entry, found = store.names.look(SetName(name))
                 return _Item(name, found, next_offset, entry)
             return _Item(name, store.door.examine_entry(handle.file, name), next_offset, None)
         except (FileNotFoundError, Stale):

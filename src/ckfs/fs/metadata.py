@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ckfs.errors import Denied, NotOwner
+from ckfs.errors import Denied, NotOwner, StoreDown, Unreached
 from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
@@ -16,7 +16,7 @@ from ckfs.fs.sets import Sets
 from ckfs.fs.space import Space
 from ckfs.fs.streams import ANSWER_HOLDS_S
 from ckfs.model import Caller, Owner, Record
-from ckfs.names import FileHandle, Gid, Inode, Uid
+from ckfs.names import FileHandle, Gid, Inode, SetName, Uid
 from ckfs.policy import lifecycle, ownership, presented, quota
 from ckfs.policy.lifecycle import Event
 from ckfs.store.gate import Release
@@ -45,12 +45,21 @@ class Metadata:
         node = self.core.inodes.get(ino)
         if node.removed is not None and not node.handles:
             return node.removed
-        found = await self.core.examine(node)
+        try:
+            found = await self.core.examine(node)
+        except (Unreached, StoreDown):
+            if not self._is_out_of_reach(node):
+                raise
+            return (await self.core.gate.look(lambda: self.core.store.names.look(SetName(node.name))))[1]
         if await self._was_copied(node, found):
             found = await self.core.examine(node)
         return (
             found if node.removed is None else replace(found, removed=True)
         )  # the trash may have a name for it
+
+    def _is_out_of_reach(self, node: Node) -> bool:
+        """Whether *node* is a set in a further store that this host does not reach: its name says what there is to say of it."""
+        return node.entry is not None and not self.core.store.volumes.is_usable(node.entry.volume)
 
     async def _was_copied(self, node: Node, found: Found) -> bool:
         """By a descriptor that was open before another mount copied the set, a file is met that is gone."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ckfs.errors import Exists, FsError, Invalid, NotFound, OtherOwner, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Node, Place
+from ckfs.fs.inodes import Node, Place, volume_of
 from ckfs.fs.keeping import Keeping
 from ckfs.fs.opening import KEPT_FLAGS, Opening
 from ckfs.fs.sets import Sets, taking
@@ -119,17 +119,18 @@ class Naming:
 
         if directory.is_root:
             own = None if caller.is_root else Owner(caller.uid, caller.gid)
-            await self.keeping.may_begin(own, caller)
+            order = self.sets.placing.order()
+            await self.keeping.may_begin(own, caller, order[0])
             entry, found = await self.keeping.with_room(
                 own,
                 lambda: self.sets.take(
-                    SetName(name), caller, ino, lambda spot: make(spot, build), undo, cost
+                    SetName(name), caller, ino, lambda spot: make(spot, build), undo, cost, order
                 ),
             )
             node = self.core.inodes.seen(found.record.ino, directory, name, entry)
         else:
             await self.sets.check_create(directory, caller)
-            await self.keeping.may_begin(directory.set_entry.stored, caller)
+            await self.keeping.may_begin(directory.set_entry.stored, caller, volume_of(directory))
 
             async def make_inside() -> Found:
                 async with self.core.charging.claimed(self.core.payer_of(directory), cost) as hold:
@@ -137,7 +138,9 @@ class Naming:
                         (directory,), lambda: make(directory.inside(name), build), undo=undo, hold=hold
                     )
 
-            found = await self.keeping.with_room(directory.set_entry.stored, make_inside)
+            found = await self.keeping.with_room(
+                directory.set_entry.stored, make_inside, volume_of(directory)
+            )
             node = self.core.inodes.seen(found.record.ino, directory, name)
         self.core.inodes.looked_up(node)
         return found
@@ -154,7 +157,7 @@ class Naming:
         door, names = self.core.store.door, self.core.store.names
 
         def make(spot: Spot, build: Build) -> Found:
-            return door.make_placeholder(spot, build, content, names.staging_spot(spot.identity))
+            return door.make_placeholder(spot, build, content, names.staging_spot(spot.identity, spot.volume))
 
         return make
 

@@ -13,7 +13,7 @@ from ckfs.errors import FsError, Stale
 from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
-from ckfs.fs.inodes import Handle, Node, Place, place_of, stored_owner
+from ckfs.fs.inodes import Handle, Node, Place, place_of, stored_owner, volume_of
 from ckfs.fs.left import Left
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
@@ -67,7 +67,7 @@ class Opening:
 
         if truncate:
             await self.core.assure_membership(None)
-            await self.sets.keeping.may_begin(stored_owner(node), caller)
+            await self.sets.keeping.may_begin(stored_owner(node), caller, volume_of(node))
             await self.core.charging.settle_now(node)
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None

@@ -14,6 +14,7 @@ from ckfs.fs.following import Following
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, Place
 from ckfs.fs.keeping import Keeping
+from ckfs.fs.placing import Placing
 from ckfs.model import Caller, Owner
 from ckfs.names import ROOT_INODE, Inode, SetName, shown
 from ckfs.policy import ownership
@@ -21,7 +22,7 @@ from ckfs.policy.quota import Amount
 from ckfs.store.entries import USERS, SetEntry
 from ckfs.store.handover import name_owner
 from ckfs.store.moving import Check, Discard, file_to_set, link_set, rename_set, set_into_directory
-from ckfs.store.spots import Found, Spot
+from ckfs.store.spots import HOME, Found, Spot, VolumeId
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Sets:
     following: Following
     guard: Guard
     keeping: Keeping
+    placing: Placing
 
     def _leaving(self, caller: Caller, moves: dict[SetName, SetName]) -> Check:
         """Checks each set that goes from its name: moved as *moves* say, or replaced."""
@@ -76,15 +78,19 @@ class Sets:
         make: Callable[[Spot], Found],
         undo: Callable[[object], None] | None,
         cost: Amount,
+        order: list[VolumeId],
     ) -> tuple[SetEntry, Found]:
-        """Make a set of *name*, for its job's owner, for the caller, or unclaimed; *cost* is what is claimed for its top."""
+        """Make a set of *name*, for its job's owner, for the caller, or unclaimed, in the first volume of *order* that takes it; *cost* is what
+        is claimed for its top."""
         owner = await self._owner_for(name, caller)
         stored = self.core.stored_as(owner)
         names = self.core.store.names
 
         def work() -> tuple[SetEntry, Found]:
             try:
-                return names.take(name, owner, stored, ino, make)
+                return self.placing.place(
+                    name, order, lambda volume: names.take(name, owner, stored, ino, make, volume)
+                )
             except BaseException:
                 if undo is not None:
                     undo(None)
@@ -155,7 +161,7 @@ class Sets:
     async def _check_room(self, top: Node, stored: Owner) -> None:
         """Where an engine enforces: OSError (EDQUOT) unless the set fits into what it lets its new owner have."""
         engine, spot = self.core.engine, top.spot
-        if engine is not None and spot.identity.uid != stored.uid:
+        if engine is not None and spot.volume == HOME and spot.identity.uid != stored.uid:
             await self.core.gate.transfer(lambda: check_room(engine, self.core.store.door, spot, stored.uid))
 
     async def examine(self, name: SetName) -> tuple[SetEntry, Found]:
@@ -165,7 +171,8 @@ class Sets:
         except (PermissionError, Stale):
             await self._follow_unless_done(name)
             entry, found = await self._examine(name)
-        if entry.is_followed and name not in self.core.following:
+        is_here = self.core.store.volumes.is_usable(entry.volume)
+        if entry.is_followed and is_here and name not in self.core.following:
             await self._follow_unless_done(name)
             entry, found = await self._examine(name)
         await self._keep_up(entry)
@@ -174,9 +181,9 @@ class Sets:
     async def _examine(self, name: SetName) -> tuple[SetEntry, Found]:
         names = self.core.store.names
         if not self.core.locks.is_overdue(ROOT_INODE):
-            return await self.core.gate.look(lambda: names.examine(name))
+            return await self.core.gate.look(lambda: names.look(name))
         entry = await self.core.read_entry(name)
-        return await self.core.look_briefly((USERS, entry.stored.uid), lambda: names.examine(name))
+        return await self.core.look_briefly((USERS, entry.stored.uid), lambda: names.look(name))
 
     async def _follow_unless_done(self, name: SetName) -> None:
         if not await self.core.moved.has_changed_hands(name):
@@ -316,3 +323,5 @@ class Sets:
     def _check_same_owner(ours: SetEntry, theirs: SetEntry) -> None:
         if ours.owner != theirs.owner or ours.stored != theirs.stored:
             raise OtherOwner("the two sets belong to different owners")
+        if ours.volume != theirs.volume:
+            raise OtherOwner("the files of the two sets lie in different stores")

@@ -24,7 +24,7 @@ from ckfs.policy import protection
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store.entries import SetEntry
 from ckfs.store.removed import Item, Note
-from ckfs.store.spots import Found, Spot
+from ckfs.store.spots import Found, Spot, VolumeId
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,9 @@ class Superseded:
                 )
         return count
 
-    def give_way(self, stored: Owner, wanted_bytes: int) -> int:
-        """Remove for good, the oldest first, what is stored as *stored*, until *wanted_bytes* are freed. Returns how many were."""
+    def give_way(self, stored: Owner, wanted_bytes: int, volume: VolumeId | None = None) -> int:
+        """Remove for good, the oldest first, what is stored as *stored*, in *volume* or in all, until *wanted_bytes* are freed. Returns
+        how many were."""
         candidates = [
             (one.order, base, one) for base in self.families(stored) for one in self._outlived(base)
         ]
@@ -77,7 +78,7 @@ class Superseded:
         for _, base, one in sorted(candidates, key=lambda candidate: candidate[:2]):
             if freed >= wanted_bytes:
                 break
-            freed += self._remove(base, one, stored)
+            freed += self._remove(base, one, stored, volume)
         return freed
 
     def charges(self, stored: Owner) -> Iterator[Amount]:
@@ -91,16 +92,17 @@ class Superseded:
                     entry = names.read(one.set_name)
                     if entry.stored.uid == stored.uid and not entry.is_followed:
                         below = filter(None, [one.name])
-                        charge = trash.charge_at(Spot(entry.stored, (*entry.spot.components, *below)))
+                        charge = trash.charge_at(entry.spot.at(*entry.spot.components, *below))
                 yield charge
 
     def _outlived(self, base: SetName) -> list[Checkpoint]:
         return protection.outlived(self.core.policy, self.guard.family(base))
 
-    def _remove(self, base: SetName, one: Checkpoint, stored: Owner) -> int:
+    def _remove(self, base: SetName, one: Checkpoint, stored: Owner, volume: VolumeId | None) -> int:
         trash = self.core.store.trash
         try:
-            if self.core.store.names.read(one.set_name).stored.uid != stored.uid:
+            entry = self.core.store.names.read(one.set_name)
+            if entry.stored.uid != stored.uid or volume not in (None, entry.volume):
                 return 0
             item = self._take(base, one, trash.put_as_able)
         except (FileNotFoundError, Stale):  # somebody was first

@@ -14,8 +14,9 @@ from fnmatch import translate
 
 from ckfs.errors import StoreUnusable
 from ckfs.names import shown
-from ckfs.policy import enforcing
+from ckfs.policy import enforcing, further
 from ckfs.policy.enforcing import Away, QuotaMode, QuotaPolicy, Reserve
+from ckfs.policy.further import FurtherStore
 
 DEFAULT_TEXT = """\
 # The policy of this ckfs store. Every mount of the store reads it, and takes changes up within seconds.
@@ -85,6 +86,14 @@ torque_home = "/var/spool/torque"
 command = []
 # Seconds that the command may take.
 command_timeout = 5.0
+
+# Further stores, which only some hosts reach: a new set goes to the first of these that its host reaches and that has room, else
+# to this store. Made by "ckfs init PATH --for THIS_STORE", which prints the id; see docs/stores.md. For each:
+# [[stores]]
+# name = "fast"
+# path = "/fastnfsstorage/ckfs"
+# id = "..."
+# hosts = ["node*"]
 """
 
 _MODE_LINE = '\nmode = "{}"\n'
@@ -96,6 +105,7 @@ def default_text(mode: QuotaMode) -> str:
 
 
 _TABLES = ("sets", "images", "protection", "trash", "gc", "quota", "liveness", "resolvers")
+_STORES = "stores"
 _HOUR_S = 3600.0
 _DAY_S = 86_400.0
 _LEASES_BEFORE_FENCE = 4
@@ -132,6 +142,8 @@ class Policy:
     torque_home: str
     resolver_command: tuple[str, ...]
     resolver_command_timeout_s: float
+    stores: tuple[FurtherStore, ...] = ()
+    """Further ones, in the order in which new sets go there."""
 
     def is_batch(self, set_name: bytes) -> bool:
         """A batch system manages sets of this name."""
@@ -148,7 +160,7 @@ def parse(text: str) -> Policy:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise StoreUnusable(f"policy.toml is not valid TOML: {shown(str(error))}") from None
-    _check_keys("", tables, _TABLES)
+    _check_keys("", tables, (*_TABLES, _STORES))
     sets, images, protection, trash, gc, quota, liveness, resolvers = (
         _table(tables, name) for name in _TABLES
     )
@@ -194,6 +206,7 @@ def parse(text: str) -> Policy:
         resolver_command_timeout_s=_seconds(
             "resolvers.command_timeout", resolvers.get("command_timeout", 5.0)
         ),
+        stores=further.parse(tables.get(_STORES, [])),
     )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from ckfs.errors import Stale
+from ckfs.errors import Stale, Unreached
 from ckfs.model import Checkpoint, Image, Keep, Record, State
 from ckfs.names import SetName
 from ckfs.policy import lifecycle
@@ -20,10 +20,11 @@ IsFinal = Callable[[bytes], bool]
 
 
 def checkpoints(names: SetNames, door: Door, sets: Iterable[SetName], is_final: IsFinal) -> list[Checkpoint]:
-    """Those of all *sets* that exist. Blocking; looks at every file in them."""
+    """Those of all *sets* that exist and that this host reaches: who knows of fewer protects more. Blocking; looks at every file in
+    them."""
     found: list[Checkpoint] = []
     for name in sets:
-        with contextlib.suppress(FileNotFoundError, Stale):
+        with contextlib.suppress(FileNotFoundError, Stale, Unreached):
             spot, records = _records(names, door, name)
             found += _of_set(
                 name, [(path, _meant(door, spot, name, path, one, is_final)) for path, one in records]
@@ -34,6 +35,7 @@ def checkpoints(names: SetNames, door: Door, sets: Iterable[SetName], is_final: 
 def _records(names: SetNames, door: Door, name: SetName) -> tuple[Spot, list[tuple[bytes, Record]]]:
     """Where the set is, and the records of its top, whose path is empty, and of all below it."""
     spot = names.read(name).spot
+    door.volumes.check(spot.volume)
     try:
         return spot, walks.records(door, spot)
     except (OSError, Stale):  # it is a file, or just on its way

@@ -63,13 +63,13 @@ def _copy(door: Door, source: Spot, target: Spot, links: dict[Inode, Spot]) -> I
     found = door.examine(source)
     if found.record.is_directory:
         door.make_directory(target, lambda _: found.record)
-        for name in _names(door, source, found):
+        for name in names_in_directory(door, source, found):
             yield from _copy(door, _inside(source, name), _inside(target, name), links)
-        _finish(door, source, target, found)
+        finish(door, source, target, found)
     elif found.record.ino in links:
         door.link(links[found.record.ino], target)
     else:
-        yield from _copy_file(door, source, target, found)
+        yield from copy_file(door, source, target, found)
         if found.stat.st_nlink > 1:
             links[found.record.ino] = target
     yield
@@ -79,13 +79,15 @@ def _inside(directory: Spot, name: bytes) -> Spot:
     return directory.below(name)
 
 
-def _names(door: Door, source: Spot, found: Found) -> list[bytes]:
+def names_in_directory(door: Door, source: Spot, found: Found) -> list[bytes]:
+    """What is in the directory *source*."""
     # As whose it is: GlusterFS asks who reads a directory at every read.
     with door.opened(source, os.O_RDONLY | os.O_DIRECTORY, found.record.ino) as fd:
         return list(names_in(fd))
 
 
-def _copy_file(door: Door, source: Spot, target: Spot, found: Found) -> Iterator[None]:
+def copy_file(door: Door, source: Spot, target: Spot, found: Found) -> Iterator[None]:
+    """Copy the one file *source*, which is *found*, a piece at each step; its times come last, when its content is safe."""
     reading = door.open(source, os.O_RDONLY, found.record.ino)
     try:
         fd, _ = door.make_file(target, lambda _: found.record, os.O_WRONLY)
@@ -97,7 +99,7 @@ def _copy_file(door: Door, source: Spot, target: Spot, found: Found) -> Iterator
             raise BlockingIOError(errno.EAGAIN, "a file changed while it was copied")
     finally:
         os.close(reading.fd)
-    _finish(door, source, target, found)
+    finish(door, source, target, found)
 
 
 def _copy_content(reading: OpenFile, writing: OpenFile, identity: Owner) -> Iterator[None]:
@@ -120,7 +122,7 @@ def _copy_piece(reading: OpenFile, writing: OpenFile, offset: int, identity: Own
         return len(piece)
 
 
-def _finish(door: Door, source: Spot, target: Spot, found: Found) -> None:
+def finish(door: Door, source: Spot, target: Spot, found: Found) -> None:
     """The users' attributes, and the times, which everything before has moved."""
     ino = found.record.ino
     for name in door.list_attributes(source, ino):

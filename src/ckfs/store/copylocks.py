@@ -5,13 +5,25 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from dataclasses import dataclass
 
 from ckfs.model import Owner
-from ckfs.names import Inode
+from ckfs.names import Inode, SetName
 from ckfs.store import syscalls
+from ckfs.store.entries import SetEntry, decode, encode
 from ckfs.store.identity import acting_as
 
 _NAME = b"copying-"
+_LONGEST_NOTE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Of the set *name*, which lay at *old*, a copy was made; at *copied*, if that may be gone on with."""
+
+    old: SetEntry
+    name: SetName
+    copied: SetEntry | None
 
 
 class CopyLocks:
@@ -54,6 +66,26 @@ class CopyLocks:
             finally:
                 os.close(lock)
 
+    def note(self, lock: int, old: SetEntry, name: SetName, copied: SetEntry | None = None) -> None:
+        """Say in the *lock* of the set *name* what is to be removed when the copy is the set, *old*; and where the copy lies that may be
+        gone on with, if it may."""
+        os.pwrite(lock, b"\0".join([encode(old), name, *([encode(copied)] if copied is not None else [])]), 0)
+        os.fsync(lock)
+
+    def noted(self, ino: Inode) -> SetEntry | None:
+        """Where a set lay that is being copied, once its copy is about to be the set."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with acting_as(self._service):
+            try:
+                fd = os.open(_name_of(ino), flags, dir_fd=self._staging_fd)
+            except FileNotFoundError:
+                return None
+            try:
+                said = read_note(fd)
+            finally:
+                os.close(fd)
+        return None if said is None else said.old
+
     def locked(self) -> list[Inode]:
         """Sets that are being copied, or were by one that died."""
         fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._staging_fd)
@@ -63,6 +95,14 @@ class CopyLocks:
             ]
         finally:
             os.close(fd)
+
+
+def read_note(lock: int) -> Noted | None:
+    """What :meth:`CopyLocks.note` said in the open *lock*; None if nothing. OSError (EIO) if it is damaged."""
+    old, *more = os.pread(lock, _LONGEST_NOTE, 0).split(b"\0")
+    if not more or not more[0]:
+        return None
+    return Noted(decode(old), SetName(more[0]), decode(more[1]) if len(more) > 1 else None)
 
 
 def _name_of(ino: Inode) -> bytes:

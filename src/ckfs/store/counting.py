@@ -1,8 +1,8 @@
 """What somebody is charged with, counted in the store: what the meter heard (:mod:`ckfs.store.metering`) adds up to the same.
 
-Somebody pays for all that lies under ``users/<uid>/`` and ``trash/<uid>/``, but for sets there that were given away and have
-yet to follow: these are paid for by their new owners. A copy that is just being made of such a set is nobody's, and so are
-the old files that it leaves. What has several names counts once.
+Somebody pays for all that lies under ``users/<uid>/`` and ``trash/<uid>/``, of the store and of all its further stores, but for sets
+there that were given away and have yet to follow: these are paid for by their new owners. A copy that is just being made of a
+set is nobody's, and so are the old files that it leaves. What has several names counts once.
 
 What comes and goes meanwhile is counted or not. One name is held at a time, and of a directory what the kernel lists in one
 call; only files with several names are remembered. All calls are synchronous, and raise OSError as the store does.
@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ckfs.errors import FsError, Stale
+from ckfs.errors import FsError, Stale, Unreached
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, MountId, SetName, Uid
 from ckfs.policy.quota import NOTHING, Amount
@@ -26,13 +26,15 @@ from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.layout import Store
 from ckfs.store.metering import charge_of, number_at
 from ckfs.store.realms import TRASH
-from ckfs.store.spots import Spot
+from ckfs.store.spots import Spot, VolumeId
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN = 64
 """Directories of one tree that are open at a time: users make trees of any depth."""
 _GONE = (FileNotFoundError, NotADirectoryError, Stale)
 
+Place = tuple[VolumeId, bytes]
+"""A volume, and a name in somebody's directory there."""
 File = tuple[int, int]
 """The store's own device and inode numbers."""
 
@@ -48,22 +50,27 @@ def count(
     ledger counts it: by what its marks say, or else with its base in *written*; so do the files of *written* that have no name.
 
     Stale if a directory is moved while what lies far below it is counted; BetweenMounts if of what a living mount writes a part is of a
-    dead one.
+    dead one. Unreached if this host does not reach all further stores that the policy names: nobody can tell from here what he has there.
     """
+    _check_reaches_all(store, uid)
     counting = _Counting(unit, dict(written or {}), lives)
-    given = list(_given(store))
+    copied = frozenset(store.names.copy_locks.locked())
+    given, now = _read_names(store, copied)
     not_his = _NotHis(
-        frozenset(entry.place for _, entry in given if entry.stored.uid == uid),
+        frozenset((entry.volume, entry.place) for _, entry in given if entry.stored.uid == uid),
         tuple(place_of_copy(name, entry.ino) for name, entry in given if entry.payer == uid),
-        tuple(b"~%x~old" % ino for ino in store.names.copy_locks.locked()),
+        frozenset((entry.volume, entry.place) for entry in now if entry.stored.uid == uid),
+        tuple(b"~%x" % ino for ino in copied),
+        frozenset(_left(store, copied, now)),
     )
-    with _opened(store, USERS, uid) as names:
-        for fd, name in names:
-            if not not_his.has(name):
+    for volume in store.volumes.ids():
+        with _opened(store, volume, USERS, uid) as names:
+            for fd, name in names:
+                if not not_his.has(volume, name):
+                    counting.add(fd, name)
+        with _opened(store, volume, TRASH, uid) as names:
+            for fd, name in names:
                 counting.add(fd, name)
-    with _opened(store, TRASH, uid) as names:
-        for fd, name in names:
-            counting.add(fd, name)
     for _, entry in given:
         if entry.payer == uid:
             _add_place(store, entry, counting)
@@ -76,50 +83,84 @@ class BetweenMounts(FsError):
 
 def payers(store: Store) -> set[Uid]:
     """Everybody who may be charged with something."""
-    known = {entry.payer for _, entry in _given(store)}
-    for top in (USERS, TRASH):
-        with contextlib.suppress(*_GONE):
-            names = store.door.names_at(Spot(store.service, (top,)))
-            known |= {Uid(int(name)) for name in names if _is_uid(name)}
+    known = {entry.payer for _, entry in _read_names(store, frozenset())[0]}
+    for volume in store.volumes.ids():
+        for top in (USERS, TRASH):
+            with contextlib.suppress(*_GONE, Unreached):
+                names = store.door.names_at(Spot(store.service, (top,), volume=volume))
+                known |= {Uid(int(name)) for name in names if _is_uid(name)}
     return known
+
+
+def _check_reaches_all(store: Store, uid: Uid) -> None:
+    missed = [volume.said.name for volume in store.volumes.missed()]
+    if missed:
+        raise Unreached(
+            f"what uid {uid} has cannot be counted on this host, which does not reach {', '.join(missed)}:"
+            " let a host that reaches every store of the policy do it"
+        )
 
 
 def _is_uid(name: bytes) -> bool:
     return name.isdigit() and b"%d" % int(name) == name
 
 
-def _given(store: Store) -> Iterator[tuple[SetName, SetEntry]]:
-    """The sets that were given away and have yet to follow: few."""
+def _read_names(
+    store: Store, copied: Container[Inode]
+) -> tuple[list[tuple[SetName, SetEntry]], list[SetEntry]]:
+    """The sets that were given away and have yet to follow, and what is said now of those that are being *copied*: few of both."""
+    given, now = list[tuple[SetName, SetEntry]](), list[SetEntry]()
     for name in store.names.all():
         with contextlib.suppress(
             OSError
         ):  # gone, or damaged: what lies there is paid for by whose place it is
             entry = store.names.read(name)
             if entry.is_followed:
-                yield name, entry
+                given.append((name, entry))
+            if entry.ino in copied:
+                now.append(entry)
+    return given, now
+
+
+def _left(store: Store, copied: Iterable[Inode], now: list[SetEntry]) -> Iterator[Place]:
+    """Where sets lay that have been copied, and whose old files have yet to go: nobody pays for these."""
+    said = {(entry.volume, entry.stored.uid, entry.place) for entry in now}
+    for ino in copied:
+        old = store.names.copy_locks.noted(ino)
+        if old is not None and (old.volume, old.stored.uid, old.place) not in said:
+            yield old.volume, old.place
 
 
 @dataclass(frozen=True, slots=True)
 class _NotHis:
-    """Places below ``users/<uid>/`` that he does not pay for: *given* away, *copies* that are made of what is given to him, and
-    names that what was *copied* ends with, until it is gone."""
+    """Places below ``users/<uid>/`` that he does not pay for: *given* away, *copies* that are made of what is given to him, and of
+    sets that are being copied, whose *numbers* their names have, those that do not lie there *now*, and what is *left* of them."""
 
-    given: frozenset[bytes]
+    given: frozenset[Place]
     copies: tuple[bytes, ...]
-    copied: tuple[bytes, ...]
+    now: frozenset[Place]
+    numbers: tuple[bytes, ...]
+    left: frozenset[Place]
 
-    def has(self, place: bytes) -> bool:
-        return place in self.given or place.startswith(self.copies) or place.endswith(self.copied)
+    def has(self, volume: VolumeId, name: bytes) -> bool:
+        place = volume, name
+        if place in self.given or place in self.left:
+            return True
+        if place in self.now:
+            return False
+        return name.startswith(self.copies) or name.endswith(
+            tuple(number + end for number in self.numbers for end in (b"~copy", b"~old"))
+        )
 
 
 @contextlib.contextmanager
-def _opened(store: Store, top: bytes, uid: Uid) -> Iterator[Iterator[tuple[int, bytes]]]:
-    """The names in the directory of *uid* below *top*, each with the directory's descriptor; the thread acts as him within the
+def _opened(store: Store, volume: VolumeId, top: bytes, uid: Uid) -> Iterator[Iterator[tuple[int, bytes]]]:
+    """The names in the directory of *uid* below *top* of *volume*, each with the directory's descriptor; the thread acts as him within the
     block."""
-    spot = Spot(store.service, (top, b"%d" % uid))
+    spot = Spot(store.service, (top, b"%d" % uid), volume=volume)
     try:
         status = store.door.status(spot)
-        spot = Spot(Owner(Uid(status.st_uid), Gid(status.st_gid)), spot.components)
+        spot = spot.at(*spot.components, identity=Owner(Uid(status.st_uid), Gid(status.st_gid)))
         opened = store.door.opened(spot, os.O_RDONLY | os.O_DIRECTORY)
         fd = opened.__enter__()
     except _GONE:
@@ -132,7 +173,7 @@ def _opened(store: Store, top: bytes, uid: Uid) -> Iterator[Iterator[tuple[int, 
 
 
 def _add_place(store: Store, entry: SetEntry, counting: _Counting) -> None:
-    directory = Spot(entry.stored, entry.spot.components[:-1])
+    directory = entry.spot.at(*entry.spot.components[:-1])
     with contextlib.suppress(*_GONE), store.door.opened(directory, os.O_RDONLY | os.O_DIRECTORY) as fd:
         counting.add(fd, entry.place)
 

@@ -1,6 +1,6 @@
 """The one door to the backing file system.
 
-A :class:`Spot` says where something lies: components below the store's root, and the identity to act as. Every step
+A :class:`Spot` says where something lies: components below the root of the store, or of a further one, and the identity to act as. Every step
 there is an ``openat`` relative to a descriptor, with O_NOFOLLOW, as that identity; no path is ever followed by string.
 All methods are synchronous, may block for as long as the store pleases, and raise OSError as the store does; they run
 in worker threads (:mod:`ckfs.store.gate`).
@@ -26,16 +26,25 @@ from ckfs.store.namespace import Namespace
 from ckfs.store.refusals import noting
 from ckfs.store.reports import Reports, Unreported
 from ckfs.store.spots import Found, OpenFile, Spot, Target, Times
+from ckfs.store.volumes import Volumes
 from ckfs.store.way import as_owner_of, check_same, open_at
 
 _KEPT_BY_DESCRIPTORS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DIRECTORY
 
 
 class Door(Namespace):
-    """Calls on the backing file system below *root_fd*, an O_PATH descriptor of the store's root that it owns."""
+    """Calls on the backing file system below *root_fd*, an O_PATH descriptor of the store's root that it owns, and on those of the
+    further stores *volumes*."""
 
-    def __init__(self, root_fd: int, *, read_only: bool = False, meter: Meter | None = None) -> None:
-        super().__init__(root_fd, read_only=read_only)
+    def __init__(
+        self,
+        root_fd: int,
+        *,
+        read_only: bool = False,
+        meter: Meter | None = None,
+        volumes: Volumes | None = None,
+    ) -> None:
+        super().__init__(root_fd, read_only=read_only, volumes=volumes)
         if meter is not None:
             self.report_to(meter)
 
@@ -49,7 +58,7 @@ class Door(Namespace):
         """The same door, which tells nobody anything. It is not to be closed."""
         if isinstance(self.reports, Unreported):
             return self
-        return Door(self._root_fd, read_only=self._read_only)
+        return Door(self._root_fd, read_only=self._read_only, volumes=self.volumes)
 
     # Opening, and what a descriptor can do
 

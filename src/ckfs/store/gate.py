@@ -26,7 +26,9 @@ import outcome
 import trio
 
 from ckfs.errors import Busy, Stale, StoreDown
+from ckfs.store.spots import HOME, VolumeId
 from ckfs.store.trouble import Trouble, trouble_of
+from ckfs.store.volumes import Visit, Volumes, visiting
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +72,18 @@ class _Job(Generic[T]):
     result: outcome.Outcome[T] | None = None
     started: bool = False
     abandoned: bool = False
+    visit: Visit = field(default_factory=Visit)
+    of_set: int = 0
+    since_s: float = 0.0
+    """When it got a thread, in the event loop's time."""
 
 
 class Gate:
     """Runs calls on one store. All methods belong to the event loop's thread.
 
     *op_timeout_s* bounds a metadata call, *io_timeout_s* a data call or fsync. *probe* asks the store for a sign of life.
-    *local* is for a store that no other machine has to answer for.
+    *local* is for a store that no other machine has to answer for. A call that hangs in one of its further stores, *volumes*, makes that
+    one alone go down.
     """
 
     def __init__(
@@ -88,8 +95,12 @@ class Gate:
         local: bool = False,
         data_calls: int = DATA_CALLS,
         data_calls_per_set: int = _DATA_CALLS_PER_SET,
+        volumes: Volumes | None = None,
     ) -> None:
         self._probe = probe
+        self._volumes = volumes
+        self.volume_of: Callable[[int], VolumeId] = lambda _: HOME
+        """In which further store a set lies that is known by that number."""
         self._local = local
         self._threads_until = 0.0
         self.op_timeout_s = op_timeout_s
@@ -108,6 +119,7 @@ class Gate:
         self.trouble: Trouble | None = None
         """The last that the store did wrong."""
         self._overdue: set[_Job[Any]] = set()
+        self._running: set[_Job[Any]] = set()
 
     @property
     def overdue(self) -> int:
@@ -121,7 +133,8 @@ class Gate:
     @property
     def answers_at_once(self) -> bool:
         """Whether a look may be made right in the event loop."""
-        return self._local and self.is_up and time.monotonic() >= self._threads_until
+        is_local = self._local and (self._volumes is None or self._volumes.are_local)
+        return is_local and self.is_up and time.monotonic() >= self._threads_until
 
     @property
     def is_busy(self) -> bool:
@@ -209,10 +222,10 @@ class Gate:
 
     async def _run(self, job: _Job[T], kind: trio.CapacityLimiter, limit_s: float, of_set: int) -> T:
         try:
-            self._check_up()
+            self._check_up(of_set)
             with trio.move_on_after(limit_s):
                 await self._acquire(job, kind, of_set)
-                self._check_up()  # it may have gone down while this call waited for a thread
+                self._check_up(of_set)  # it may have gone down while this call waited for a thread
                 self._start(job)
                 await job.done.wait()
         except BaseException:
@@ -220,8 +233,9 @@ class Gate:
             raise
         if job.result is None:
             self._give_up(job)
-            if job.started:  # else it only waited for others of its set: no news of the store
-                self._go_down(limit_s)
+            # Else it only waited for others, of its set or of a further store: no news of the store.
+            if job.started and trio.current_time() - job.since_s >= limit_s / 2:
+                self.missed(self._volume_of(job), limit_s)
             raise StoreDown(f"the store did not answer within {limit_s:g} s")
         try:
             return job.result.unwrap()
@@ -231,6 +245,7 @@ class Gate:
             raise Stale("the store says that the file is gone") from error
 
     async def _acquire(self, job: _Job[T], kind: trio.CapacityLimiter, of_set: int) -> None:
+        job.of_set = of_set
         limiter = self._limiter(of_set, kind)
         await limiter.acquire_on_behalf_of(job)
         job.limiters.append(limiter)
@@ -253,15 +268,22 @@ class Gate:
             with contextlib.suppress(trio.RunFinishedError):  # the daemon ended meanwhile
                 token.run_sync_soon(self._finish, job, result)
 
+        def work() -> T:
+            with visiting(job.visit):
+                return job.work()
+
         try:
-            trio.lowlevel.start_thread_soon(job.work, deliver)
+            trio.lowlevel.start_thread_soon(work, deliver)
         except RuntimeError as error:
             raise Busy(f"no thread to be had: {error}") from error
+        self._running.add(job)
+        job.since_s = trio.current_time()
         job.started = True  # only now: without a thread nothing would ever give back what the job holds
 
     def _finish(self, job: _Job[T], result: outcome.Outcome[T]) -> None:
         job.result = result
         self._overdue.discard(job)
+        self._running.discard(job)
         if isinstance(result, outcome.Error):
             self.trouble = trouble_of(result.error) or self.trouble
         self._release(job)
@@ -301,9 +323,25 @@ class Gate:
 
     # Down and up again
 
-    def _check_up(self) -> None:
+    def _check_up(self, of_set: int) -> None:
         if not self._up.is_set():
             raise StoreDown("the store is down")
+        if self._volumes is not None and self._volumes.is_silent(self.volume_of(of_set)):
+            raise StoreDown("the further store is down")
+
+    def missed(self, volume: VolumeId, limit_s: float) -> None:
+        """Something in *volume* did not end within *limit_s*. Calls that hang in a further store take nobody else's thread from then on:
+        no others follow them."""
+        if volume == HOME or self._volumes is None:
+            self._go_down(limit_s)
+            return
+        self._volumes.silence(volume, limit_s)
+        for job in self._running:
+            if self._volume_of(job) == volume and len(job.limiters) > 1:  # its set's, and that of its kind
+                job.limiters.pop().release_on_behalf_of(job)
+
+    def _volume_of(self, job: _Job[Any]) -> VolumeId:
+        return job.visit.volume or self.volume_of(job.of_set)
 
     def _go_down(self, limit_s: float) -> None:
         if self._up.is_set():

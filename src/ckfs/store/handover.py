@@ -14,27 +14,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import logging
-import os
 import secrets
 import threading
 from collections.abc import Generator
 
-from ckfs.errors import FsError, Stale
+from ckfs.errors import Stale
 from ckfs.model import Owner
-from ckfs.names import Inode, SetName, shown
-from ckfs.store.copying import Contents, contents, copy_tree, everything, writers
-from ckfs.store.entries import SetEntry, decode, encode, place_beside, place_of_copy
+from ckfs.names import Inode, SetName
+from ckfs.store import remains
+from ckfs.store.charges import charges_of_set
+from ckfs.store.copying import Contents, contents, copy_tree, writers
+from ckfs.store.entries import SetEntry, place_beside, place_of_copy
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
 from ckfs.store.realms import Arrangement
-from ckfs.store.spots import Found, Spot
-
-log = logging.getLogger(__name__)
+from ckfs.store.relocating import compare_trees, copy_on
+from ckfs.store.remains import Left
+from ckfs.store.spots import Found, VolumeId
 
 _TRIES = 20
-_IN_USE = (errno.EBUSY, errno.ENOTEMPTY)
-"""So NFS answers who removes a file that has lost its name while it was open, or a directory with one in it."""
 
 
 def name_owner(
@@ -121,12 +119,12 @@ def bring_files(store: Store, name: SetName, entry: SetEntry, stored: Owner) -> 
     """
     if stored == entry.stored:
         return entry
-    store.names.prepare_user(stored)
+    store.names.prepare_user(stored, entry.volume)
     try:
         links = _links(store, name, entry.ino, _found(store, entry))
     except (FileNotFoundError, Stale):
         return _finish_move(store, name, entry, stored)
-    crosses = store.arrangement is Arrangement.REALMS and entry.stored.uid != stored.uid
+    crosses = store.arrangement.of(entry.volume) is Arrangement.REALMS and entry.stored.uid != stored.uid
     try:
         if not crosses:
             store.door.change_owner(entry.spot.by(ROOT), stored)
@@ -163,18 +161,32 @@ def _finish_move(store: Store, name: SetName, entry: SetEntry, stored: Owner) ->
 
 
 class Copying:
-    """One attempt to copy a set to its new owner. Synchronous; each method may be called by another thread.
+    """One attempt to copy a set to its new owner, or for the same owner to another *volume*. Synchronous; each method may be called by
+    another thread.
 
-    A lock in the store, which ends with its process, keeps other mounts from copying the same set. A copy that was begun
-    by one that died is found under the same name, and replaced. Whatever happens, :meth:`close` is called last.
+    A lock in the store, which ends with its process, keeps other mounts from copying the same set. A copy that was begun by one that
+    died is found under the same name: for a new owner it is replaced; one that was to go to another volume is gone on with, and what is
+    there is compared with what it is of before it becomes the set. Whatever happens, :meth:`close` is called last.
     """
 
-    def __init__(self, store: Store, name: SetName, entry: SetEntry, stored: Owner) -> None:
+    def __init__(
+        self, store: Store, name: SetName, entry: SetEntry, stored: Owner, volume: VolumeId | None = None
+    ) -> None:
         self._store = store
         self._door = store.door.unmetered  # who is given a set pays for it at once, and once
         self._name = name
         self._entry = entry
-        self._copied = dataclasses.replace(entry, stored=stored, place=place_of_copy(name, entry.ino))
+        self._moves = volume is not None and volume != entry.volume
+        self._copied = dataclasses.replace(
+            entry,
+            stored=stored,
+            place=place_of_copy(name, entry.ino),
+            volume=entry.volume if volume is None else volume,
+        )
+        self._grown_bytes = 0
+        self.bytes_done = 0
+        """Of what was copied, and compared; about."""
+        self.bytes_in_all = 0
         self._old = entry.spot
         self._before: Contents = {}
         self._lock: int | None = None
@@ -191,14 +203,24 @@ class Copying:
             if self._store.names.read(self._name) != self._entry:
                 raise Stale("the set has changed meanwhile")
             self._before = contents(self._door, self._entry.spot)
+            self.bytes_in_all = 2 * sum(size for _, size, _, _ in self._before.values())
+            top = self._door.examine(self._entry.spot, self._entry.ino)
+            self._copied = self._copied.of_top(self._entry.ino, top.record.mode)
+            if self._moves:
+                if not top.record.is_directory and top.stat.st_nlink > 1:
+                    raise OSError(errno.EMLINK, "it has links that are other sets")
+                self._note()
             return self._before
 
     def _take_lock(self) -> None:
         try:
             self._lock = self._store.names.copy_locks.lock(self._entry.ino)
-            self._left = not _clear(self._store, self._lock)
+            left = remains.clear(self._store, self._lock, goes_on=self._copied if self._moves else None)
+            self._left = left is Left.IN_USE
             if self._left:
-                raise BlockingIOError(errno.EAGAIN, "files that it had before are still open on this host")
+                raise BlockingIOError(
+                    errno.EAGAIN, "files that it had before are still in use, or out of reach"
+                )
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
@@ -218,26 +240,43 @@ class Copying:
 
     def _copy(self) -> Generator[None, None, None]:
         self._unfinished = True
-        with contextlib.suppress(FileNotFoundError):
-            self._door.remove_tree(self._copied.spot)
+        source, target = self._entry.spot, self._copied.spot
+        if not self._moves:
+            with contextlib.suppress(FileNotFoundError):
+                self._door.remove_tree(target)
+            yield
+            yield from copy_tree(self._door, source, target)
+            return
+        self._store.names.prepare_user(self._copied.stored, self._copied.volume)
         yield
-        yield from copy_tree(self._door, self._entry.spot, self._copied.spot)
+        for done in (copy_on(self._door, source, target), compare_trees(self._door, source, target)):
+            for count in done:
+                self.bytes_done += count
+                yield
 
     def finish(self) -> SetEntry:
         """Let the copy be the set, in one step. OSError (EAGAIN) if the set changed since :meth:`begin`."""
         with self._busy:
             if contents(self._door, self._entry.spot) != self._before:
                 raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
-            self._note()
+            if self._moves:
+                self._grown_bytes = self._charge(self._copied) - self._charge(self._entry)
+            else:
+                self._note()
             moved = _switch(self._store, self._name, self._entry, self._copied)
             self._unfinished = False
+            if self._grown_bytes:
+                self._store.door.reports.differs(self._entry.payer, self._entry.ino, self._grown_bytes)
             return moved
 
+    def _charge(self, entry: SetEntry) -> int:
+        return charges_of_set(self._door, entry.spot, ()).total.bytes
+
     def _note(self) -> None:
-        """Say in the lock what is to be removed, for :func:`remove_left` should this process die before it has done it."""
+        """Say in the lock what is to be removed, for :func:`remains.remove_left` should this process die before it has done it."""
         if self._lock is not None:
-            os.pwrite(self._lock, encode(self._entry) + b"\0" + self._name, 0)
-            os.fsync(self._lock)
+            copied = self._copied if self._moves else None
+            self._store.names.copy_locks.note(self._lock, self._entry, self._name, copied)
 
     def put_old_aside(self) -> None:
         """After :meth:`finish`: take the old files away in one step, so that nobody finds a part of them.
@@ -245,7 +284,7 @@ class Copying:
         Their owner may have no room even for that (btrfs, at its limit): then they go from where they are.
         """
         with self._busy:
-            aside = _aside(self._name, self._entry)
+            aside = remains.aside(self._name, self._entry)
             with contextlib.suppress(FileNotFoundError):
                 self._door.remove_tree(aside)
             try:
@@ -257,12 +296,12 @@ class Copying:
 
     def remove_old(self) -> bool:
         """After :meth:`put_old_aside`. False if somebody on this host has some of it open, which NFS keeps for as long, under names of its own:
-        :func:`remove_left` removes it, some time later."""
+        :func:`remains.remove_left` removes it, some time later."""
         with self._busy:
             try:
-                _remove_old(self._store, self._name, self._old, self._before)
+                remains.remove_old(self._store, self._name, self._old, self._before)
             except OSError as error:
-                if error.errno not in _IN_USE:
+                if error.errno not in remains.IN_USE:
                     raise
                 self._left = True
             return not self._left
@@ -285,94 +324,6 @@ class Copying:
         with contextlib.suppress(FileNotFoundError):
             return self._store.names.read(self._name).spot == self._copied.spot
         return False
-
-
-def remove_left(store: Store) -> bool:
-    """Remove the old files of hand-overs that died after the copy had become the set. Whether some are open on this host, and stay."""
-    stays = False
-    for ino in store.names.copy_locks.locked():
-        try:
-            lock = store.names.copy_locks.lock(ino)
-        except OSError:  # being copied
-            continue
-        in_use = False
-        try:
-            in_use = not _clear(store, lock)
-        except (OSError, FsError) as error:
-            log.warning("a copied set's old files cannot be removed: %s", error)
-        finally:
-            store.names.copy_locks.unlock(ino, lock, keep=in_use)
-        stays = stays or in_use
-    return stays
-
-
-def _clear(store: Store, lock: int) -> bool:
-    """Remove what the *lock* says was left. False if it is in use."""
-    entry, _, name = os.pread(lock, 1 << 16, 0).partition(b"\0")
-    try:
-        if name:
-            _remove_left(store, SetName(name), decode(entry), os.fstat(lock).st_mtime_ns)
-    except OSError as error:
-        if error.errno not in _IN_USE:
-            raise
-        return False
-    os.ftruncate(lock, 0)
-    return True
-
-
-def _remove_left(store: Store, name: SetName, old: SetEntry, copied_ns: int) -> None:
-    if _is_used(store, old):
-        return
-    for spot in (old.spot, _aside(name, old)):
-        found = store.door.examine_if_there(spot)
-        if found is not None and found.record.ino == old.ino:
-            _remove_unless_changed(store, name, spot, copied_ns)
-
-
-def _remove_unless_changed(store: Store, name: SetName, spot: Spot, since_ns: int) -> None:
-    place = shown(b"/".join(spot.components))
-    if any(
-        file.record.is_regular and file.stat.st_mtime_ns >= since_ns
-        for _, file in everything(store.door, spot)
-    ):
-        log.warning("set %s was copied to its new owner, and %s has changed since", shown(name), place)
-        return
-    store.door.unmetered.remove_tree(spot)
-    log.info("removed %s, which was copied to the set's new owner", place)
-
-
-def _is_used(store: Store, old: SetEntry) -> bool:
-    """Whether any set lies there: it may have been renamed since."""
-    for name in store.names.all():
-        with contextlib.suppress(FileNotFoundError):
-            if store.names.read(name).spot == old.spot:
-                return True
-    return False
-
-
-def _aside(name: SetName, old: SetEntry) -> Spot:
-    return dataclasses.replace(old, place=place_beside(name, old.ino) + b"~old").spot
-
-
-def _remove_old(store: Store, name: SetName, aside: Spot, before: Contents) -> None:
-    try:
-        # Moving it has changed the top's own ctime.
-        if _without_ctime_of_top(contents(store.door, aside)) == _without_ctime_of_top(before):
-            store.door.unmetered.remove_tree(aside)
-            return
-        reason: str | None = "another mount wrote there in that moment"
-    except OSError as error:
-        if error.errno in _IN_USE:
-            raise
-        reason = error.strerror
-    place = b"/".join(aside.components)
-    log.warning(
-        "set %s was copied to its new owner, and stays at %s too: %s", shown(name), shown(place), reason
-    )
-
-
-def _without_ctime_of_top(found: Contents) -> Contents:
-    return {**found, b"": (*found[b""][:3], 0)}
 
 
 def _switch(store: Store, name: SetName, entry: SetEntry, moved: SetEntry) -> SetEntry:

@@ -12,6 +12,8 @@
       trash/<uid>/  what was removed (see trash); made on first use in stores that have none
       mounts/       which mounts there are (see mounts); made on first use too
 
+A further store, in which files of another one's sets lie, has ckfs.toml, users/, staging/ and trash/ only.
+
 A store whose engine enforces quotas has the layout of realms (see realms), which is format 2 and says so: a ckfs that does not
 know it must not mount it. All others stay format 1.
 """
@@ -22,13 +24,10 @@ import contextlib
 import os
 import secrets
 import stat
-import tomllib
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ckfs import __version__
-from ckfs.errors import NotPermitted, StoreUnusable
+from ckfs.errors import CkfsError, NotPermitted, StoreUnusable
 from ckfs.model import Owner, Record
 from ckfs.names import ROOT_INODE, shown
 from ckfs.policy import settings
@@ -37,6 +36,7 @@ from ckfs.store import attributes, record, texts
 from ckfs.store.binding import BINDING_FILE
 from ckfs.store.door import Door
 from ckfs.store.entries import USERS
+from ckfs.store.formats import FORMAT_FILE, read_form, read_own_form, text_of_new
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.limits import LIMITS_FILE
 from ckfs.store.metering import Meter
@@ -46,14 +46,13 @@ from ckfs.store.realms import STAGING, TRASH, Arrangement
 from ckfs.store.setnames import SetNames
 from ckfs.store.texts import Root
 from ckfs.store.trash import Trash
+from ckfs.store.volumes import Here, Volumes
 
-FORMAT = 2
-_FORMATS = {Arrangement.SHARED: 1, Arrangement.REALMS: 2}
-_FORMAT_FILE = b"ckfs.toml"
 _POLICY_FILE = b"policy.toml"
 _DIRECTORIES = {NAMES: 0o755, USERS: 0o1777, STAGING: 0o1777, TRASH: 0o1777, MOUNTS: 0o755}
+_FURTHER_DIRECTORIES = {USERS: 0o1777, STAGING: 0o1777, TRASH: 0o1777}
 _HARMLESS = {*_DIRECTORIES, _POLICY_FILE, BINDING_FILE, LIMITS_FILE, b"lost+found"}
-_UNFINISHED = tuple(map(texts.unfinished, (_FORMAT_FILE, _POLICY_FILE, BINDING_FILE, LIMITS_FILE)))
+_UNFINISHED = tuple(map(texts.unfinished, (FORMAT_FILE, _POLICY_FILE, BINDING_FILE, LIMITS_FILE)))
 """What a writer of such a file that died may have left."""
 
 _MOUNT_ROOT = Record(ROOT_INODE, ROOT.uid, ROOT.gid, stat.S_IFDIR | 0o1777)
@@ -82,6 +81,11 @@ class Store:
     def open_users(self) -> int:
         """A descriptor of ``users/`` to list it by, which is the caller's to close."""
         return self.door.open_directory(USERS)
+
+    @property
+    def volumes(self) -> Volumes:
+        """Its further stores."""
+        return self.door.volumes
 
     def read_policy(self) -> Policy:
         """The policy as it is now; StoreUnusable if it is missing or wrong."""
@@ -128,7 +132,7 @@ def check_format(path: str) -> None:
     with texts.unusable(path):
         root_fd = texts.open_root(path)
         try:
-            _read_format(root_fd, path)
+            read_own_form(root_fd, path)
         finally:
             os.close(root_fd)
 
@@ -141,12 +145,36 @@ def initialise(
 ) -> bool:
     """Make a store at *path*; False if there is one already (which stays untouched). Raises StoreUnusable."""
     _make_top(path, service)
-    with texts.unusable(path):
-        root_fd = texts.open_root(path)
-        try:
-            return _initialise_at(root_fd, path, service, arrangement, policy)
-        finally:
-            os.close(root_fd)
+    with texts.unusable(path), texts.root_of(path) as root:
+        return _initialise_at(root.fd, path, service, arrangement, policy)
+
+
+def initialise_further(path: str, home: str, service: Owner = ROOT) -> tuple[bool, str]:
+    """Make a further store of the store *home*, an id, at *path*; False if it is there already (which stays untouched). Its id,
+    too. Raises StoreUnusable."""
+    _make_top(path, service)
+    with texts.unusable(path), texts.root_of(path) as root:
+        present = {os.fsencode(name) for name in os.listdir(root.fd)}
+        is_new = FORMAT_FILE not in present
+        if is_new:
+            _check_empty(present, path)
+            with acting_as(service):
+                _check_keeper(root.fd, path, service)
+                for name, mode in _FURTHER_DIRECTORIES.items():
+                    _make_directory(root.fd, name, mode)
+                _check_attributes(root.fd, path)
+                texts.write_text(root.fd, FORMAT_FILE, text_of_new(Arrangement.SHARED, home))
+        form = read_form(root.fd, path)
+        if form.home != home:
+            whose = "a store by itself" if form.home is None else f"one of the store {shown(form.home)}"
+            raise StoreUnusable(f"{shown(path)}: {whose} lies there already: give an empty directory")
+        return is_new, form.id
+
+
+def id_of(path: str) -> str:
+    """The id of the store at *path*. Raises StoreUnusable."""
+    with texts.unusable(path), texts.root_of(path) as root:
+        return read_own_form(root.fd, path).id
 
 
 def _make_top(path: str, service: Owner) -> None:
@@ -174,14 +202,10 @@ def _squashed_top(path: str) -> NotPermitted:
 
 def _initialise_at(root_fd: int, path: str, service: Owner, arrangement: Arrangement, policy: str) -> bool:
     present = {os.fsencode(name) for name in os.listdir(root_fd)}
-    if _FORMAT_FILE in present:
-        _read_format(root_fd, path)
+    if FORMAT_FILE in present:
+        read_own_form(root_fd, path)
         return False
-    foreign = sorted(name for name in present - _HARMLESS if not name.startswith(_UNFINISHED))
-    if foreign:
-        raise StoreUnusable(
-            f"{shown(path)}: not a ckfs store, and not empty (there is {shown(foreign[0])}): give an empty directory"
-        )
+    _check_empty(present, path)
     with acting_as(service):
         _check_keeper(root_fd, path, service)
         for name, mode in _DIRECTORIES.items():
@@ -191,16 +215,16 @@ def _initialise_at(root_fd: int, path: str, service: Owner, arrangement: Arrange
         attributes.put(attributes.path_of(root_fd, NAMES), record.ATTRIBUTE, record.encode(_MOUNT_ROOT))
         if _POLICY_FILE not in present:
             texts.write_text(root_fd, _POLICY_FILE, policy)
-        texts.write_text(root_fd, _FORMAT_FILE, _format_text(arrangement))
+        texts.write_text(root_fd, FORMAT_FILE, text_of_new(arrangement))
     return True
 
 
-def _format_text(arrangement: Arrangement) -> str:
-    text = "# A ckfs store. What lies here is described in docs/store.md.\n"
-    text += f'format = {_FORMATS[arrangement]}\nid = "{uuid.uuid4()}"\n'
-    if arrangement is not Arrangement.SHARED:
-        text += f'layout = "{arrangement.value}"\n'
-    return text + f'made_by = "ckfs {__version__}"\n'
+def _check_empty(present: set[bytes], path: str) -> None:
+    foreign = sorted(name for name in present - _HARMLESS if not name.startswith(_UNFINISHED))
+    if foreign:
+        raise StoreUnusable(
+            f"{shown(path)}: not a ckfs store, and not empty (there is {shown(foreign[0])}): give an empty directory"
+        )
 
 
 def _check_keeper(root_fd: int, path: str, service: Owner) -> None:
@@ -257,30 +281,33 @@ def open_store(
     read_only: bool = False,
     meter: Meter | None = None,
     only: str | None = None,
+    here: Here | None = None,
 ) -> Store:
-    """Open the store at *path*, if its id is *only*; *meter* hears what changes in what is charged. Raises StoreUnusable: missing,
-    foreign, another, newer, damaged, unreachable."""
+    """Open the store at *path*, if its id is *only*, and those of its further stores that this host reaches; *meter* hears what changes in
+    what is charged. Raises StoreUnusable: missing, foreign, another, newer, damaged, unreachable."""
     with texts.unusable(path):
         root_fd = texts.open_root(path)
         try:
-            identifier, arrangement = _read_format(root_fd, path)
-            if only not in (None, identifier):
+            form = read_own_form(root_fd, path)
+            if only not in (None, form.id):
                 raise StoreUnusable(
-                    f"{shown(path)}: this is the store {shown(identifier)}, and store_id= says {shown(str(only))}:"
+                    f"{shown(path)}: this is the store {shown(form.id)}, and store_id= says {shown(str(only))}:"
                     " see what is mounted there"
                 )
-            door = Door(root_fd, read_only=read_only, meter=meter)
+            door = Door(root_fd, read_only=read_only, meter=meter, volumes=Volumes(form.id, here))
             if not read_only:
                 _check_keeper_again(root_fd, path, service, is_local=door.is_local)
-            names = SetNames(door, root_fd, service, arrangement, read_only=read_only)
-            trash = Trash(door, names, service, arrangement)
+            names = SetNames(door, root_fd, service, form.arrangement, read_only=read_only)
+            trash = Trash(door, names, service, form.arrangement)
             mounts = Mounts(root_fd, service, read_only=read_only)
         except BaseException:
             os.close(root_fd)
             raise
-    return Store(
-        path, identifier, Root(root_fd, path), door, names, trash, mounts, service, read_only, arrangement
-    )
+    root = Root(root_fd, path)
+    with contextlib.suppress(CkfsError):  # whoever needs the policy says what is wrong with it
+        door.volumes.follow(settings.parse(policy_text(root)).stores)
+        door.volumes.look_at_all()
+    return Store(path, form.id, root, door, names, trash, mounts, service, read_only, form.arrangement)
 
 
 def _check_keeper_again(root_fd: int, path: str, service: Owner, *, is_local: bool) -> None:
@@ -298,37 +325,6 @@ def _check_keeper_again(root_fd: int, path: str, service: Owner, *, is_local: bo
         f"{shown(path)}: uid {service.uid} may not write there: mount with service_user= and the account of uid {keeper},"
         " which keeps the store"
     )
-
-
-def _read_format(root_fd: int, path: str) -> tuple[str, Arrangement]:
-    """The store's id, and where in it lies what."""
-    try:
-        text = texts.read_text(root_fd, _FORMAT_FILE, path)
-    except FileNotFoundError:
-        raise StoreUnusable(
-            f"{shown(path)}: not a ckfs store: make one with 'ckfs init {shown(path)}'"
-        ) from None
-    try:
-        table = tomllib.loads(text)
-        version, identifier = table["format"], table["id"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        raise StoreUnusable(
-            f"{shown(path)}: its ckfs.toml is damaged: restore that file from a backup"
-        ) from None
-    if not isinstance(version, int) or not isinstance(identifier, str):
-        raise StoreUnusable(f"{shown(path)}: its ckfs.toml is damaged: restore that file from a backup")
-    if version > FORMAT:
-        raise StoreUnusable(
-            f"{shown(path)}: a store of format {version}, and ckfs {__version__} knows up to {FORMAT}: update ckfs"
-        )
-    layout = table.get("layout", Arrangement.SHARED.value)
-    arrangement = next((known for known in Arrangement if known.value == layout), None)
-    if arrangement is None or _FORMATS[arrangement] != version:
-        raise StoreUnusable(
-            f"{shown(path)}: its ckfs.toml says format {version} and layout {shown(str(layout))}, which ckfs {__version__}"
-            " does not know together: update ckfs, or restore that file from a backup"
-        )
-    return identifier, arrangement
 
 
 def reachable_by_users(path: str) -> bool:

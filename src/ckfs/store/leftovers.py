@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from ckfs.errors import Stale
+from ckfs.errors import Stale, Unreached
 from ckfs.model import JobFate, Owner, State
 from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.policy import leftovers
@@ -28,7 +28,7 @@ from ckfs.store.layout import Store
 from ckfs.store.realms import Arrangement
 from ckfs.store.record import new_inode
 from ckfs.store.removed import ATTRIBUTE, Item, Note, decode
-from ckfs.store.spots import Found, Spot
+from ckfs.store.spots import Found, Spot, VolumeId
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,14 @@ class Writers(Protocol):
 
     def is_live(self, spot: Spot, found: Found) -> bool:
         """Whether somebody may still be writing the image *found* at *spot*. Blocking."""
+
+
+Where = tuple[VolumeId, tuple[bytes, ...]]
+"""A volume, and the way to a place in it."""
+
+
+def _where(place: Spot) -> Where:
+    return place.volume, place.components
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +104,7 @@ class Leftovers:
             return None
         try:
             entry, top = self._store.names.examine(name)
-        except (FileNotFoundError, Stale):
+        except (FileNotFoundError, Stale, Unreached):
             return None
         now_ns = self._clock()
         of_top = _touched(top, now_ns)
@@ -190,10 +198,10 @@ class Leftovers:
         return [
             left
             for place in self._all_places()
-            if place.components not in spots and (left := self._left_place(place, inodes)) is not None
+            if _where(place) not in spots and (left := self._left_place(place, inodes)) is not None
         ]
 
-    def _known_places(self) -> tuple[set[tuple[bytes, ...]], set[Inode]] | None:
+    def _known_places(self) -> tuple[set[Where], set[Inode]] | None:
         """The places, and the inodes, that names refer to; None if one of them cannot be read: it may refer to anything."""
         spots, inodes = set(), set()
         for name in self._store.names.all():
@@ -204,25 +212,29 @@ class Leftovers:
             except OSError as error:
                 log.info("places without a name are not looked for: set %s: %s", shown(name), error)
                 return None
-            spots.add(entry.spot.components)
+            spots.add(_where(entry.spot))
             inodes.add(entry.ino)
         return spots, inodes
 
-    def _users(self) -> Iterator[Owner]:
-        door, service = self._store.door, self._store.service
-        for user in door.names_at(Spot(service, (USERS,))):
+    def _users(self, volume: VolumeId) -> Iterator[Spot]:
+        """The directories of users' sets, each to be reached as its user."""
+        door, top = self._store.door, Spot(self._store.service, (USERS,), volume=volume)
+        for user in door.names_at(top):
             with contextlib.suppress(FileNotFoundError, Stale):
-                status = door.status(Spot(service, (USERS, user)))
+                status = door.status(top.below(user))
                 if b"%d" % status.st_uid == user and stat.S_ISDIR(status.st_mode):
-                    yield Owner(Uid(status.st_uid), Gid(status.st_gid))
+                    yield top.at(USERS, user, identity=Owner(Uid(status.st_uid), Gid(status.st_gid)))
 
     def _all_places(self) -> Iterator[Spot]:
-        arrangement = self._store.arrangement
-        for owner in self._users():
-            with contextlib.suppress(FileNotFoundError, Stale):
-                for name in self._store.door.names_at(Spot(owner, arrangement.user(owner.uid))):
-                    if arrangement.is_place(name):
-                        yield Spot(owner, (*arrangement.user(owner.uid), name))
+        """In the store and all further ones that this host reaches."""
+        for volume in self._store.volumes.ids():
+            arrangement = self._store.arrangement.of(volume)
+            with contextlib.suppress(Unreached):
+                for directory in self._users(volume):
+                    with contextlib.suppress(FileNotFoundError, Stale):
+                        for name in self._store.door.names_at(directory):
+                            if arrangement.is_place(name):
+                                yield directory.below(name)
 
     def _left_place(self, place: Spot, inodes: set[Inode]) -> Leftover | None:
         name = place.components[-1]
@@ -270,24 +282,28 @@ class Leftovers:
         ]
 
     def _staged(self) -> Iterator[Spot]:
-        if self._store.arrangement is Arrangement.REALMS:
-            for owner in self._users():
-                yield from self._staged_as(owner)
-        else:
-            yield from self._staged_as(self._store.service)
+        for volume in self._store.volumes.ids():
+            arrangement = self._store.arrangement.of(volume)
+            if arrangement is Arrangement.REALMS:
+                for directory in self._users(volume):
+                    staging = arrangement.staging(directory.identity.uid)
+                    yield from self._staged_in(directory.at(*staging))
+            else:
+                staging = arrangement.staging(self._store.service.uid)
+                yield from self._staged_in(Spot(self._store.service, staging, volume=volume))
 
-    def _staged_as(self, owner: Owner) -> Iterator[Spot]:
-        door, staging = self._store.door, self._store.arrangement.staging(owner.uid)
-        names = []
-        with contextlib.suppress(FileNotFoundError, Stale):
-            names = door.names_at(Spot(owner, staging))
+    def _staged_in(self, directory: Spot) -> Iterator[Spot]:
+        door, names = self._store.door, list[bytes]()
+        with contextlib.suppress(FileNotFoundError, Stale, Unreached):
+            names = door.names_at(directory)
         for name in names:
             if not name.startswith(_UNFINISHED):
                 continue
-            with contextlib.suppress(FileNotFoundError, Stale):
-                status = door.status(Spot(owner, (*staging, name)))
+            with contextlib.suppress(FileNotFoundError, Stale, Unreached):
+                status = door.status(directory.below(name))
                 if stat.S_ISREG(status.st_mode):
-                    yield Spot(Owner(Uid(status.st_uid), Gid(status.st_gid)), (*staging, name))
+                    owner = Owner(Uid(status.st_uid), Gid(status.st_gid))
+                    yield directory.at(*directory.components, name, identity=owner)
 
     # To the trash
 
@@ -338,7 +354,7 @@ class Leftovers:
             known = self._known_places()
             return (
                 known is not None
-                and left.spot.components not in known[0]
+                and _where(left.spot) not in known[0]
                 and self._left_place(left.spot, known[1]) == left
             )
         return self._left_unfinished(left.spot, left.kind) == left

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ckfs.errors import Exists, OtherOwner, Stale
+from ckfs.model import Owner
 from ckfs.names import Inode, SetName, shown
 from ckfs.store.door import Door
 from ckfs.store.entries import SetEntry, place_beside, place_of
 from ckfs.store.exclusive import rename_if_free
 from ckfs.store.setnames import SetNames
-from ckfs.store.spots import Found, Spot
+from ckfs.store.spots import Found, Spot, VolumeId
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 
 log = logging.getLogger(__name__)
@@ -119,9 +120,7 @@ def _file_to_set(
 ) -> tuple[SetEntry, Found]:
     found = door.examine(source)
     _check_single(found)
-    entry = SetEntry(
-        found.record.ino, like.owner, like.stored, _free_place(door, like, new, found.record.ino)
-    )
+    entry = _entry_like(door, like, new, found)
     if flags & RENAME_NOREPLACE:
         names.check_free(new)
         replaced = None
@@ -157,9 +156,7 @@ def link_set(
     """Give the file *source* another name, at the top. Exists if that is taken."""
     names.check_free(new)
     found = door.examine(source)
-    entry = SetEntry(
-        found.record.ino, like.owner, like.stored, _free_place(door, like, new, found.record.ino)
-    )
+    entry = _entry_like(door, like, new, found)
     door.link(source, entry.spot)
     try:
         names.enter(new, entry)
@@ -208,7 +205,7 @@ def _replaceable(
 
 def _readable_place(names: SetNames, door: Door, name: SetName, entry: SetEntry, found: Found) -> SetEntry:
     """Let the set's files lie under its new name too; if that is not possible, the old one stays."""
-    moved = SetEntry(entry.ino, entry.owner, entry.stored, _free_place(door, entry, name, entry.ino))
+    moved = dataclasses.replace(entry, place=_free_place(door, entry, name, entry.ino))
     try:
         rename_if_free(door, entry.spot, moved.spot, found)
         try:
@@ -236,13 +233,23 @@ def _said_to_lie(names: SetNames, name: SetName, entry: SetEntry, moved: SetEntr
     """Say where the set's files lie now; whoever gives it away on another mount meanwhile changes only whose it is."""
     for _ in range(_TRIES):
         said = names.read(name)
-        if (said.ino, said.stored, said.place) != (entry.ino, entry.stored, entry.place):
+        if (said.ino, *_where(said)) != (entry.ino, *_where(entry)):
             break
         now = dataclasses.replace(said, place=moved.place)
         with contextlib.suppress(Stale):
             names.change(name, said, now)
             return now
     raise Stale("the set changes hands, or is renamed again")
+
+
+def _entry_like(door: Door, like: SetEntry, new: SetName, found: Found) -> SetEntry:
+    """Of the set *new*, which *found* becomes, out of the set whose entry is *like*."""
+    place = _free_place(door, like, new, found.record.ino)
+    return dataclasses.replace(like, place=place).of_top(found.record.ino, found.record.mode)
+
+
+def _where(entry: SetEntry) -> tuple[VolumeId, Owner, bytes]:
+    return entry.volume, entry.stored, entry.place
 
 
 def _free_place(door: Door, like: SetEntry, name: SetName, ino: Inode) -> bytes:

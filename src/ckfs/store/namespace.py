@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from ckfs.model import Owner, Record
 from ckfs.names import Inode, MountId
 from ckfs.store import attributes, record, syscalls, trees
-from ckfs.store.realms import realm_of
+from ckfs.store.realms import realm_at
 from ckfs.store.refusals import noting
 from ckfs.store.spots import Build, Found, Spot
 from ckfs.store.way import Way, check_same
@@ -74,7 +74,7 @@ class Namespace(Way):
         """A closed file with *content* under a name that nobody looks at yet."""
         fd, _ = self.make_file(staging, lambda _: new, os.O_WRONLY)
         try:
-            with self.refusals.stored_as(realm_of(staging.components)):
+            with self.refusals.stored_as(realm_at(staging)):
                 try:
                     _write_all(fd, content)
                 finally:

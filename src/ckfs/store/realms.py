@@ -11,6 +11,7 @@ import enum
 
 from ckfs.names import Uid
 from ckfs.store.entries import RESERVED, USERS
+from ckfs.store.spots import HOME, Spot, VolumeId
 
 STAGING = b"staging"
 """For links that are on their way to ``names/``; and for files that are, unless these are in realms."""
@@ -29,6 +30,11 @@ def realm_of(components: Components) -> Uid | None:
     return None
 
 
+def realm_at(spot: Spot) -> Uid | None:
+    """As :func:`realm_of`. In further stores there are none: what limits users there is not ckfs's."""
+    return realm_of(spot.components) if spot.volume == HOME else None
+
+
 class Arrangement(enum.Enum):
     """*value* is what ``ckfs.toml`` calls it."""
 
@@ -36,6 +42,10 @@ class Arrangement(enum.Enum):
     """Trash and staging are directories of all users."""
     REALMS = "realms"
     """They lie with each user's sets."""
+
+    def of(self, volume: VolumeId) -> Arrangement:
+        """That of a further store of a store that has this one."""
+        return self if volume == HOME else Arrangement.SHARED
 
     @staticmethod
     def user(uid: Uid) -> Components:

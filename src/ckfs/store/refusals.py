@@ -16,7 +16,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from ckfs.errors import Stale
 from ckfs.names import Uid
 from ckfs.store.identity import ROOT, acting_as
-from ckfs.store.realms import realm_of
+from ckfs.store.realms import realm_at
 from ckfs.store.spots import Spot, Target
 
 OverQuota = Callable[[Uid], bool]
@@ -62,7 +62,7 @@ class Refusals:
 
     def headroom(self, where: Target) -> AbstractContextManager[None] | None:
         """In the block whose *where* is may have a little more than his limit; None if that is not for ckfs to say."""
-        uid = realm_of(where.components) if isinstance(where, Spot) else Uid(os.fstat(where.fd).st_uid)
+        uid = realm_at(where) if isinstance(where, Spot) else Uid(os.fstat(where.fd).st_uid)
         return None if self._headroom is None or uid is None else self._headroom(uid)
 
 

@@ -25,7 +25,7 @@ from ckfs.store.alone import alone_with
 from ckfs.store.metering import Meter, attribute_bytes, bytes_of, charge_of, is_charged, number_at, rounded
 from ckfs.store.removed import ATTRIBUTE as NOTE
 from ckfs.store.shares import Shares
-from ckfs.store.spots import OpenFile, Spot, Target
+from ckfs.store.spots import HOME, OpenFile, Spot, Target
 from ckfs.store.syscalls import RENAME_EXCHANGE
 
 _MOST_NAMES_BYTES = 60_000
@@ -68,6 +68,9 @@ class Unreported:
 
     def changing(self, target: Target, fd: int, ino: Inode, name: bytes) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
+
+    def differs(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
+        pass
 
     def mark(self, fd: int, mount: MountId) -> None:
         writers.put(fd, mount)
@@ -130,13 +133,16 @@ class Reports:
         if payer is None or status is None:
             yield
             return
-        with _held(at, status, exactly=self.exact and spot.payer is None) as held:
+        with _held(at, status, exactly=self._is_exact(spot, at[0]) and spot.payer is None) as held:
             gone = None if held is not None else self._seen_before(spot, at, status)
             yield
             if held is not None and (charge := self.shares.gone(held, payer)) is not None:
                 gone = _Counted(number_at(held), charge)
             if gone is not None:
                 self.meter.gone(payer, gone.ino, gone.charge)
+
+    def _is_exact(self, spot: Spot, dir_fd: int) -> bool:
+        return self.exact and (spot.volume == HOME or syscalls.is_local(dir_fd))
 
     def _seen_before(self, spot: Spot, at: At, status: os.stat_result) -> _Counted | None:
         """What will be gone with the name *at*; None if that is told by others, or another name stays."""
@@ -229,6 +235,10 @@ class Reports:
             return
         self.shares.take_in(fd, by_bytes)
         self.meter.changed(Uid(payer), ino, by_bytes)
+
+    def differs(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
+        """A copy that has become the set *ino* is charged with so much more than what it is of."""
+        self.meter.changed(payer, ino, by_bytes)
 
     # Looking
 

@@ -25,7 +25,7 @@ from ckfs.store.spots import Found, Spot
 from ckfs.store.syscalls import RENAME_NOREPLACE
 
 Failure = tuple[Item, OSError | FsError]
-NewSpot = Callable[[Owner], Spot]
+NewSpot = Callable[[Spot], Spot]
 
 _PRIVATE_DIRECTORY = stat.S_IFDIR | 0o700
 _GONE = "it is not in the trash any more"
@@ -83,9 +83,11 @@ def _is_same_user(one: Owner | None, other: Owner | None) -> bool:
 def _set_back(door: Door, names: SetNames, item: Item, name: SetName) -> None:
     _check_free(names, name)
     stored = item.spot.identity
-    names.prepare_user(stored)
-    ino = item.found.record.ino
-    entry = _to_place(door, item, SetEntry(ino, item.note.owner, stored, place_of(name, ino)))
+    volume = item.spot.volume
+    names.prepare_user(stored, volume)
+    ino, mode = item.found.record.ino, item.found.record.mode
+    entry = SetEntry(ino, item.note.owner, stored, place_of(name, ino), volume)
+    entry = _to_place(door, item, entry.of_top(ino, mode))
     try:
         names.enter(name, entry)
     except BaseException as error:
@@ -148,6 +150,8 @@ def _check_fits(entry: SetEntry, found: Found, item: Item, name: SetName) -> Non
         raise exists_again(name)
     if not _is_same_user(entry.owner, item.note.owner):
         raise others_by_now(name)
+    if entry.volume != item.spot.volume:
+        raise OtherOwner(f"the files of the set {shown(name)} lie in another store by now: {WAY_OUT}")
     if entry.stored.uid != item.spot.identity.uid:
         raise OtherOwner(f"the files of the set {shown(name)} are kept as another user's by now: {WAY_OUT}")
     if not found.record.is_directory:
@@ -213,8 +217,8 @@ def _as_new_set(
     _check_one_owner(items)
     names.check_free(name)
     stored = items[0].spot.identity
-    whole = _empty_set(door, items[0], name, new_spot(stored))
-    entry = SetEntry(whole.found.record.ino, whole.note.owner, stored, name)
+    whole = _empty_set(door, items[0], name, new_spot(items[0].spot))
+    entry = SetEntry(whole.found.record.ino, whole.note.owner, stored, name, whole.spot.volume)
     failures = _each_into(door, entry, whole.spot, whole.found, items, name)
     if len(failures) == len(items):
         with contextlib.suppress(OSError):

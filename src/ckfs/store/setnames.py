@@ -10,17 +10,19 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 
 from ckfs.errors import Exists, Stale, Unsupported
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid
+from ckfs.store import out_of_reach
 from ckfs.store.copylocks import CopyLocks
 from ckfs.store.door import Door
 from ckfs.store.entries import USERS, SetEntry, on_the_way, place_beside, place_of
 from ckfs.store.identity import ROOT
 from ckfs.store.namelinks import NAMES, NameLinks, unused_name
 from ckfs.store.realms import Arrangement
-from ckfs.store.spots import Found, Spot
+from ckfs.store.spots import HOME, Found, Spot, VolumeId
 
 MakeRealm = Callable[[Uid, Gid], None]
 """Have the directory of a user's sets, as the engine under the store wants it. Blocking; quick if it is there."""
@@ -59,9 +61,20 @@ class SetNames(NameLinks):
         """As :meth:`look_up_nothing`, for the directory that holds the sets of *stored*."""
         self._door.examine_if_there(Spot(stored, (USERS, b"%d" % stored.uid, unused_name(b"nothing"))))
 
-    def examine(self, name: SetName) -> tuple[SetEntry, Found]:
-        """The set's entry and its top; FileNotFoundError if there is none, or it is just being removed."""
+    def look(self, name: SetName) -> tuple[SetEntry, Found]:
+        """As :meth:`examine`; of a set in a further store that this host does not reach, what its name says."""
         entry = self.read(name)
+        if self._door.volumes.is_usable(entry.volume):
+            return self._examine(name, entry)
+        return entry, Found(out_of_reach.status_of(entry, self._status(name)), out_of_reach.record_of(entry))
+
+    def examine(self, name: SetName) -> tuple[SetEntry, Found]:
+        """The set's entry and its top; FileNotFoundError if there is none, or it is just being removed. Unreached if it lies in a further
+        store that this host does not reach."""
+        return self._examine(name, self.read(name))
+
+    def _examine(self, name: SetName, entry: SetEntry) -> tuple[SetEntry, Found]:
+        self._door.volumes.check(entry.volume)  # whoever looks at all sets would fill the log
         try:
             found = self._door.examine_if_there(entry.spot)
         except PermissionError:
@@ -87,13 +100,20 @@ class SetNames(NameLinks):
     # Taking
 
     def take(
-        self, name: SetName, owner: Owner | None, stored: Owner, ino: Inode, make: Callable[[Spot], Found]
+        self,
+        name: SetName,
+        owner: Owner | None,
+        stored: Owner,
+        ino: Inode,
+        make: Callable[[Spot], Found],
+        volume: VolumeId = HOME,
     ) -> tuple[SetEntry, Found]:
-        """Make a set: its top by *make*, then its name. Exists if somebody else has the name."""
+        """Make a set in *volume*: its top by *make*, then its name. Exists if somebody else has the name."""
         self.check_free(name)
-        self.prepare_user(stored)
-        entry, found = self._make_place(name, owner, stored, ino, make)
-        entry = SetEntry(found.record.ino, entry.owner, entry.stored, entry.place)
+        self.prepare_user(stored, volume)
+        place = SetEntry(ino, owner, stored, place_of(name, ino), volume)
+        place, found = self._make_place(name, place, make)
+        entry = place.of_top(found.record.ino, found.record.mode)
         try:
             self.enter(name, entry)
         except BaseException:
@@ -102,10 +122,10 @@ class SetNames(NameLinks):
             raise
         return entry, found
 
-    def prepare_user(self, stored: Owner) -> None:
-        """Have the directory in which the sets of *stored* lie. EngineFailed if the engine does not take it for a realm."""
-        directory = Spot(stored, self._arrangement.user(stored.uid))
-        if self._arrangement is Arrangement.SHARED:
+    def prepare_user(self, stored: Owner, volume: VolumeId = HOME) -> None:
+        """Have the directory in *volume* in which the sets of *stored* lie. EngineFailed if the engine does not take it for a realm."""
+        directory = Spot(stored, self._arrangement.user(stored.uid), volume=volume)
+        if self._arrangement.of(volume) is Arrangement.SHARED:
             self._door.ensure_directory(directory)
             return
         if self._make_realm is not None and not self._read_only:
@@ -116,14 +136,13 @@ class SetNames(NameLinks):
         self._door.ensure_directory(Spot(stored, self._arrangement.staging(stored.uid)))
 
     def _make_place(
-        self, name: SetName, owner: Owner | None, stored: Owner, ino: Inode, make: Callable[[Spot], Found]
+        self, name: SetName, entry: SetEntry, make: Callable[[Spot], Found]
     ) -> tuple[SetEntry, Found]:
-        entry = SetEntry(ino, owner, stored, place_of(name, ino))
         try:
             return entry, make(entry.spot)
         except FileExistsError:
             # Another taker is about to win, or one died here: this one goes on beside it, and the name decides.
-            entry = SetEntry(ino, owner, stored, place_beside(name, ino))
+            entry = replace(entry, place=place_beside(name, entry.ino))
             return entry, make(entry.spot)
 
     def check_free(self, name: SetName) -> None:
@@ -133,15 +152,16 @@ class SetNames(NameLinks):
         except FileNotFoundError:
             return
         try:
-            self.examine(name)
+            self.look(name)
         except FileNotFoundError:
             self.clear(name, entry)
         else:
             raise Exists("a set of that name exists")
 
-    def staging_spot(self, stored: Owner) -> Spot:
-        """A unique name in a staging directory, to be made as *stored*."""
-        return Spot(stored, (*self._arrangement.staging(stored.uid), unused_name(b"file")))
+    def staging_spot(self, stored: Owner, volume: VolumeId = HOME) -> Spot:
+        """A unique name in a staging directory of *volume*, to be made as *stored*."""
+        staging = self._arrangement.of(volume).staging(stored.uid)
+        return Spot(stored, (*staging, unused_name(b"file")), volume=volume)
 
     # Removing
 

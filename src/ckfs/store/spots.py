@@ -12,10 +12,16 @@ from ckfs.names import Inode, Uid
 _CHARGED = (b"users", b"trash")
 """The directories of a store in which files are somebody's to pay for. What is being made in staging/ is nobody's yet."""
 
+VolumeId = bytes
+"""The id of a further store (:mod:`ckfs.store.volumes`), or HOME."""
+HOME: VolumeId = b""
+"""The store itself, which has the names of all sets, and the files of all that lie in no further store."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """A name in the store: *components* below the store's root (at least one), reached as *identity*.
+    """A name in the store: *components* (at least one) below the root of the store, or of its further store *volume*, reached as
+    *identity*.
 
     *within* is the inode that the directory holding it must be; calls through a name that leads elsewhere are Stale.
     *payer* is who is charged with what lies there, if that is not the identity: of a set that was given away, and whose
@@ -26,6 +32,7 @@ class Spot:
     components: tuple[bytes, ...]
     within: Inode | None = None
     payer: Uid | None = None
+    volume: VolumeId = HOME
 
     @property
     def charged_to(self) -> Uid | None:
@@ -36,7 +43,11 @@ class Spot:
 
     def below(self, *names: bytes, within: Inode | None = None) -> Spot:
         """What *names* lead to from here."""
-        return Spot(self.identity, (*self.components, *names), within, self.payer)
+        return Spot(self.identity, (*self.components, *names), within, self.payer, self.volume)
+
+    def at(self, *components: bytes, identity: Owner | None = None) -> Spot:
+        """What lies at *components* of the same volume, and is charged to whom it belongs to."""
+        return Spot(self.identity if identity is None else identity, components, volume=self.volume)
 
     def by(self, identity: Owner) -> Spot:
         """The same, reached as somebody else. Who is charged stays."""

@@ -195,6 +195,27 @@ def file_system_magic(fd: int) -> int:
     return ctypes.c_ulong.from_buffer(buffer).value & 0xFFFFFFFF
 
 
+_TMPFS = 0x01021994
+_LOCAL_FILE_SYSTEMS = {
+    _TMPFS: "tmpfs",
+    0xEF53: "ext2, ext3, ext4",
+    0x58465342: "XFS",
+    0x9123683E: "btrfs",
+    0xF2F52010: "F2FS",
+    0x2FC12FC1: "ZFS",
+}
+"""By the kernel's magic numbers. All others may have to wait for another machine or process."""
+
+
+def is_local(fd: int) -> bool:
+    """Whether *fd* is on this host's own disk or in its memory."""
+    return file_system_magic(fd) in _LOCAL_FILE_SYSTEMS
+
+
+def is_in_memory(fd: int) -> bool:
+    return file_system_magic(fd) == _TMPFS
+
+
 _M_ARENA_MAX = -8
 
 

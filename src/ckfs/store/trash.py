@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from ckfs.errors import FsError, Stale
+from ckfs.errors import FsError, Stale, Unreached
 from ckfs.model import Owner
 from ckfs.names import Gid, Inode, SetName, Uid, shown
 from ckfs.policy.quota import NOTHING, Amount
@@ -32,12 +32,13 @@ from ckfs.store.realms import Arrangement
 from ckfs.store.removed import ATTRIBUTE, Damaged, Item, Note, decode, encode, fitted
 from ckfs.store.restoring import Failure
 from ckfs.store.setnames import SetNames
-from ckfs.store.spots import Found, Spot
+from ckfs.store.spots import HOME, Found, Spot, VolumeId
 
 log = logging.getLogger(__name__)
 
 _PURGED = b".purged"
 """Follows the token of a directory that is being removed for good: it is not whole any more."""
+_GONE = (FileNotFoundError, Stale, Unreached)
 _NOTE_BYTES = 1 << 20
 """Room that is made where not even a note fits; more than one, for those that come next."""
 
@@ -57,18 +58,16 @@ class Trash:
 
     def put(self, spot: Spot, note: Note) -> Item:
         """Move the file or directory *spot* into the trash. Stale if it is not the inode of *note*."""
-        return self._with_room(
-            spot.identity, lambda: self._there(spot.identity, lambda: self._put(spot, fitted(note)))
-        )
+        return self._with_room(spot, lambda: self._there(spot, lambda: self._put(spot, fitted(note))))
 
     def put_as_able(self, spot: Spot, note: Note) -> Item:
         """As :meth:`put`, for what leaves the trash again at once: nothing else gives way to its note, which may be missing."""
         try:
-            return self._there(spot.identity, lambda: self._put(spot, fitted(note)))
+            return self._there(spot, lambda: self._put(spot, fitted(note)))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-        return self._there(spot.identity, lambda: self._put(spot, fitted(note), noted=False))
+        return self._there(spot, lambda: self._put(spot, fitted(note), noted=False))
 
     def put_set(self, name: SetName, ino: Inode, note: Callable[[SetEntry, Found], Note]) -> Item:
         """Move the whole set *name* into the trash, and take its name away. Stale if it is not the one whose top is *ino*."""
@@ -85,7 +84,7 @@ class Trash:
         return items[0]
 
     def _put(self, spot: Spot, note: Note, *, noted: bool = True) -> Item:
-        target = self._name_for(spot.identity)
+        target = self._name_for(spot)
         value = encode(note) if noted else None
         item = Item(target, self._door.rename_noted(spot, target, note.ino, ATTRIBUTE, value), note)
         if (
@@ -100,12 +99,10 @@ class Trash:
 
     def link(self, spot: Spot, note: Note) -> Item:
         """Have a hard link of the file *spot* in the trash, before a rename takes its name. Stale as in :meth:`put`."""
-        return self._with_room(
-            spot.identity, lambda: self._there(spot.identity, lambda: self._link(spot, fitted(note)))
-        )
+        return self._with_room(spot, lambda: self._there(spot, lambda: self._link(spot, fitted(note))))
 
     def _link(self, spot: Spot, note: Note) -> Item:
-        target = self._name_for(spot.identity)
+        target = self._name_for(spot)
         self._door.set_attribute(spot, note.ino, ATTRIBUTE, encode(note))
         self._door.link(spot, target, note.ino)
         item = Item(target, self._door.examine(target), note)
@@ -125,53 +122,55 @@ class Trash:
             return False
         return any(
             isinstance(entry, Item) and os.path.samestat(entry.found.stat, found.stat)
-            for entry in self._entries(spot.identity.uid)
+            for entry in self._entries(spot.identity.uid, spot.volume)
         )
 
     def _drop_others(self, item: Item) -> None:
         """Unlink what a rename that died left of the same file: a file is in the trash once."""
-        for other in self._entries(item.spot.identity.uid):
+        for other in self._entries(item.spot.identity.uid, item.spot.volume):
             if isinstance(other, Damaged) or other.token == item.token:
                 continue
             if other.found.record.ino == item.found.record.ino:
                 self.drop(other)
 
-    def _there(self, stored: Owner, work: Callable[[], Item]) -> Item:
-        """*work*, which puts something into the trash of *stored*; that is made first if it is not there."""
+    def _there(self, spot: Spot, work: Callable[[], Item]) -> Item:
+        """*work*, which puts *spot* into the trash of the same user and volume; that is made first if it is not there."""
         try:
             return work()
         except (
             Stale,
             PermissionError,
         ):  # or what goes there has just moved; or who made trash/ died before all could enter
-            self._ensure(stored)
+            self._ensure(spot)
             return work()
 
-    def _ensure(self, stored: Owner) -> None:
-        if self._arrangement is Arrangement.REALMS:
+    def _ensure(self, spot: Spot) -> None:
+        arrangement, stored = self._arrangement.of(spot.volume), spot.identity
+        if arrangement is Arrangement.REALMS:
             self._names.prepare_user(stored)
         else:
-            self._door.ensure_shared_directory(Spot(self._service, self._arrangement.of_trash()))
-        self._door.ensure_directory(Spot(stored, self._arrangement.trash(stored.uid)))
+            self._door.ensure_shared_directory(spot.at(*arrangement.of_trash(), identity=self._service))
+        self._door.ensure_directory(spot.at(*arrangement.trash(stored.uid)))
 
-    def _new_spot(self, stored: Owner) -> Spot:
-        """A name of its own in the trash of *stored*, which is there afterwards."""
-        self._ensure(stored)
-        return self._name_for(stored)
+    def _new_spot(self, spot: Spot) -> Spot:
+        """A name of its own in the trash of the same user and volume as *spot*, which is there afterwards."""
+        self._ensure(spot)
+        return self._name_for(spot)
 
-    def _name_for(self, stored: Owner) -> Spot:
-        return Spot(stored, (*self._arrangement.trash(stored.uid), secrets.token_hex(8).encode()))
+    def _name_for(self, spot: Spot) -> Spot:
+        trash = self._arrangement.of(spot.volume).trash(spot.identity.uid)
+        return spot.at(*trash, secrets.token_hex(8).encode())
 
-    def _with_room(self, stored: Owner, work: Callable[[], Item]) -> Item:
+    def _with_room(self, spot: Spot, work: Callable[[], Item]) -> Item:
         """Where a note does not fit any more, what is in the trash already gives way to it."""
         try:
             return work()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            freed = self.make_room(stored, _NOTE_BYTES)
+            freed = self.make_room(spot.identity, _NOTE_BYTES, spot.volume)
             if not freed and error.errno == errno.ENOSPC:
-                freed = self.make_room(None, _NOTE_BYTES)
+                freed = self.make_room(None, _NOTE_BYTES, spot.volume)
             if not freed:
                 raise
         return work()
@@ -184,42 +183,53 @@ class Trash:
             if isinstance(entry, Damaged) or not entry.has_other_name:
                 yield entry
 
-    def _entries(self, uid: Uid | None) -> Iterator[Item | Damaged]:
-        for directory in self._directories(uid):
+    def _entries(self, uid: Uid | None, volume: VolumeId | None = None) -> Iterator[Item | Damaged]:
+        """Of *volume* alone, or of all that this host reaches."""
+        for directory in self._directories(uid, volume):
             for token in sorted(self._names_at(directory)):
-                entry = self._entry(Spot(directory.identity, (*directory.components, token)))
+                entry = self._entry(directory.below(token))
                 if entry is not None:
                     yield entry
 
-    def _directories(self, uid: Uid | None) -> Iterator[Spot]:
-        above = self._arrangement.of_trash()
-        users = self._names_at(Spot(self._service, above)) if uid is None else [b"%d" % uid]
-        for user in users:
+    def _directories(self, uid: Uid | None, volume: VolumeId | None) -> Iterator[Spot]:
+        for one in self._door.volumes.ids() if volume is None else (volume,):
+            yield from self._directories_in(one, uid)
+
+    def _directories_in(self, volume: VolumeId, uid: Uid | None) -> Iterator[Spot]:
+        arrangement = self._arrangement.of(volume)
+        top = Spot(self._service, arrangement.of_trash(), volume=volume)
+        for user in self._names_at(top) if uid is None else [b"%d" % uid]:
             try:
-                status = self._door.status(Spot(self._service, (*above, user)))
-            except (FileNotFoundError, Stale):
+                status = self._door.status(top.below(user))
+            except _GONE:
                 continue
             if b"%d" % status.st_uid == user and stat.S_ISDIR(status.st_mode):
                 owner = Owner(Uid(status.st_uid), Gid(status.st_gid))
-                yield Spot(owner, self._arrangement.trash(owner.uid))
+                yield top.at(*arrangement.trash(owner.uid), identity=owner)
             else:
-                path = b"/".join((*above, user))
+                path = b"/".join((*top.components, user))
                 log.warning("passed over %s: nothing that ckfs made", shown(path))
 
     def _names_at(self, spot: Spot) -> list[bytes]:
-        with contextlib.suppress(FileNotFoundError, Stale):
+        try:
             return self._door.names_at(spot)
-        return []
+        except _GONE:
+            return []
+        except (OSError, FsError) as error:
+            if spot.volume == HOME:
+                raise
+            log.info("the trash of a further store is passed over: %s", error)
+            return []
 
     def _entry(self, spot: Spot) -> Item | Damaged | None:
         """What *spot* is; None if it has just gone."""
         try:
             status = self._door.status(spot)
-        except (FileNotFoundError, Stale):
+        except _GONE:
             return None
         if status.st_uid != spot.identity.uid:
             return Damaged(spot, status.st_ctime_ns, f"belongs to uid {status.st_uid}")
-        spot = Spot(Owner(Uid(status.st_uid), Gid(status.st_gid)), spot.components)
+        spot = spot.at(*spot.components, identity=Owner(Uid(status.st_uid), Gid(status.st_gid)))
         if spot.components[-1].endswith(_PURGED):
             return Damaged(spot, 0, "was being removed for good")
         try:
@@ -257,7 +267,7 @@ class Trash:
         if not stat.S_ISDIR(status.st_mode):
             return charge_of(self._door, spot) if status.st_nlink == 1 else NOTHING
         below = {found.stat.st_ino: path for path, found in walks.everything(self._door, spot)}
-        inner = (Spot(spot.identity, (*spot.components, *path.split(b"/"))) for path in below.values())
+        inner = (spot.at(*spot.components, *path.split(b"/")) for path in below.values())
         return sum((charge_of(self._door, one) for one in inner), charge_of(self._door, spot))
 
     # Taking out
@@ -291,7 +301,7 @@ class Trash:
         is_directory = stat.S_ISDIR(self._door.status(spot).st_mode)
         if not is_directory or spot.components[-1].endswith(_PURGED):
             return spot
-        begun = Spot(spot.identity, (*spot.components[:-1], spot.components[-1] + _PURGED))
+        begun = spot.at(*spot.components[:-1], spot.components[-1] + _PURGED)
         self._door.rename(spot, begun)
         return begun
 
@@ -302,14 +312,14 @@ class Trash:
     def oldest_first(self) -> list[Item | Damaged]:
         return sorted(self._entries(None), key=lambda entry: entry.when_ns)
 
-    def make_room(self, stored: Owner | None, wanted_bytes: int) -> int:
-        """Remove for good, the oldest first, from the trash of *stored* or of all, until *wanted_bytes* are freed.
+    def make_room(self, stored: Owner | None, wanted_bytes: int, volume: VolumeId | None = None) -> int:
+        """Remove for good, the oldest first, from the trash of *stored* or of all, in *volume* or in all, until *wanted_bytes* are freed.
 
         Returns how many were; fewer if there is nothing left.
         """
         uid = None if stored is None else stored.uid
         freed = 0
-        for entry in sorted(self._entries(uid), key=lambda entry: entry.when_ns):
+        for entry in sorted(self._entries(uid, volume), key=lambda entry: entry.when_ns):
             if freed >= wanted_bytes:
                 break
             freed += self.purge_if_able(entry)

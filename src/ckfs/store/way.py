@@ -10,42 +10,36 @@ import functools
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from ckfs.errors import ReadOnly, Stale
 from ckfs.model import Owner, Record
 from ckfs.names import Gid, Inode, Uid
 from ckfs.store import attributes, nameless, record, syscalls
-from ckfs.store.identity import acting_as
+from ckfs.store.entries import USERS
+from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.quick import QuickReader
-from ckfs.store.realms import realm_of
+from ckfs.store.realms import realm_at
 from ckfs.store.refusals import Refusals
 from ckfs.store.reports import Reports, Unreported
-from ckfs.store.spots import Found, OpenFile, Spot, Target
+from ckfs.store.spots import HOME, Found, OpenFile, Spot, Target, VolumeId
+from ckfs.store.volumes import Volumes
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_TMPFS = 0x01021994
-_LOCAL_FILE_SYSTEMS = {
-    _TMPFS: "tmpfs",
-    0xEF53: "ext2, ext3, ext4",
-    0x58465342: "XFS",
-    0x9123683E: "btrfs",
-    0xF2F52010: "F2FS",
-    0x2FC12FC1: "ZFS",
-}
-"""By the kernel's magic numbers. All others may have to wait for another machine or process."""
 
 
 class Way:
-    """To what lies below *root_fd*, an O_PATH descriptor of the store's root that it owns."""
+    """To what lies below *root_fd*, an O_PATH descriptor of the store's root that it owns, and in the further stores *volumes*."""
 
-    def __init__(self, root_fd: int, *, read_only: bool = False) -> None:
+    def __init__(self, root_fd: int, *, read_only: bool = False, volumes: Volumes | None = None) -> None:
         self._root_fd = root_fd
         self._read_only = read_only
+        self.volumes = Volumes("") if volumes is None else volumes
         self.refusals = Refusals()
         self.reports: Reports | Unreported = Unreported()
 
     def close(self) -> None:
+        self.volumes.close()
         os.close(self._root_fd)
 
     # Getting there
@@ -53,22 +47,26 @@ class Way:
     @contextmanager
     def _parent(self, spot: Spot) -> Iterator[tuple[int, bytes]]:
         """The directory that holds *spot*, open and entered as its identity, and the last component."""
-        with acting_as(spot.identity):
-            fd = self._root_fd
+        with self._root_of(spot) as root_fd, acting_as(spot.identity):
+            fd = root_fd
             try:
                 for component in spot.components[:-1]:
                     inner = _enter(component, fd)
-                    if fd != self._root_fd:
+                    if fd != root_fd:
                         os.close(fd)
                     fd = inner
                 if spot.within is not None:
                     self.directory_record(fd, spot.within)
                 yield fd, spot.components[-1]
             except OSError as error:
-                raise self.refusals.told(error, realm_of(spot.components)) from None
+                raise self.refusals.told(error, realm_at(spot)) from None
             finally:
-                if fd != self._root_fd:
+                if fd != root_fd:
                     os.close(fd)
+
+    def _root_of(self, spot: Spot) -> AbstractContextManager[int]:
+        """A descriptor of the root of the volume in which *spot* lies. Unreached, StoreDown."""
+        return nullcontext(self._root_fd) if spot.volume == HOME else self.volumes.entered(spot)
 
     @contextmanager
     def _changed_parent(self, spot: Spot) -> Iterator[tuple[int, bytes]]:
@@ -197,8 +195,10 @@ class Way:
 
     # The store as a whole
 
-    def room(self) -> os.statvfs_result:
-        return os.fstatvfs(self._root_fd)
+    def room(self, volume: VolumeId = HOME) -> os.statvfs_result:
+        """That of *volume* alone."""
+        with self._root_of(Spot(ROOT, (USERS,), volume=volume)) as root_fd:
+            return os.fstatvfs(root_fd)
 
     @functools.cached_property
     def unit(self) -> int:
@@ -208,10 +208,10 @@ class Way:
     @property
     def is_local(self) -> bool:
         """Whether the store is on this host's own disk or in its memory."""
-        return syscalls.file_system_magic(self._root_fd) in _LOCAL_FILE_SYSTEMS
+        return syscalls.is_local(self._root_fd)
 
     def quick_reader(self) -> QuickReader:
-        return QuickReader(in_memory=syscalls.file_system_magic(self._root_fd) == _TMPFS)
+        return QuickReader(in_memory=not self.volumes.all() and syscalls.is_in_memory(self._root_fd))
 
     def open_directory(self, name: bytes) -> int:
         """A descriptor of the directory *name* right in the store, as root, which is the caller's to close."""

@@ -22,6 +22,7 @@ from ckfs.store.layout import Store
 from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, Arrangement
 from ckfs.store.removed import Note
+from ckfs.store.spots import HOME
 
 Key = tuple[int, bytes]
 """A place: uid of the directory below ``users/``, and the name in it."""
@@ -153,6 +154,10 @@ def _read_name(root: Directory, names: Directory, name: SetName, found: Survey) 
             found.damaged.append((name, target))
         return
     found.numbers.add(entry.ino)
+    if (
+        entry.volume != HOME
+    ):  # its files lie in a further store: there is nothing here to set the name against
+        return
     _place(root, Named(name, entry, status.st_ino, status.st_nlink), found)
 
 
