@@ -89,8 +89,10 @@ class NamelessFiles:
     def inherits(self, handle: Handle, payer: Uid, amount: Amount) -> bool:
         """The last *handle* of a file here is closed, which counts with *amount*: whether it goes on counting, since others have
         it open."""
+        if not self.core.store.door.is_local:
+            return False
         status = os.fstat(handle.fd)
-        if not self.core.store.door.is_local or status.st_nlink or not nameless.is_held(handle.fd):
+        if status.st_nlink or not nameless.is_held(handle.fd):
             return False
         if nameless.mark_of(handle.fd) != Mark(self.core.mount_id):  # another keeps what it was before
             return False

@@ -205,9 +205,10 @@ class Way:
         """In bytes: what the store's file system gives out space in."""
         return self.room().f_frsize
 
-    @property
+    @functools.cached_property
     def is_local(self) -> bool:
-        """Whether the store is on this host's own disk or in its memory."""
+        """Whether the store is on this host's own disk or in its memory. Asked once: the event loop asks, too, and a store may be silent by
+        then."""
         return syscalls.is_local(self._root_fd)
 
     def quick_reader(self) -> QuickReader:
