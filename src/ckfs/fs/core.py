@@ -130,6 +130,11 @@ class Core:
         self.late.is_late = not (door.is_local and door.volumes.are_local)
         self.quick = door.quick_reader() if door.volumes.all() else self.quick
 
+    def is_near(self, node: Node) -> bool:
+        """Whether what *node* has lies on this host's own disks or in its memory, and answers at once."""
+        entry = node.entry_above
+        return self.store.door.is_near(HOME if entry is None else entry.volume)
+
     def _volume_of_set(self, key: int) -> VolumeId:
         node = self.inodes.known(Inode(key)) if key else None
         return HOME if node is None or node.entry is None else node.entry.volume

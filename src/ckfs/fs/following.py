@@ -218,4 +218,5 @@ class Following:
                     is_other = await self.core.gate.transfer(reopen, releases=(handle.pin(),))
                 except _LATER as error:
                     log.debug("an open file of set %s stays what it was: %s", shown(top.name), error)
+                handle.is_near = self.core.is_near(handle.node)
                 handle.reopened(is_other=is_other)

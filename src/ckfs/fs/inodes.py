@@ -39,6 +39,7 @@ class Handle:
         "file",
         "has_read",
         "has_written",
+        "is_near",
         "marked",
         "mount",
         "node",
@@ -60,6 +61,8 @@ class Handle:
         """The descriptor in the store is open with O_APPEND, whatever the caller has made of his."""
         self.direct = False
         """The kernel keeps no pages for it."""
+        self.is_near = False
+        """It lies on this host's own disks or in its memory: the event loop may ask of it."""
         self.reading = trio.Lock()
         self.process: Process | None = None
         """Who writes through it, if that is known."""

@@ -89,7 +89,7 @@ class NamelessFiles:
     def inherits(self, handle: Handle, payer: Uid, amount: Amount) -> bool:
         """The last *handle* of a file here is closed, which counts with *amount*: whether it goes on counting, since others have
         it open."""
-        if not self.core.store.door.is_local:
+        if not self._is_looked_at(handle):
             return False
         status = os.fstat(handle.fd)
         if status.st_nlink or not nameless.is_held(handle.fd):
@@ -109,7 +109,7 @@ class NamelessFiles:
 
     def closed(self, handle: Handle) -> None:
         """*handle* is to be closed, and its node has it no more."""
-        if not self.core.store.door.is_local:
+        if not self._is_looked_at(handle):
             return
         status = os.fstat(handle.fd)
         nameless.let_go(handle.fd)
@@ -177,7 +177,13 @@ class NamelessFiles:
             handle for handle in itertools.islice(handles, begin, self._next) if self._is_nameless(handle)
         ]
 
+    def _is_looked_at(self, handle: Handle) -> bool:
+        """Whether such as *handle* are held, and may be asked in the event loop."""
+        return handle.is_near and self.core.store.door.is_local
+
     def _is_nameless(self, handle: Handle) -> bool:
+        if not self._is_looked_at(handle):
+            return False
         with contextlib.suppress(OSError):
             status = os.fstat(handle.fd)
             if stat.S_ISREG(status.st_mode) and not status.st_nlink:

@@ -148,9 +148,16 @@ class Opening:
         handle.wrote = handle.marked = handle.admitted = wrote
         handle.mount = self.core.mount_id if wrote and handle.writable else None
         handle.process = process_of(caller.pid) if handle.writable else None
+        handle.is_near = self._is_near(node)
         node.was_charged_to = self.core.payer_of(node)
         node.with_handle(handle)
         return self.core.handles.add(handle)
+
+    def _is_near(self, node: Node) -> bool:
+        """What has no name any more lies where it did when others opened it."""
+        if node.entry_above is None and node.handles:
+            return node.handles[0].is_near
+        return self.core.is_near(node)
 
     def _goes_past_the_cache(self, node: Node, flags: int) -> bool:
         """Whether reads and writes come in whole, up to 1 MiB each, instead of page by page.

@@ -371,7 +371,7 @@ def _has_nameless(node: Node) -> bool:
     """Whether what is open here as *node* has no name any more: one that another file has taken the place of is not."""
     for handle in node.handles:
         with contextlib.suppress(OSError):
-            if not os.fstat(handle.fd).st_nlink:
+            if not handle.is_near or not os.fstat(handle.fd).st_nlink:
                 return True
     return False
 

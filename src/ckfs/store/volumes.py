@@ -174,6 +174,11 @@ class Volumes:
         known = self.get(volume)
         return known is not None and known.is_usable
 
+    def is_near(self, volume: VolumeId) -> bool:
+        """Whether *volume* is on this host's own disks or in its memory, and reached."""
+        known = self.get(volume)
+        return known is not None and known.reached is not None and known.reached.is_local
+
     def check(self, volume: VolumeId) -> None:
         """Unreached, or StoreDown, if nothing in *volume* is to be had; nobody hears of it."""
         if volume == HOME:

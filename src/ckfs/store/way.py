@@ -109,9 +109,10 @@ class Way:
 
     def _hold(self, fd: int) -> bool:
         """The file is open as *fd* from now on, for whoever takes its last name away. False where nobody asks."""
-        if self.is_local:
+        is_asked = self.is_local and (not self.volumes.all() or syscalls.is_local(fd))
+        if is_asked:
             nameless.hold(fd)
-        return self.is_local
+        return is_asked
 
     # Looking
 
@@ -210,6 +211,10 @@ class Way:
         """Whether the store is on this host's own disk or in its memory. Asked once: the event loop asks, too, and a store may be silent by
         then."""
         return syscalls.is_local(self._root_fd)
+
+    def is_near(self, volume: VolumeId) -> bool:
+        """As :attr:`is_local`, of *volume*, as it was at the last look."""
+        return self.is_local if volume == HOME else self.volumes.is_near(volume)
 
     def quick_reader(self) -> QuickReader:
         return QuickReader(in_memory=not self.volumes.all() and syscalls.is_in_memory(self._root_fd))
