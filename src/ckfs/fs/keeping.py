@@ -135,10 +135,10 @@ class Keeping:
         if not self._may_be_renewed(found) and found.stat.st_nlink != 2:
             return
         try:
-            await self._renew_there(node, caller, begun=begun)
+            await self._renew_there(node, found, caller, begun=begun)
         except (FileNotFoundError, Stale):  # another mount has moved it
             if await self.core.moved.find_again(node):
-                await self._renew_there(node, caller, begun=begun)
+                await self._renew_there(node, found, caller, begun=begun)
 
     def _may_be_renewed(self, found: Found) -> bool:
         is_torn = found.record.is_regular and found.record.state in (State.PARTIAL, State.WRITING)
@@ -152,7 +152,7 @@ class Keeping:
         is_written = any(self.core.fate(mount) is Fate.ALIVE for mount in others)
         return not is_written and (found.record.state is State.PARTIAL or bool(others))
 
-    async def _renew_there(self, node: Node, caller: Caller, *, begun: bool) -> None:
+    async def _renew_there(self, node: Node, seen: Found, caller: Caller, *, begun: bool) -> None:
         place = node.place
         owner, door, spot = node.set_entry.owner, self.core.store.door, node.spot
 
@@ -185,7 +185,8 @@ class Keeping:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            log.warning("image %s is emptied for good: the trash has no room for it", place)
+            if self.keeps(seen):
+                log.warning("image %s is emptied for good: the trash has no room for it", place)
 
     async def _cost_of_keeping(self, node: Node) -> Amount:
         """Of the file that takes the place of one that is kept: its attributes are the same."""
