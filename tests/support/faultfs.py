@@ -9,7 +9,8 @@ it serves BACKING on MOUNTPOINT, prints ``ready``, and obeys lines on CONTROL_SO
 
 - ``hang OP[,OP…] [PATH-REGEX]`` holds matching operations back, before they do anything, until ``release``. As on NFS, a killed
   caller comes free; with ``hang-hard`` he does not, as on a FUSE store whose server takes no interrupts.
-- ``release`` lets all that hang go on: a call that its caller gave up long ago happens now.
+- ``release [OP[,OP…]]`` lets all that hang go on, or what the hangs of these operations hold: a call that its caller gave up
+  long ago happens now.
 - ``slow OP[,OP…] SECONDS [PATH-REGEX]``; ``fail OP[,OP…] ERRNO [COUNT] [PATH-REGEX]``; ``clear`` ends both.
 - ``squash`` makes root the user 65534 for every decision and for the ownership of what it creates, and root's group the group
   65534, as root_squash does on NFS (of which :mod:`tests.support.nfsfs` has more).
@@ -196,9 +197,10 @@ class Faults:
             case "hang" | "hang-hard":
                 self._hangs.append(_Hang(_ops(args[0]), _regex(args[1:]), killable=word == "hang"))
             case "release":
-                for hang in self._hangs:
+                released = _ops(args[0]) if args else OPERATIONS | {"*"}
+                for hang in [h for h in self._hangs if h.ops <= released]:
                     hang.released.set()
-                self._hangs.clear()
+                    self._hangs.remove(hang)
             case "slow":
                 self._slows.append(_Slow(_ops(args[0]), _regex(args[2:]), float(args[1])))
             case "fail":
@@ -684,9 +686,9 @@ class FaultStore:
         """Hold *ops* whose path matches back until :meth:`release`."""
         self._send(f"{'hang' if killable else 'hang-hard'} {','.join(ops)} {path}")
 
-    def release(self) -> None:
-        """Let everything that hangs happen now."""
-        self._send("release")
+    def release(self, *ops: str) -> None:
+        """Let everything that hangs happen now; with *ops*, only what a :meth:`hang` of none but these holds."""
+        self._send(f"release {','.join(ops)}")
 
     def slow(self, op: str, seconds: float, path: str = "") -> None:
         """Let *op* take *seconds* longer."""

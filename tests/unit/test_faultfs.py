@@ -243,6 +243,28 @@ def test_what_hangs_happens_at_release_and_holds_nothing_else_up(
     os.mkdir(faulty.path / "held-no-more")
 
 
+def test_what_hangs_is_let_go_to_hang_again_later(faulty: FaultStore, pool: ThreadPoolExecutor) -> None:
+    """A test holds whoever begins, says where he is to stop, and lets him run there: no moment is missed."""
+
+    os.mkdir(faulty.path / "elsewhere")  # the kernel lets nobody make anything beside a rename that hangs
+
+    def work() -> None:
+        os.mkdir(faulty.path / "d")
+        os.rename(faulty.path / "d", faulty.path / "e")
+
+    faulty.hang("mkdir")
+    waiting = pool.submit(work)
+    faulty.hanging("mkdir")
+    faulty.hang("rename")
+    faulty.release("mkdir")
+    faulty.hanging("rename")
+    assert (faulty.backing / "d").is_dir()
+    os.mkdir(faulty.path / "elsewhere/d")
+    faulty.release()
+    waiting.result(EVER)
+    assert (faulty.backing / "e").is_dir()
+
+
 def test_a_hundred_hanging_calls_leave_room_for_others(faulty: FaultStore) -> None:
     for n in range(150):
         os.mkdir(faulty.backing / f"d{n}")
