@@ -72,17 +72,23 @@ def test_each_number_is_heard_after_the_last(mounts: Mounts, exchanges: Exchange
     assert exchanges.heard(a, voice) is None
 
 
-def test_odd_ones_are_the_same_file_and_even_ones_another(
-    mounts: Mounts, exchanges: Exchanges, tmp_path: Path
+@pytest.mark.parametrize(
+    ("voice", "is_same"),
+    [(Voice.ASKS, [True, True, True, True]), (Voice.ANSWERS, [True, False, True, False])],
+)
+def test_even_answers_are_another_file_and_nothing_else_changes_names(
+    mounts: Mounts, exchanges: Exchanges, tmp_path: Path, voice: Voice, is_same: list[bool]
 ) -> None:
     a, b = registered(mounts), registered(mounts)
-    exchanges.begin(a, Voice.ASKS, b)
-    file = tmp_path / "mounts" / f"{a.decode()}.asks"
-    numbers = [file.stat().st_ino]
+    exchanges.begin(a, voice, b)
+    file = tmp_path / "mounts" / (a + voice.value).decode()
+    inodes, changes = [file.stat().st_ino], [exchanges.changes]
     for number in range(1, 5):
-        exchanges.say(a, Voice.ASKS, b, number)
-        numbers.append(file.stat().st_ino)
-    assert [one == other for one, other in itertools.pairwise(numbers)] == [True, False] * 2
+        exchanges.say(a, voice, b, number)
+        inodes.append(file.stat().st_ino)
+        changes.append(exchanges.changes)
+    assert [one == other for one, other in itertools.pairwise(inodes)] == is_same
+    assert [one == other for one, other in itertools.pairwise(changes)] == is_same
 
 
 @pytest.mark.parametrize(

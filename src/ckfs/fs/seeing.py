@@ -1,14 +1,16 @@
 """How late a mount sees what other hosts do, measured when it starts: it asks another mount, which answers at once.
 
 Right before each question the mount looks at the other's answers, so that its host's client of the file system has something to keep
-that is about to be out of date. How late the next answer is seen is told by this mount's own clock alone. The shortest
+that is about to be out of date. How late the next answer is seen is told by this mount's own clock alone, from that look on. The shortest
 of a few counts, for each of the two ways to answer (:mod:`ckfs.store.exchanges`): a busy host is late now and then, one that keeps what is
-out of date is late always. Only another client can tell: not another mount on this host that looks through the same one.
+out of date is late always, unless this mount itself changes names in the directory meanwhile, as it does when it answers: its client
+may then ask the server anew, so that no such count is a short one. Only another client can tell: not another mount on this host that looks through the same one.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 from collections.abc import Callable
@@ -35,8 +37,10 @@ LATE_S = 0.5
 """What is seen later than this is not seen by the next call; it is more than a busy host needs, and less than any client keeps things for
 by default (GlusterFS a second, NFS three)."""
 _ROUNDS = 10
+_MOST_QUESTIONS = 40
+"""With those that tell nothing."""
 _OF_EACH_WAY_S = 3.0
-"""A way to answer that has been late for so long, in all, is asked for no more."""
+"""A way to answer that has been late for so long, in all, is late always, whatever the other is."""
 _ANSWER_WITHIN_S = 65.0
 """NFS keeps what has not changed for long for a minute."""
 _BETWEEN_LOOKS_S = 0.02
@@ -49,7 +53,7 @@ _LONGEST_ANSWERING_S = 4 * _ANSWER_WITHIN_S
 
 
 class _Ended(Exception):
-    """The other does not answer, or asks no more."""
+    """The other does not answer, or asks no more, or its answers told nothing."""
 
 
 @dataclass(slots=True)
@@ -126,19 +130,29 @@ class Seeing:
 
     async def _measure(self, own: MountId, other: MountId) -> None:
         shortest_s, in_all_s = {0: float("inf"), 1: float("inf")}, {0: 0.0, 1: 0.0}
-        for number in range(1, _ROUNDS + 1):
+        rounds = 0
+        for number in range(1, _MOST_QUESTIONS + 1):
             way = number % 2
+            changes = self._exchanges.changes
             late_s = await self._ask_once(own, other, number)
+            if late_s < LATE_S and self._exchanges.changes != changes:
+                continue
+            rounds += 1
             shortest_s[way] = min(shortest_s[way], late_s)
             in_all_s[way] += late_s
-            if all(shortest_s[way] < LATE_S or in_all_s[way] > _OF_EACH_WAY_S for way in (0, 1)):
+            is_late = shortest_s[way] >= LATE_S and in_all_s[way] > _OF_EACH_WAY_S
+            if is_late or rounds == _ROUNDS or all(each_s < LATE_S for each_s in shortest_s.values()):
                 break
-        await self._take_note(other, max(shortest_s.values()))
+        counted_s = [each_s for each_s in shortest_s.values() if math.isfinite(each_s)]
+        late_s = max(counted_s, default=0.0)
+        if late_s < LATE_S and len(counted_s) < len(shortest_s):
+            raise _Ended
+        await self._take_note(other, late_s)
 
     async def _ask_once(self, own: MountId, other: MountId, number: int) -> float:
-        """How many seconds after the question its answer was seen."""
-        last = await self._heard_of(other, own, number - 1)
+        """How many seconds after the last look before the question its answer was seen."""
         begun_s = trio.current_time()
+        last = await self._heard_of(other, own, number - 1)
         await self._call(lambda: self._exchanges.say(own, Voice.ASKS, other, number))
         with trio.move_on_after(_ANSWER_WITHIN_S):
             await self._heard_of(other, own, number, after=last)

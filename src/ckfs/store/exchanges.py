@@ -6,9 +6,10 @@
     mounts/<A>.asks       what A says: its client of the file system, whom it asks, and a dot for each question so far
     mounts/<B>.answers    what B says: the same, with a dot for each answer so far
 
-Questions and answers are numbered from 1. One with an odd number is written at the end of the file in place, one with an even number
-is a new file that takes the name of the last: clients of network file systems may keep the contents of files, their sizes, or to which
-file a name leads, each for a time of its own. Only the service account can write there.
+Questions and answers are numbered from 1. All questions, and answers with an odd number, are written at the end of the file in place;
+an answer with an even number is a new file that takes the name of the last: clients of network file systems may keep the contents of files, their sizes, or to which
+file a name leads, each for a time of its own. A question changes no name, since clients ask the server anew for what is in a directory
+that they have changed. Only the service account can write there.
 
 All calls are synchronous, for worker threads; they raise OSError as the store does.
 """
@@ -57,6 +58,8 @@ class Exchanges:
         self._service = service
         self._boot = boot
         self._read_only = read_only
+        self.changes = 0
+        """Is another number whenever this object has changed names in the directory, or is about to."""
 
     def client(self) -> bytes:
         """Of this mount: on one running kernel each mounted file system has a number of its own."""
@@ -66,7 +69,7 @@ class Exchanges:
 
     def ask(self, own: MountId, other: MountId) -> bool:
         """Let *other* know that *own* wants answers; False if another mount is asking it, or it has ended."""
-        with self._changing() as directory:
+        with self._changing() as directory, self._changing_names():
             try:
                 os.stat(other, dir_fd=directory, follow_symlinks=False)
                 os.symlink(own, other + ASKED, dir_fd=directory)
@@ -96,15 +99,16 @@ class Exchanges:
 
     def begin(self, own: MountId, voice: Voice, to: MountId) -> None:
         """Nothing yet, to *to*."""
-        with self._changing() as directory:
+        with self._changing() as directory, self._changing_names():
             _put(directory, own + voice.value, Said(self.client(), to, 0))
 
     def say(self, own: MountId, voice: Voice, to: MountId, number: int) -> None:
         """The question or answer of that *number*, which comes after the last."""
         said = Said(self.client(), to, number)
         with self._changing() as directory:
-            if number % 2 == 0:
-                _put(directory, own + voice.value, said)
+            if voice is Voice.ANSWERS and number % 2 == 0:
+                with self._changing_names():
+                    _put(directory, own + voice.value, said)
                 return
             fd = os.open(own + voice.value, os.O_WRONLY | _FLAGS, dir_fd=directory)
             try:
@@ -132,7 +136,7 @@ class Exchanges:
     # The directory
 
     def _remove(self, name: bytes) -> None:
-        with self._changing() as directory:
+        with self._changing() as directory, self._changing_names():
             for each in (name, name + _NEW):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(each, dir_fd=directory)
@@ -152,6 +156,14 @@ class Exchanges:
             raise ReadOnly("the store is open for reading only")
         with acting_as(self._service), self._opened() as directory:
             yield directory
+
+    @contextmanager
+    def _changing_names(self) -> Iterator[None]:
+        self.changes += 1
+        try:
+            yield
+        finally:
+            self.changes += 1
 
 
 def _encoded(said: Said) -> bytes:
