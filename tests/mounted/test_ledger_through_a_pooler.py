@@ -31,7 +31,9 @@ def test_hosts_that_begin_at_once_count_together(store: Path, workdir: Path) -> 
         (store / "policy.toml").write_text(f'[quota]\nledger = "{string_for(name)}"\n')
 
         def mount(number: int) -> Mount:
-            return stack.enter_context(mounted(store, workdir / f"m{number}", node=f"n{number}"))
+            return stack.enter_context(
+                mounted(store, workdir / f"m{number}", node=f"n{number}", options=["op_timeout=30"])
+            )
 
         with ThreadPoolExecutor(HOSTS) as pool:
             mounts = list(pool.map(mount, range(HOSTS)))

@@ -155,7 +155,7 @@ def pooled(server: Server, sessions: int, clients: int = 100) -> Iterator[Callab
         (directory / "ini").write_text(
             f"[databases]\n* = host={server.directory} user=postgres\n"
             f"[pgbouncer]\nlisten_addr =\nunix_socket_dir = {directory}\nauth_type = any\npool_mode = transaction\n"
-            f"default_pool_size = {sessions}\nmax_client_conn = {clients}\n",
+            f"default_pool_size = {sessions}\nmax_client_conn = {clients}\nserver_login_retry = 1\n",
             encoding="ascii",
         )
         with open(directory / "log", "ab") as log:
