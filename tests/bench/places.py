@@ -22,6 +22,7 @@ USER = ALICE
 SET = "bench"
 
 _READY_S = 10.0
+DROP_CACHES = "/proc/sys/vm/drop_caches"
 _LONGEST_CALL_S = 1800.0
 
 
@@ -119,7 +120,7 @@ def forget_pages(directory: str) -> None:
 def forget_names() -> bool:
     """Drop the kernel's cached names and inodes, where that is allowed (it concerns the whole machine)."""
     try:
-        with open("/proc/sys/vm/drop_caches", "w") as request:
+        with open(DROP_CACHES, "w") as request:
             request.write("2")
     except OSError:
         return False

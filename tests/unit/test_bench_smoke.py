@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import places
 from tests.bench.__main__ import main
 
 TABLES = 9
@@ -13,7 +14,11 @@ TABLES = 9
 
 @pytest.mark.root
 @pytest.mark.usefixtures("root_and_fuse")
-def test_bench_writes_tables(workdir: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bench_writes_tables(
+    workdir: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tests that run beside this one are about what the kernel keeps: it must not drop that.
+    monkeypatch.setattr(places, "DROP_CACHES", str(workdir / "drop_caches"))
     document = workdir / "performance.md"
     where = str(workdir)
     assert main(["--scale", "tiny", "--tmpfs", where, "--disk", where, "--write", str(document)]) == 0
