@@ -149,7 +149,7 @@ def test_who_lives_is_not_told_by_clocks_and_who_is_dead_is_found_in_time(hosts:
         die(mounts["ahead"])
         for name in ("right", "behind"):
             wait_until(
-                lambda name=name: state(f"{mounts[name].path}/{SET}/ahead") == "partial",  # type: ignore[misc]
+                lambda name=name: state(f"{mounts[name].path}/{SET}/ahead") == "partial",  # type: ignore[misc]  # a lambda with a default
                 "who is dead is found out",
                 LONG_S,
             )

@@ -306,6 +306,6 @@ def test_a_minute_of_silence_ends_every_call_in_time_and_nothing_acknowledged_is
     expected = b"".join(map(piece, range(ended.acknowledged)))
     for mount in mounts:
         assert content(f"{mount}/{name}/image")[: len(expected)] == expected
-        wait_until(lambda mount=mount: errno_of_call(os.stat, f"{mount}/{name}-stat") == 0, "it is there")  # type: ignore[misc]
+        wait_until(lambda mount=mount: errno_of_call(os.stat, f"{mount}/{name}-stat") == 0, "it is there")  # type: ignore[misc]  # a lambda with a default
     as_user(ALICE, save, f"{mounts[0]}/{name}/later", b"later")
     assert content(f"{mounts[2]}/{name}/later") == b"later"

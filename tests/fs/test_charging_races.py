@@ -381,8 +381,8 @@ async def test_who_tries_again_and_again_at_his_limit_keeps_no_recount_up(store:
                 await mount.fs.content.write(handle, 3 * UNIT, bytes(UNIT))
             with pytest.raises(OSError, match=OVER):
                 await mount.alice.append(f"{SET}/.image", bytes(UNIT))
-            mount.core.charging.grants.purse(uid()).counted_until_s = 0.0  # type: ignore[attr-defined]
-            await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+            mount.core.charging.grants.purse(uid()).counted_until_s = 0.0  # type: ignore[attr-defined]  # it charges here
+            await mount.core.charging.grants.post()  # type: ignore[attr-defined]  # it charges here
             versions.add(ledger.basis(uid()).version)
         assert len(versions) <= 2, "but for the first time, when what was claimed is counted"
         await mount.alice.close(handle)

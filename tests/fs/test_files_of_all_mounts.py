@@ -116,7 +116,7 @@ class Crowd:
         held = [
             f"{mount.core.node_name!r} {mount.core.mount_id!r}: {session.ino} {session.held // UNIT} {session.under_way}"
             for mount in self.mounts
-            for session in mount.core.charging.sessions._sessions.values()  # type: ignore[attr-defined]
+            for session in mount.core.charging.sessions._sessions.values()  # type: ignore[attr-defined]  # it charges here
         ]
         return [*files, *held]
 
@@ -140,11 +140,11 @@ class Crowd:
         """In the end nothing is claimed any more, and what is used is what is there, if need be by a recount that a mount asks for."""
         self.order.look = lambda: None
         for mount in self.mounts:
-            await mount.core.charging.grants.post()  # type: ignore[attr-defined]
+            await mount.core.charging.grants.post()  # type: ignore[attr-defined]  # it charges here
         for mount in self.mounts:
             await self._recount(mount)
         with trio.move_on_after(ENOUGH_S):
-            while not self._is_settled():  # noqa: ASYNC110
+            while not self._is_settled():  # noqa: ASYNC110 - the ledger tells nobody
                 await trio.sleep(0.1)
         account = self.ledger.account(Uid(ALICE.uid))
         there = count(self.mounts[0].core.store, Uid(ALICE.uid), UNIT)
@@ -164,7 +164,7 @@ class Crowd:
         )
 
     def note_what_is_told(self, mount: Mount) -> None:
-        sessions = mount.core.charging.sessions  # type: ignore[attr-defined]
+        sessions = mount.core.charging.sessions  # type: ignore[attr-defined]  # it charges here
         tell = sessions.tell
 
         def told(what: object) -> None:
