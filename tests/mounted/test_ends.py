@@ -15,7 +15,7 @@ import pytest
 
 from ckfs.demo.nodes import Node
 from tests.support.agents import Agent
-from tests.support.mounting import Mount, command, environment, is_mounted, mounted, run_ckfs
+from tests.support.mounting import Mount, command, daemons, environment, is_mounted, mounted, run_ckfs
 from tests.support.users import ALICE, as_user
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -39,6 +39,7 @@ def mountpoint(workdir: Path) -> Iterator[Path]:
     yield made
     while is_mounted(made):
         subprocess.run(["umount", "-l", made], check=True)
+    until(lambda: not daemons(made), "a daemon stays after umount")  # it has things in the store to do yet
 
 
 # --- SIGTERM ------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from tests.support.mounting import (
     UMASK,
     Mount,
     command,
+    daemons,
     environment,
     is_mounted,
     make_store,
@@ -79,18 +80,6 @@ def write_policy(store: Path, text: str) -> None:
     new = store / "policy.toml.new"
     new.write_text(text)
     new.rename(store / "policy.toml")
-
-
-def daemons(mountpoint: Path) -> list[int]:
-    """The processes that a ``ckfs mount`` on *mountpoint* is, or has left behind."""
-    wanted = os.fsencode(mountpoint)
-    pids = []
-    for name in filter(str.isdecimal, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            arguments = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
-            if b"ckfs" in arguments and b"mount" in arguments and wanted in arguments:
-                pids.append(int(name))
-    return pids
 
 
 def times_mounted(mountpoint: Path) -> int:

@@ -213,6 +213,18 @@ def is_mounted(path: Path) -> bool:
         return any(_unescaped(line.split(" ")[4]) == wanted for line in lines)
 
 
+def daemons(mountpoint: Path) -> list[int]:
+    """The processes that a ``ckfs mount`` on *mountpoint* is, or has left behind."""
+    wanted = os.fsencode(mountpoint)
+    pids = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            arguments = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+            if b"ckfs" in arguments and b"mount" in arguments and wanted in arguments:
+                pids.append(int(name))
+    return pids
+
+
 class _Readiness:
     """The receiving end of sd_notify(3)."""
 

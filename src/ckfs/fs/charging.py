@@ -18,13 +18,14 @@ from functools import partial
 
 import trio
 
-from ckfs.errors import FsError, LedgerDown, NoGrant, Stale
+from ckfs.errors import FsError, LedgerDown, NoGrant
 from ckfs.fs.charges import Claim, Handover, Hold, Session
 from ckfs.fs.core import Core
 from ckfs.fs.events import Event, LeftOpen
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.liveness import Fate
+from ckfs.fs.moved import GONE
 from ckfs.fs.sessions import Sessions
 from ckfs.ledger.ledger import Ledger, Opened
 from ckfs.names import Inode, MountId, Uid
@@ -344,22 +345,20 @@ class Charging:
 
     async def _counted(self, top: Node, taker: Uid) -> tuple[Uid, Amount, list[Opened]]:
         """Who pays for the set now, what it counts with, and those of its files that other mounts are writing with what they
-        count with. Another mount may move it, or give it away, in this moment."""
-        for _ in range(_TRIES):
+        count with. Another mount, or another call of this one, may move it, or give it away, in this moment."""
+
+        async def count() -> tuple[Uid, Amount, list[Opened]]:
             giver, spot, door = self._core.payer_of(top), top.spot, self._core.store.door
             if giver == taker:
-                break
+                return taker, NOTHING, []
             try:
                 noted = await self.grants.noted(giver)
                 charges = await self._core.gate.transfer(partial(charges_of_set, door, spot, noted))
             except LedgerDown:
                 raise NoGrant(self._core.policy.quota.away.errno) from None
-            except (FileNotFoundError, PermissionError, Stale):
-                if not await self._core.moved.find_again(top):
-                    raise
-            else:
-                return giver, charges.total, [Opened(ino, amount) for ino, amount in charges.of.items()]
-        return taker, NOTHING, []
+            return giver, charges.total, [Opened(ino, amount) for ino, amount in charges.of.items()]
+
+        return await self._core.moved.again((top,), count, GONE)
 
 
 def charge(core: Core, watch: Callable[[Account], None] = _hears_nothing) -> None:

@@ -107,16 +107,15 @@ class NameLinks:
     @contextmanager
     def _with_spare(self, make: Callable[[], None]) -> Iterator[None]:
         """*make* something for the block, though the file system has no file left."""
-        try:
-            make()
-        except OSError as error:
-            if error.errno != errno.ENOSPC or not self._spare.give():
-                raise
-        else:
+        if _is_made(make):
             yield
             return
         try:
-            make()
+            while self._spare.give():
+                if _is_made(make):
+                    break
+            else:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield
         finally:
             self._spare.keep()
@@ -291,6 +290,17 @@ class NameLinks:
 
     def sync(self) -> None:
         os.fsync(self._names_fd)
+
+
+def _is_made(make: Callable[[], None]) -> bool:
+    """*make* it; False where the file system has no file left."""
+    try:
+        make()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True
 
 
 def unused_name(purpose: bytes) -> bytes:

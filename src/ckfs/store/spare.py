@@ -1,5 +1,5 @@
-"""One file that nobody needs, in ``mounts/``: where the file system has no file left to give, it gives way for the moment in which
-the name of a set says two things. Else nothing could change hands in such a store.
+"""A few files that nobody needs, in ``mounts/``: where the file system has no file left to give, one gives way for the moment in
+which the name of a set says two things. Else nothing could change hands in such a store. A few, since others want what one leaves, too.
 
 Synchronous, for worker threads.
 """
@@ -15,7 +15,7 @@ from ckfs.model import Owner
 from ckfs.store.identity import acting_as
 from ckfs.store.mounts import MOUNTS
 
-NAME = b"spare"
+NAMES = (b"spare", b"spare.1", b"spare.2", b"spare.3")
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -27,19 +27,20 @@ class Spare:
         self._service = service
 
     def keep(self) -> None:
-        """Have one, if that is possible."""
+        """Have them all, if that is possible."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with contextlib.suppress(OSError), self._directory() as directory:
-            os.close(os.open(NAME, flags, 0o600, dir_fd=directory))
+            for name in NAMES:
+                os.close(os.open(name, flags, 0o600, dir_fd=directory))
 
     def give(self) -> bool:
         """Whether there was one, which is gone now."""
-        try:
-            with self._directory() as directory:
-                os.unlink(NAME, dir_fd=directory)
-        except OSError:
-            return False
-        return True
+        with contextlib.suppress(OSError), self._directory() as directory:
+            for name in reversed(NAMES):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=directory)
+                    return True
+        return False
 
     @contextmanager
     def _directory(self) -> Iterator[int]:

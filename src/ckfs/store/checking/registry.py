@@ -27,7 +27,7 @@ from ckfs.store.identity import acting_as
 from ckfs.store.layout import Store
 from ckfs.store.mounts import MOUNTS, NODE_PREFIX, Registration, is_id, is_passing
 from ckfs.store.realms import STAGING
-from ckfs.store.spare import NAME as SPARE
+from ckfs.store.spare import NAMES as SPARE
 from ckfs.store.spots import Found, Spot
 
 HasDied = Callable[[Registration], bool]
@@ -59,7 +59,7 @@ def _entry(
     store: Store, directory: Directory, name: bytes, status: os.stat_result, has_died: HasDied
 ) -> Iterator[Suspect]:
     path = MOUNTS + b"/" + name
-    if (name == SPARE and stat.S_ISREG(status.st_mode)) or is_passing(name):
+    if (name in SPARE and stat.S_ISREG(status.st_mode)) or is_passing(name):
         return
     if name.startswith(_TERM):
         if trouble := _trouble_with_term(directory, name, status):
