@@ -258,12 +258,13 @@ class Sessions:
         session = self._sessions.get(ended.ino)
         payer = self._payer_of(ended) if session is None else session.payer
         purse = self.grants.purse(payer)
-        if ended.beside_dead or (session is None and ended.goes_on):
+        if ended.dead or (session is None and ended.goes_on):
             self.to_recount.add(payer)
         if ended.goes_on and session is None:
             return
         if ended.goes_on and session is not None and session.under_way:  # seen so late that others write on
             purse.spend(ended.final - ended.counted)
+            purse.spent_by(ended.dead, ended.final - ended.counted)
             return
         if ended.goes_on and session is not None and ended.final == ended.counted and not session.held:
             session.ranges = (
@@ -282,6 +283,7 @@ class Sessions:
             purse.spend(final - ended.counted)
         else:
             purse.settle(Settled(ended.ino, final, ended.counted, is_last=ended.is_last), held)
+        purse.spent_by(ended.dead, final - ended.counted - held)
         if (is_gone and final) or ended.ino in self._lingering:  # what was noted of it is settled now
             self._linger(payer, ended.ino, final if is_gone else NOTHING)
         if purse.is_wanted_by_others(trio.current_time()):

@@ -282,6 +282,8 @@ def _post(sheet: Sheet, posting: Posting) -> None:
     standing.claim(-posting.given_up.not_below_zero())
     for settled in posting.settled:
         sheet.settle(posting.uid, settled)
+    for spent in posting.spent:
+        sheet.spend(posting.uid, spent)
 
 
 def _owners_of_each(rows: Iterable[Row]) -> dict[MountId, set[Uid]]:

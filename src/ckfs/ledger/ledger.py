@@ -44,6 +44,15 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """*mounts*, which are dead, have written as much as *amount* of what they were granted, to a file of which others say what it takes.
+    It is in what these say, and claimed no more."""
+
+    mounts: tuple[MountId, ...]
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
 class Posting:
     """What a mount says of one owner since its last posting. All of it happens, or nothing."""
 
@@ -55,6 +64,8 @@ class Posting:
     settled: tuple[Settled, ...] = ()
     """Charged to whom the ledger notes as the payer of each, whoever *uid* is: it may have been handed over meanwhile. Then it
     counted with the base that is noted."""
+    spent: tuple[Spent, ...] = ()
+    """By dead mounts, of their grants for *uid*."""
 
 
 @dataclass(frozen=True, slots=True)

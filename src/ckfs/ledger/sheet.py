@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ckfs.ledger.ledger import Opened, Settled
+from ckfs.ledger.ledger import Opened, Settled, Spent
 from ckfs.ledger.limits import LIMITS, limits_in
 from ckfs.ledger.transaction import Row, Transaction
 from ckfs.names import Inode, MountId, Uid
@@ -47,6 +47,11 @@ _GRANT = (
 _TOUCH = (
     "INSERT INTO grants (store, uid, mount, number, bytes, files, recalled)"
     " VALUES (:store, :uid, :mount, :number, 0, 0, 0) ON CONFLICT (store, uid, mount) DO NOTHING"
+)
+_GRANTED = "SELECT bytes, files FROM grants WHERE store = :store AND uid = :uid AND mount = :mount"
+_LESS = (
+    "UPDATE grants SET bytes = bytes - :bytes, files = files - :files"
+    " WHERE store = :store AND uid = :uid AND mount = :mount"
 )
 _FILES = "SELECT mount, uid, base_bytes, base_files FROM open_files WHERE store = :store AND ino = :ino"
 _NOTE = (
@@ -244,6 +249,18 @@ class Sheet:
             # The version has grown since any earlier grant was taken back: a recount did that.
             standing.number = standing.version
         return standing.number
+
+    def spend(self, uid: Uid, spent: Spent) -> None:
+        """What dead mounts have written is not claimed any more, so far as it still is: a recount may have been faster."""
+        standing, rest = self._standings[uid], spent.amount
+        for mount in spent.mounts:
+            row = self._tx.row(_GRANTED, uid=uid, mount=mount.decode("ascii"))
+            granted = NOTHING if row is None else Amount(*row)
+            part = Amount(min(granted.bytes, rest.bytes), min(granted.files, rest.files))
+            if part:
+                self._tx.run(_LESS, uid=uid, mount=mount.decode("ascii"), bytes=part.bytes, files=part.files)
+                standing.claimed -= part
+                rest -= part
 
     def save(self) -> None:
         for uid, standing in self._standings.items():

@@ -44,8 +44,8 @@ class Ended:
     is_gone: bool = False
     """It has no name any more, and counts for as long as it is open."""
     goes_on: bool = False
-    beside_dead: bool = False
-    """Mounts that are dead had been writing it: only a recount tells what it counted with."""
+    dead: frozenset[MountId] = frozenset()
+    """Mounts that are dead had been writing it: what they have written was granted to them, and they may not have told all."""
 
 
 class Meter(Protocol):

@@ -103,12 +103,10 @@ class Shares:
             status = os.fstat(fd)
             final, counted = charge_of(status, fd, self.unit), total(marks)
             writers.drop(fd, mount)
-            beside_dead = self._void(fd, others)
+            dead = self._void(fd, others)
             if is_gone := not status.st_nlink:
                 nameless.is_first_to_mark(fd, Mark(mount))
-            self.meter.ended(
-                Ended(ino, Uid(status.st_uid), counted, final, is_gone=is_gone, beside_dead=beside_dead)
-            )
+            self.meter.ended(Ended(ino, Uid(status.st_uid), counted, final, is_gone=is_gone, dead=dead))
 
     def _leave_to(self, fd: int, ino: Inode, marks: Marks, mount: MountId, heir: MountId) -> None:
         held = self.meter.held(ino) or NOTHING
@@ -132,8 +130,8 @@ class Shares:
                 return
             final, payer = charge_of(status, fd, self.unit), Uid(status.st_uid)
             _write(fd, mount, final)
-            beside_dead = self._void(fd, others)
-            self.meter.ended(Ended(ino, payer, total(marks), final, goes_on=True, beside_dead=beside_dead))
+            dead = self._void(fd, others)
+            self.meter.ended(Ended(ino, payer, total(marks), final, goes_on=True, dead=dead))
 
     def drop(self, fd: int, mount: MountId) -> None:
         """*mount* is gone: its mark goes, too, unless others write on, who have yet to see what it has written."""
@@ -207,9 +205,9 @@ class Shares:
         return bool(os.fstat(fd).st_nlink) or not nameless.is_marked(fd)
 
     @staticmethod
-    def _void(fd: int, dead: Marks) -> bool:
-        """What the dead had written is counted by now: their shares, if they had any, are theirs no more."""
-        had = [mount for mount, share in dead.items() if share is not None]
+    def _void(fd: int, dead: Marks) -> frozenset[MountId]:
+        """What the dead had written is counted by now: their shares are theirs no more. Who had any."""
+        had = frozenset(mount for mount, share in dead.items() if share is not None)
         for mount in had:
             attributes.put(fd, writers.mark_of(mount), _NONE)
-        return bool(had)
+        return had
