@@ -8,7 +8,7 @@ import pytest
 
 from ckfs.errors import UsageError
 from ckfs.ledger.book import Book
-from ckfs.ledger.ledger import Basis, Opened, OpenFile, Posting, Settled
+from ckfs.ledger.ledger import Basis, Opened, OpenFile, Posting, Settled, Spent
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import (
     DEFAULT_GRACE_S,
@@ -255,6 +255,30 @@ def test_the_last_that_settles_a_file_without_a_name_frees_it(ledger: Book) -> N
     gone = Settled(FILE, NOTHING, bytes_(10, 1))
     ledger.post(A, 2, [Posting(ALICE, given_up=bytes_(5), settled=(gone,))])
     assert ledger.account(ALICE).total == NOTHING
+
+
+def test_what_dead_mounts_have_written_is_claimed_no_more_once_it_is_settled(ledger: Book) -> None:
+    limited(ledger, 100)
+    draw(ledger, A, ALICE, 20, Opened(FILE, bytes_(10, 1)))
+    draw(ledger, B, ALICE, 30)
+    draw(ledger, C, ALICE, 40)
+    settled, spent = Settled(FILE, bytes_(65, 1), bytes_(10, 1)), Spent((B, C), bytes_(45))
+    postings = [Posting(ALICE, bytes_(10, 1), bytes_(10), (settled,), (spent,))]
+    for _ in range(2):
+        ledger.post(A, 1, postings)
+    account = ledger.account(ALICE)
+    assert (account.used, account.claimed) == (bytes_(65, 1), bytes_(35))
+    assert [draw(ledger, mount, ALICE, 0) for mount in (A, B, C)] == [10, 0, 25]
+
+
+def test_what_a_recount_took_back_already_is_not_taken_again(ledger: Book) -> None:
+    draw(ledger, A, ALICE, 20)
+    draw(ledger, B, ALICE, 30)
+    draw(ledger, B, BOB, 7)
+    ledger.recounted(ALICE, None, bytes_(5), dead=[B])
+    ledger.post(A, 1, [Posting(ALICE, spent=(Spent((B, C), bytes_(25)),))])
+    assert ledger.account(ALICE).claimed == bytes_(20)
+    assert ledger.account(BOB).claimed == bytes_(7)
 
 
 def test_what_changes_nothing_at_rest_leaves_the_version_alone(ledger: Book) -> None:
