@@ -129,3 +129,19 @@ async def test_also_of_a_file_that_the_ledger_has_not_heard_of(
         assert (account.used, account.claimed) == (Amount(3 * UNIT, 2), NOTHING)
         recount(mount, ledger)
         assert await settled(ledger, mount) == Amount(3 * UNIT, 2)
+
+
+async def test_what_is_open_without_a_name_stays_claimed_until_it_is_closed(store: Path, ledger: Book) -> None:
+    limit(ledger, units=12, files=5)
+    async with charged(store, ledger) as mount:
+        handle = await image_on(mount)
+        reader = await mount.alice.open(IMAGE, os.O_RDONLY)
+        assert await mount.fs.content.write(handle, 0, bytes(UNIT)) == UNIT
+        await write_and_die(store, ledger, 4 * UNIT, 3 * UNIT)
+        await mount.alice.unlink(IMAGE)
+        await mount.alice.close(handle)
+        assert (await account_after(mount, ledger)).total == Amount(5 * UNIT, 2)
+        await mount.alice.close(reader)
+        await account_after(mount, ledger)
+        recount(mount, ledger)
+        assert await settled(ledger, mount) == DIRECTORY

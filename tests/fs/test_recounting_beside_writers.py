@@ -124,3 +124,28 @@ async def test_a_ledger_that_went_wrong_is_right_again_though_files_are_open(tmp
         await writer.end()
         await is_right(b, ledger)
     ledger.close()
+
+
+@pytest.mark.parametrize("where", [0, 1])
+async def test_an_attribute_that_is_removed_while_its_file_is_written_counts_until_that_is_settled(
+    tmp_path: Path, where: int
+) -> None:
+    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    path = new_store(tmp_path)
+    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+        await a.alice.mkdir("set")
+        await a.alice.save("set/.image", bytes(UNIT))
+        async with a.alice.at("set/.image") as ino:
+            await a.fs.extended.set(ino, b"user.note", bytes(100), ALICE)
+        handle = await a.alice.open("set/.image", os.O_WRONLY)
+        await a.fs.content.write(handle, 0, bytes(UNIT))
+        mount = (a, b)[where]
+        async with mount.alice.at("set/.image") as ino:
+            await mount.fs.extended.remove(ino, b"user.note", ALICE)
+        one = await recount(b, ledger)
+        assert one.taken_up
+        assert one.counted == one.said == Amount(3 * UNIT, 2)
+        await a.alice.close(handle)
+        await is_right(b, ledger)
+        assert ledger.account(ALICE.uid).used == Amount(2 * UNIT, 2)
+    ledger.close()

@@ -246,6 +246,15 @@ class Charged(RuleBasedStateMachine):
         self._tried(put)
 
     @rule(at=MOUNTS, caller=CALLERS, path=PATHS)
+    def remove_attribute(self, at: int, caller: Caller, path: str) -> None:
+        async def remove() -> None:
+            mount = self.mounts[at].mount
+            async with mount.process(caller).at(path) as ino:
+                await mount.fs.extended.remove(ino, b"user.note", caller)
+
+        self._tried(remove)
+
+    @rule(at=MOUNTS, caller=CALLERS, path=PATHS)
     def unlink(self, at: int, caller: Caller, path: str) -> None:
         self._tried(lambda: self.mounts[at].mount.process(caller).unlink(path))
 
@@ -297,6 +306,14 @@ class Charged(RuleBasedStateMachine):
             if all(one.taken_up for one in recounts):
                 self.ledger.forget(mount_id)
                 self.dead.remove(mount_id)
+
+    @rule(at=MOUNTS)
+    def recount(self, at: int) -> None:
+        """It finds what the ledger says; what a dead mount has left may be known to nobody before."""
+        by, is_known = self.mounts[at].mount.core, not self.dead
+        recounting = Recounting(by.store, self.ledger, by.fate, lambda _: None)
+        for one in recounting.repair([Uid(ALICE.uid), Uid(BOB.uid)]):
+            assert not (one.differs and is_known), f"{one.counted} is counted, and {one.said} was said"
 
     def _reclaim_all(self) -> None:
         """Nobody writes any more."""

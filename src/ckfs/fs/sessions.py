@@ -263,8 +263,7 @@ class Sessions:
         if ended.goes_on and session is None:
             return
         if ended.goes_on and session is not None and session.under_way:  # seen so late that others write on
-            purse.spend(ended.final - ended.counted)
-            purse.spent_by(ended.dead, ended.final - ended.counted)
+            self._take_up_late(session, ended)
             return
         if ended.goes_on and session is not None and ended.final == ended.counted and not session.held:
             session.ranges = (
@@ -289,6 +288,15 @@ class Sessions:
         if purse.is_wanted_by_others(trio.current_time()):
             purse.give_up_balance()
             self.grants.hurry()
+
+    def _take_up_late(self, session: Session, ended: Ended) -> None:
+        """What was written by then is claimed no more; what is being written is."""
+        purse, more = self.grants.purse(session.payer), ended.final - ended.counted
+        held = Amount(min(session.held, max(0, more.bytes)))
+        session.held -= held.bytes
+        purse.spend_held(held)
+        purse.spend(more - held)
+        purse.spent_by(ended.dead, more - held)
 
     def _payer_of(self, ended: Ended) -> Uid:
         node = self._core.inodes.known(ended.ino)

@@ -226,7 +226,10 @@ class Reports:
         with alone_with(fd):
             before = rounded(attribute_bytes(fd), self.unit)
             yield
-            self._tell_change(target, fd, ino, rounded(attribute_bytes(fd), self.unit) - before)
+            by_bytes = rounded(attribute_bytes(fd), self.unit) - before
+            if by_bytes > 0 or not self.shares.living(writers.of(fd)):
+                self._tell_change(target, fd, ino, by_bytes)
+            # Else who ends last sees it: less than is noted of a file that is being written no recount would believe.
 
     def _tell_change(self, target: Target, fd: int, ino: Inode, by_bytes: int) -> None:
         status = os.fstat(fd)
