@@ -297,8 +297,10 @@ class Charged(RuleBasedStateMachine):
         self._reclaim(other)
 
     def _reclaim(self, by: Living) -> None:
-        """What the dead hold comes back, but of owners with files that others write on."""
-        self._post()  # what a recount waits for otherwise
+        """What the dead hold comes back, but of owners with files that others write on. What the others do within a second, a recount waits for."""
+        for living in self.mounts:
+            self.loop.run(living.charging.sessions.nameless.look)
+        self._post()
         owners = self.ledger.mounts()
         recounting = Recounting(by.mount.core.store, self.ledger, by.mount.core.fate, lambda _: None)
         for mount_id in list(self.dead):

@@ -23,6 +23,7 @@ from ckfs.fs.events import Event, LeftOpen, Told, is_urgent
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.nameless import NamelessFiles
+from ckfs.fs.purse import Purse
 from ckfs.fs.ranges import Ranges
 from ckfs.ledger.ledger import Opened, Settled
 from ckfs.names import Inode, Uid
@@ -265,10 +266,8 @@ class Sessions:
         if ended.goes_on and session is not None and session.under_way:  # seen so late that others write on
             self._take_up_late(session, ended)
             return
-        if ended.goes_on and session is not None and ended.final == ended.counted and not session.held:
-            session.ranges = (
-                Ranges()
-            )  # nothing is to be told: who tries again and again at his limit keeps no recount up
+        if ended.goes_on and session is not None and self._payer_of(ended) == payer:
+            self._take_up_between(session, ended)
             return
         held = NOTHING
         if session is not None:
@@ -285,9 +284,28 @@ class Sessions:
         purse.spent_by(ended.dead, final - ended.counted - held)
         if (is_gone and final) or ended.ino in self._lingering:  # what was noted of it is settled now
             self._linger(payer, ended.ino, final if is_gone else NOTHING)
+        self._give_up_what_others_want(purse)
+
+    def _give_up_what_others_want(self, purse: Purse) -> None:
         if purse.is_wanted_by_others(trio.current_time()):
             purse.give_up_balance()
             self.grants.hurry()
+
+    def _take_up_between(self, session: Session, ended: Ended) -> None:
+        """*session* goes on with what its file takes now; it stays noted, since the file may lose its name before it is written again."""
+        session.ranges = Ranges()
+        if ended.final == ended.counted and not session.held:
+            return  # nothing is to be told: who tries again and again at his limit keeps no recount up
+        purse, held = self.grants.purse(session.payer), Amount(session.held)
+        session.held, session.base = 0, ended.final
+        if self.grants.noted_not(ended.ino) is None:
+            purse.settle(Settled(ended.ino, ended.final, ended.counted, goes_on=True), held)
+        else:
+            self.grants.note(session.payer, Opened(ended.ino, ended.final))
+            purse.give_back(held)
+            purse.spend(ended.final - ended.counted)
+        purse.spent_by(ended.dead, ended.final - ended.counted - held)
+        self._give_up_what_others_want(purse)
 
     def _take_up_late(self, session: Session, ended: Ended) -> None:
         """What was written by then is claimed no more; what is being written is."""

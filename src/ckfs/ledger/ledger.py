@@ -35,12 +35,14 @@ class Opened:
 @dataclass(frozen=True, slots=True)
 class Settled:
     """A file that a mount writes no more; it counts with *final* from now on, and did with *counted* before (None: with the base that
-    is noted). *is_last*: no other mount writes it; else it goes on counting, with so much more."""
+    is noted). *is_last*: no other mount writes it; else it goes on counting, with so much more. *goes_on*: this one, and no other, writes
+    it on, and *final* is the base that is noted from now on."""
 
     ino: Inode
     final: Amount
     counted: Amount | None = None
     is_last: bool = True
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

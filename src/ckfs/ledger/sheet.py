@@ -58,6 +58,7 @@ _NOTE = (
     "INSERT INTO open_files (store, ino, mount, uid, base_bytes, base_files)"
     " VALUES (:store, :ino, :mount, :uid, :bytes, :files)"
 )
+_NOTE_NO_MORE = "DELETE FROM open_files WHERE store = :store AND ino = :ino AND mount = :mount"
 
 
 def over_in(seconds: float | None, seen_ns: int | None) -> Over | None:
@@ -201,25 +202,24 @@ class Sheet:
             self.touch(noted.uid, self._mount)
 
     def settle(self, payer: Uid, settled: Settled) -> None:
-        """The acting mount, which wrote a file at the cost of *payer*, does so no more. Without a note of it the file was counted
-        as it is."""
+        """The acting mount, which wrote a file at the cost of *payer*, does so no more, or goes on. Without a note of it the file was
+        counted as it is."""
         rows = self._files[settled.ino]
         mine = next((row for row in rows if row.mount == self._mount), None)
         if mine is None:
             return
-        rows.remove(mine)
-        self._tx.run(
-            "DELETE FROM open_files WHERE store = :store AND ino = :ino AND mount = :mount",
-            ino=settled.ino,
-            mount=self._mount,
-        )
+        if not settled.goes_on:
+            rows.remove(mine)
+            self._tx.run(_NOTE_NO_MORE, ino=settled.ino, mount=self._mount)
         counted = mine.base if settled.counted is None else settled.counted
         if settled.is_last and mine.uid != payer:  # it was handed over, and has counted with that since
             counted = mine.base
         more = settled.final - counted
-        if rows and not settled.is_last:
+        if settled.goes_on:
+            self.rebase(settled.ino, mine.uid, settled.final)
+        elif rows and not settled.is_last:
             self.rebase(settled.ino, mine.uid, rows[0].base + more)
-        if more:
+        if more or (settled.goes_on and settled.final != mine.base):
             self._standings[mine.uid].post(more)
 
     def rebase(self, ino: Inode, uid: Uid, base: Amount) -> None:

@@ -15,13 +15,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, nameless, writers
 from ckfs.store.alone import alone_with
-from ckfs.store.metering import Ended, Meter, charge_of
+from ckfs.store.metering import Ended, Meter, charge_of, number_at
 from ckfs.store.nameless import Left, Mark
 from ckfs.store.record import new_inode
 
@@ -179,21 +179,34 @@ class Shares:
 
     def take_over(self, fd: int, keeper: MountId, payer: Uid) -> Taken | None:
         """Let *keeper*, this mount, which holds the file, count it from now on, if it has lost its last name and nobody else does. *fd* is
-        another descriptor than that by which it is held. *payer* is charged if nobody says who was."""
+        another descriptor than that by which it is held. *payer* is charged if nobody says who was. What this mount writes to it since is
+        counted by itself; of what others write nobody but them knows how much it is."""
         with alone_with(fd):
-            status = os.fstat(fd)
-            if status.st_nlink or not nameless.is_held(fd) or self.living(writers.of(fd)):
+            status, writing = os.fstat(fd), self.living(writers.of(fd))
+            if status.st_nlink or not nameless.is_held(fd) or writing - {keeper}:
                 return None
             mark = nameless.mark_of(fd)
             before = None if mark is None else mark.keeper
             is_kept = before is not None and self.meter.lives(before)
             if before == keeper or (is_kept and (mark is None or mark.left is None)):
                 return None
-            left = mark.left if mark is not None and mark.left is not None else None
-            left = left or Left(payer, new_inode(), charge_of(status, fd, self.unit))
+            if writing and (before is None or is_kept):
+                return None
+            left = None if mark is None else mark.left
+            if left is None:
+                left = Left(payer, new_inode(), self._unwritten(fd, keeper))
+            elif not is_kept:  # under another number: a recount would wait for who is noted beside the dead
+                left = replace(left, number=new_inode())
             nameless.put_mark(fd, Mark(keeper))
             is_uncounted = mark is not None and before is None
             return Taken(left, is_uncounted=is_uncounted, is_unknown=not (is_kept or is_uncounted))
+
+    def _unwritten(self, fd: int, mount: MountId) -> Amount:
+        """What the file takes beyond what *mount*, this one, counts since it began to write it."""
+        charge, share = charge_of(os.fstat(fd), fd, self.unit), read(fd).get(mount)
+        if share is None:
+            return charge
+        return (charge - share - (self.meter.held(number_at(fd)) or NOTHING)).not_below_zero()
 
     def counted(self, where: attributes.Where, names: Collection[bytes]) -> Amount | None:
         """What the ledger counts a file with that is being written; None of one that is not."""
