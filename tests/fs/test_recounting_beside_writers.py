@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from ckfs.fs.metadata import Changes
 from ckfs.fs.recounting import Recount, Recounting
 from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
@@ -67,6 +68,14 @@ class Writer:
 async def recount(mount: Mount, ledger: Book) -> Recount:
     recounting = Recounting(mount.core.store, ledger, mount.core.fate)
     [one] = await trio.to_thread.run_sync(lambda: list(recounting.repair([ALICE.uid])))
+    return one
+
+
+async def recounted(mount: Mount, ledger: Book) -> Recount:
+    """As :func:`recount`, taken up."""
+    with trio.fail_after(LONG_S):
+        while not (one := await recount(mount, ledger)).taken_up:
+            pass
     return one
 
 
@@ -142,10 +151,30 @@ async def test_an_attribute_that_is_removed_while_its_file_is_written_counts_unt
         mount = (a, b)[where]
         async with mount.alice.at("set/.image") as ino:
             await mount.fs.extended.remove(ino, b"user.note", ALICE)
-        one = await recount(b, ledger)
-        assert one.taken_up
+        one = await recounted(b, ledger)
         assert one.counted == one.said == Amount(3 * UNIT, 2)
         await a.alice.close(handle)
         await is_right(b, ledger)
         assert ledger.account(ALICE.uid).used == Amount(2 * UNIT, 2)
+    ledger.close()
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_what_was_cut_and_then_lost_its_name_is_found(tmp_path: Path, *, is_written: bool) -> None:
+    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    path = new_store(tmp_path)
+    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+        await a.alice.mkdir("set")
+        await a.alice.save("set/.image", bytes(4 * UNIT))
+        handle = await b.alice.open("set/.image", os.O_RDWR)
+        if is_written:
+            await b.fs.content.write(handle, 4 * UNIT, bytes(UNIT))
+        await b.fs.metadata.setattr(b.core.handle(handle).node.ino, Changes(size=2 * UNIT), handle, ALICE)
+        await a.alice.unlink("set/.image")
+        for item in list(a.core.store.trash.items()):
+            a.core.store.trash.purge(item)
+        one = await recounted(a, ledger)
+        assert one.counted == one.said == Amount(3 * UNIT, 2)
+        await b.alice.close(handle)
+        await is_right(a, ledger)
     ledger.close()

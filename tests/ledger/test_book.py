@@ -281,6 +281,29 @@ def test_what_a_recount_took_back_already_is_not_taken_again(ledger: Book) -> No
     assert ledger.account(BOB).claimed == bytes_(7)
 
 
+def test_a_file_that_is_counted_in_between_stays_noted_with_what_it_takes_then(ledger: Book) -> None:
+    ledger.post(A, 1, [Posting(ALICE, bytes_(10, 1))])
+    draw(ledger, A, ALICE, 5, Opened(FILE, bytes_(10, 1)))
+    between = Settled(FILE, bytes_(14, 1), bytes_(10, 1), goes_on=True)
+    ledger.post(A, 2, [Posting(ALICE, given_up=bytes_(5), settled=(between,))])
+    assert ledger.account(ALICE).total == bytes_(14, 1)
+    assert ledger.basis(ALICE).files == (OpenFile(A, FILE, bytes_(14, 1)),)
+    version = ledger.basis(ALICE).version
+    ledger.post(A, 3, [Posting(ALICE, settled=(Settled(FILE, bytes_(14, 1), bytes_(14, 1), goes_on=True),))])
+    assert ledger.basis(ALICE).version == version
+
+
+def test_one_that_was_handed_over_is_counted_in_between_for_the_new_owner(ledger: Book) -> None:
+    ledger.post(A, 1, [Posting(ALICE, bytes_(10, 1))])
+    draw(ledger, A, ALICE, 5, Opened(FILE, bytes_(10, 1)))
+    draw(ledger, B, BOB, 12)
+    ledger.move(ALICE, B, BOB, bytes_(12, 1), [Opened(FILE, bytes_(12, 1))])
+    between = Settled(FILE, bytes_(15, 1), bytes_(10, 1), goes_on=True)
+    ledger.post(A, 2, [Posting(ALICE, given_up=bytes_(5), settled=(between,))])
+    assert (ledger.account(ALICE).total, ledger.account(BOB).used) == (NOTHING, bytes_(15, 1))
+    assert ledger.basis(BOB).files == (OpenFile(A, FILE, bytes_(15, 1)),)
+
+
 def test_what_changes_nothing_at_rest_leaves_the_version_alone(ledger: Book) -> None:
     """A recount of somebody who tries again and again at his limit comes to an end."""
     ledger.post(A, 1, [Posting(ALICE, bytes_(10, 1))])
