@@ -39,7 +39,7 @@ from ckfs.store.counting import count
 from ckfs.store.metering import charge_of
 from tests.fs.cores import ALICE, BOB, ROOT, Mount, mounted_for_long, new_store
 from tests.model.test_metering_model import ANSWERS
-from tests.support.examples import IS_SAME_EACH_TIME, PHASES, examples
+from tests.support.examples import PHASES, examples
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -373,7 +373,6 @@ def test_what_is_charged_is_never_less_than_what_is_there_nor_more_than_may_be()
             stateful_step_count=30,
             deadline=None,
             phases=PHASES,
-            derandomize=IS_SAME_EACH_TIME,
             database=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,
