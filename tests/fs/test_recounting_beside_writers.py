@@ -18,7 +18,7 @@ from ckfs.ledger.book import Book
 from ckfs.names import FileHandle
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import counting
-from tests.fs.cores import ALICE, STORE_ID, Mount, charged, new_store
+from tests.fs.cores import ALICE, STORE_ID, Mount, charged, charging_of, new_store
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
@@ -177,4 +177,29 @@ async def test_what_was_cut_and_then_lost_its_name_is_found(tmp_path: Path, *, i
         assert one.counted == one.said == Amount(3 * UNIT, 2)
         await b.alice.close(handle)
         await is_right(a, ledger)
+    ledger.close()
+
+
+@pytest.mark.parametrize("is_noted", [False, True])
+@pytest.mark.parametrize("where", [0, 1])
+async def test_an_attribute_of_a_file_that_is_written_is_found_though_that_has_no_name(
+    tmp_path: Path, where: int, *, is_noted: bool
+) -> None:
+    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    path = new_store(tmp_path)
+    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+        await a.alice.mkdir("set")
+        handle = await a.alice.create("set/.image", flags=os.O_WRONLY)
+        if is_noted:
+            await a.fs.content.write(handle, 0, bytes(UNIT))
+        mount = (a, b)[where]
+        async with mount.alice.at("set/.image") as ino:
+            if not is_noted:
+                await charging_of(a).grants.post()
+            await mount.fs.extended.set(ino, b"user.note", bytes(100), ALICE)
+        await b.alice.unlink("set/.image")
+        one = await recounted(b, ledger)
+        assert one.counted == one.said == Amount(2 * UNIT, 2)
+        await a.alice.close(handle)
+        await is_right(b, ledger)
     ledger.close()

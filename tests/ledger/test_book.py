@@ -293,6 +293,17 @@ def test_a_file_that_is_counted_in_between_stays_noted_with_what_it_takes_then(l
     assert ledger.basis(ALICE).version == version
 
 
+def test_what_a_file_grows_by_that_is_written_belongs_to_its_base(ledger: Book) -> None:
+    draw(ledger, A, ALICE, 5, Opened(FILE, bytes_(10, 1)))
+    draw(ledger, B, ALICE, 5, Opened(FILE, bytes_(10, 1)))
+    ledger.post(
+        C, 1, [Posting(ALICE, bytes_(14, 1), grown=(Opened(FILE, bytes_(4)), Opened(OTHER, bytes_(4))))]
+    )
+    grown = bytes_(14, 1)
+    assert ledger.basis(ALICE).files == (OpenFile(A, FILE, grown), OpenFile(B, FILE, grown))
+    assert ledger.account(ALICE).used == grown
+
+
 def test_one_that_was_handed_over_is_counted_in_between_for_the_new_owner(ledger: Book) -> None:
     ledger.post(A, 1, [Posting(ALICE, bytes_(10, 1))])
     draw(ledger, A, ALICE, 5, Opened(FILE, bytes_(10, 1)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ckfs.fs.purse import Purse
-from ckfs.ledger.ledger import Drawn, Posting, Settled, Spent
+from ckfs.ledger.ledger import Drawn, Opened, Posting, Settled, Spent
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 
@@ -110,6 +110,16 @@ def test_a_settled_file_gives_up_what_was_held_for_it() -> None:
     one.settle(Settled(Inode(7), Amount(32, 1)), Amount(40))
     assert one.held == NOTHING
     assert one.posting() == Posting(UID, given_up=Amount(40), settled=(Settled(Inode(7), Amount(32, 1)),))
+
+
+def test_what_a_file_has_grown_by_before_it_was_counted_was_seen_with_it() -> None:
+    one = purse(100)
+    one.grown(Opened(Inode(1), Amount(4)))
+    one.settle(Settled(Inode(1), Amount(10), goes_on=True), NOTHING)
+    one.grown(Opened(Inode(1), Amount(2)))
+    assert one.has_news_of({Inode(1)})
+    assert one.posting().grown == (Opened(Inode(1), Amount(2)),)
+    assert not one.has_news_of({Inode(1)})
 
 
 def test_what_the_dead_have_written_is_posted_as_spent_by_them() -> None:

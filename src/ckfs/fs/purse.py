@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 
-from ckfs.ledger.ledger import Drawn, Posting, Settled, Spent
+from ckfs.ledger.ledger import Drawn, Opened, Posting, Settled, Spent
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import GRANT_BYTES, NOTHING, Amount
 
@@ -48,6 +48,7 @@ class Purse:
     _given_up: Amount = NOTHING
     _settled: list[Settled] = field(default_factory=list)
     _spent: list[Spent] = field(default_factory=list)
+    _grown: list[Opened] = field(default_factory=list)
     _posted: Amount = NOTHING
     """Given up by a posting that is under way."""
 
@@ -102,9 +103,15 @@ class Purse:
         self._let_go(amount)
 
     def settle(self, settled: Settled, held: Amount) -> None:
-        """A file is written no more, for which *held* was."""
+        """A file is written no more, or counted in between, for which *held* was."""
         self._settled.append(settled)
+        if settled.is_last:  # by what it has grown since was seen with it
+            self._grown = [one for one in self._grown if one.ino != settled.ino]
         self._given_up += self._let_go(held)
+
+    def grown(self, file: Opened) -> None:
+        """Of what was just spent, so much belongs to what a file counts with that is being written."""
+        self._grown.append(file)
 
     def spent_by(self, dead: Collection[MountId], amount: Amount) -> None:
         """Of what was just spent, or settled, so much was granted to others, who are *dead*."""
@@ -138,7 +145,7 @@ class Purse:
 
     @property
     def has_news(self) -> bool:
-        return bool(self._changed or self._given_up or self._settled or self._spent)
+        return bool(self._changed or self._given_up or self._settled or self._spent or self._grown)
 
     @property
     def changes_room(self) -> bool:
@@ -147,7 +154,7 @@ class Purse:
 
     def has_news_of(self, files: Container[Inode]) -> bool:
         """Whether something is to be posted of one of *files*."""
-        return any(settled.ino in files for settled in self._settled)
+        return any(one.ino in files for one in self._settled) or any(one.ino in files for one in self._grown)
 
     @property
     def is_empty(self) -> bool:
@@ -156,10 +163,11 @@ class Purse:
 
     def posting(self) -> Posting:
         """What is to be posted; :meth:`posted` follows."""
-        news = Posting(self.uid, self._changed, self._given_up, tuple(self._settled), tuple(self._spent))
+        settled, spent, grown = tuple(self._settled), tuple(self._spent), tuple(self._grown)
+        news = Posting(self.uid, self._changed, self._given_up, settled, spent, grown)
         self._posted += self._given_up
         self._changed = self._given_up = NOTHING
-        self._settled, self._spent = [], []
+        self._settled, self._spent, self._grown = [], [], []
         return news
 
     def posted(self, posting: Posting) -> None:

@@ -104,6 +104,8 @@ class Sessions:
             self._events.append(event)  # what was claimed for it is given back in a moment, and spent
         else:
             purse.spend(event.change)
+            if event.ino is not None and not self.grants.note_grown(event.ino, event.change):
+                purse.grown(Opened(event.ino, event.change))
 
     def _take_up_gone(self, ino: Inode, event: Event) -> None:
         session, node = self._sessions.get(ino), self._core.inodes.known(ino)

@@ -68,6 +68,9 @@ class Posting:
     counted with the base that is noted."""
     spent: tuple[Spent, ...] = ()
     """By dead mounts, of their grants for *uid*."""
+    grown: tuple[Opened, ...] = ()
+    """Files that are being written, of whatever mount, whose noted bases are more by as much: it is in *used*, and they may have been
+    *settled* before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,6 +222,11 @@ class Sheet:
         if more or (settled.goes_on and settled.final != mine.base):
             self._standings[mine.uid].post(more)
 
+    def grow(self, grown: Opened) -> None:
+        """A file counts with more in the notes of all that write it."""
+        for row in self._files[grown.ino][:1]:
+            self.rebase(grown.ino, row.uid, row.base + grown.base)
+
     def rebase(self, ino: Inode, uid: Uid, base: Amount) -> None:
         """Let a file count with *base*, for *uid*, in the notes of all that write it."""
         if not self._files[ino]:

@@ -69,8 +69,8 @@ class Meter(Protocol):
     def left_open(self, left: Left, fd: int) -> None:
         """As :meth:`gone`, of a file that somebody has open: it counts until nobody has. *fd*, a descriptor of it, is the meter's to close."""
 
-    def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
-        """The charge of *ino* has changed."""
+    def changed(self, payer: Uid, written: Inode | None, by_bytes: int) -> None:
+        """The charge of something has changed; of a file that is being written, *written*, also what it counts with meanwhile."""
 
     def ended(self, ended: Ended) -> None: ...
 

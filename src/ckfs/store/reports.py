@@ -236,12 +236,12 @@ class Reports:
         payer = status.st_uid if isinstance(target, OpenFile) and target.payer is None else _payer(target)
         if payer is None or by_bytes == 0 or not self.shares.still_counts(fd):
             return
-        self.shares.take_in(fd, by_bytes)
-        self.meter.changed(Uid(payer), ino, by_bytes)
+        is_written = self.shares.take_in(fd, by_bytes)
+        self.meter.changed(Uid(payer), ino if is_written else None, by_bytes)
 
     def differs(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         """A copy that has become the set *ino* is charged with so much more than what it is of."""
-        self.meter.changed(payer, ino, by_bytes)
+        self.meter.changed(payer, None, by_bytes)
 
     # Looking
 

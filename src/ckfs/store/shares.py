@@ -139,12 +139,14 @@ class Shares:
             if not self.living(writers.of(fd) - {mount}):
                 writers.drop(fd, mount)
 
-    def take_in(self, fd: int, by_bytes: int) -> None:
-        """Something of the file that nobody writes on has changed, which is told at once: it belongs to what the ledger counts. In the lock."""
+    def take_in(self, fd: int, by_bytes: int) -> bool:
+        """Something of the file that nobody writes on has changed, which is told at once: it belongs to what the ledger counts. Whether
+        somebody writes the file. In the lock."""
         marks = read(fd)
         living = self.living(marks)
         if living:
             _write(fd, min(living), _share(marks, min(living)) + Amount(by_bytes))
+        return bool(living)
 
     def is_told_of_cut(self, fd: int, ino: Inode) -> bool:
         """Whether who cuts the file tells by how much: if nobody writes it, or this mount is about to, and has claimed
