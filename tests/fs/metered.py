@@ -38,7 +38,7 @@ class Sums:
         """It keeps nothing, and so is told of nothing."""
         os.close(fd)
 
-    def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
+    def changed(self, payer: Uid, written: Inode | None, by_bytes: int) -> None:
         self._add(payer, Amount(by_bytes))
 
     def ended(self, ended: Ended) -> None:

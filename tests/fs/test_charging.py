@@ -234,6 +234,27 @@ async def test_attributes_stop_at_the_limit_and_can_be_replaced_there(store: Pat
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_an_attribute_that_is_removed_from_a_file_that_is_written_gives_way(
+    store: Path, ledger: Book, *, elsewhere: bool
+) -> None:
+    limit(ledger, units=4)
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        handle = await one.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
+        assert await one.fs.content.write(handle, 0, bytes(UNIT)) == UNIT
+        mount = other if elsewhere else one
+        async with mount.alice.at(f"{SET}/.image") as ino:
+            await mount.fs.extended.set(ino, b"user.note", b"x", ALICE)
+            await mount.alice.mkdir(f"{SET}/a")
+            await mount.fs.extended.remove(ino, b"user.note", ALICE)
+        await mount.alice.mkdir(f"{SET}/b")
+        assert ledger.account(Uid(ALICE.uid)).total.bytes == 4 * UNIT
+        await one.alice.close(handle)
+        assert await settled(ledger, one, other) == Amount(4 * UNIT, 4)
+
+
+@pytest.mark.trio
 async def test_two_mounts_that_take_the_two_names_of_a_file_free_it_once(store: Path, ledger: Book) -> None:
     async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
         await one.alice.mkdir(SET)

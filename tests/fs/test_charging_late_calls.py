@@ -8,16 +8,19 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from ckfs.errors import StoreDown
+from ckfs.fs import sessions
 from ckfs.ledger.book import Book
 from ckfs.names import Uid
 from ckfs.policy.quota import Amount
+from ckfs.store.charges import look_again
 from ckfs.store.door import Door
-from tests.fs.cores import ALICE, Mount, charged
+from tests.fs.cores import ALICE, Mount, charged, charging_of
 from tests.fs.test_charging import ENOUGH_S, SET, UNIT, limit, settled
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
@@ -145,6 +148,47 @@ async def test_what_fails_late_is_not_claimed_any_more(store: Path, ledger: Book
         await let_go(mount, slow)
         await mount.alice.mkdir(f"{SET}/more")
         assert await settled(ledger, mount) == Amount(2 * UNIT, 2)
+
+
+async def test_what_is_counted_late_is_claimed_no_more_though_the_file_is_written_on(
+    store: Path, ledger: Book, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, writes, pwrite = threading.Event(), threading.Event(), os.pwrite
+
+    def counted_late(*args: Any) -> None:
+        counts.set()
+        assert slow.go.wait(ENOUGH_S)
+        look_again(*args)
+
+    def written_late(fd: int, data: bytes, offset: int) -> int:
+        assert writes.wait(ENOUGH_S)
+        return pwrite(fd, data, offset)
+
+    limit(ledger, units=8)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
+        assert await mount.fs.content.write(handle, 0, bytes(3 * UNIT)) == 3 * UNIT
+        monkeypatch.setattr(sessions, "look_again", counted_late)
+        monkeypatch.setattr(os, "pwrite", written_late)
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as caller:
+                nursery.start_soon(cancelled_after, caller, counts)
+                await charging_of(mount).settle_now(mount.core.handle(handle).node)
+            nursery.start_soon(mount.fs.content.write, handle, 3 * UNIT, bytes(4 * UNIT))
+            await until(lambda: ledger.account(Uid(ALICE.uid)).total.bytes == 8 * UNIT)
+            await let_go(mount, slow)
+            await charging_of(mount).grants.post()
+            account = ledger.account(Uid(ALICE.uid))
+            assert (account.used.bytes, account.claimed.bytes) == (4 * UNIT, 4 * UNIT)
+            writes.set()
+        await mount.alice.close(handle)
+        assert (await settled(ledger, mount)).bytes == 8 * UNIT
+
+
+async def cancelled_after(caller: trio.CancelScope, begun: threading.Event) -> None:
+    await until(begun.is_set)
+    caller.cancel()
 
 
 async def test_an_attribute_that_is_set_late_is_claimed_until_it_is_there(

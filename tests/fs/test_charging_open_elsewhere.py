@@ -20,6 +20,7 @@ from ckfs.policy.quota import Amount
 from ckfs.store.layout import open_store
 from tests.fs.cores import ALICE, Mount, charged, charging_of, keeper_of, mounted
 from tests.fs.test_charging import ENOUGH_S, SET, UNIT, limit, settled, write
+from tests.fs.test_charging_beside_dead import doomed, recount
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
@@ -216,3 +217,23 @@ async def test_what_a_read_only_mount_has_open_counts_until_it_is_closed(store: 
         assert await charged_with(ledger, one) == DIRECTORY + HELD
         await reader.alice.close(handle)
         assert await settled(ledger, one) == DIRECTORY
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_what_is_written_on_counts_as_a_whole_though_who_counted_it_before_is_dead(
+    store: Path, ledger: Book, *, is_late: bool
+) -> None:
+    async with charged(store, ledger) as one, charged(store, ledger, node="c") as other:
+        await one.alice.mkdir(SET)
+        handle = await save_and_open(one, other, os.O_RDWR)
+        async with doomed(store, ledger) as third:
+            await remove(third)
+            assert await other.fs.content.write(handle, 3 * UNIT, bytes(3 * UNIT)) == 3 * UNIT
+        if is_late:
+            recount(one, ledger)
+        await charging_of(other).sessions.nameless.look()
+        await charging_of(other).grants.post()
+        recount(one, ledger)
+        assert ledger.account(Uid(ALICE.uid)).total.covers(DIRECTORY + HELD + Amount(2 * UNIT))
+        await other.alice.close(handle)
+        assert await settled(ledger, one, other) == DIRECTORY

@@ -75,9 +75,7 @@ async def test_a_file_is_noted_with_its_first_write_and_settled_when_it_is_close
 
 
 @pytest.mark.trio
-async def test_what_was_settled_of_a_file_is_posted_before_it_is_noted_anew(
-    store: Path, ledger: Book
-) -> None:
+async def test_a_file_that_is_counted_in_between_stays_noted(store: Path, ledger: Book) -> None:
     heard = Heard(ledger)
     async with charged(store, cast("Ledger", heard)) as mount:
         await mount.alice.mkdir(SET)
@@ -87,6 +85,6 @@ async def test_what_was_settled_of_a_file_is_posted_before_it_is_noted_anew(
         charging = mount.core.charging
         assert await charging._free_unneeded(Uid(mount.alice.caller.uid))  # type: ignore[attr-defined]
         await mount.fs.content.write(handle, UNIT, bytes(UNIT))
-        assert heard.what == [SETTLED, NOTED]
         await mount.alice.close(handle)
+        assert heard.what == [SETTLED, SETTLED]
         assert await settled(ledger, mount) == Amount(3 * UNIT, 2)

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from ckfs.fs.metadata import Changes
 from ckfs.fs.recounting import Recount, Recounting
 from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
 from ckfs.names import FileHandle
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import counting
-from tests.fs.cores import ALICE, STORE_ID, Mount, charged, new_store
+from tests.fs.cores import ALICE, STORE_ID, Mount, charged, charging_of, new_store
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
@@ -67,6 +68,14 @@ class Writer:
 async def recount(mount: Mount, ledger: Book) -> Recount:
     recounting = Recounting(mount.core.store, ledger, mount.core.fate)
     [one] = await trio.to_thread.run_sync(lambda: list(recounting.repair([ALICE.uid])))
+    return one
+
+
+async def recounted(mount: Mount, ledger: Book) -> Recount:
+    """As :func:`recount`, taken up."""
+    with trio.fail_after(LONG_S):
+        while not (one := await recount(mount, ledger)).taken_up:
+            pass
     return one
 
 
@@ -122,5 +131,75 @@ async def test_a_ledger_that_went_wrong_is_right_again_though_files_are_open(tmp
                     break
         await writer.go_on(60)
         await writer.end()
+        await is_right(b, ledger)
+    ledger.close()
+
+
+@pytest.mark.parametrize("where", [0, 1])
+async def test_an_attribute_that_is_removed_while_its_file_is_written_counts_until_that_is_settled(
+    tmp_path: Path, where: int
+) -> None:
+    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    path = new_store(tmp_path)
+    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+        await a.alice.mkdir("set")
+        await a.alice.save("set/.image", bytes(UNIT))
+        async with a.alice.at("set/.image") as ino:
+            await a.fs.extended.set(ino, b"user.note", bytes(100), ALICE)
+        handle = await a.alice.open("set/.image", os.O_WRONLY)
+        await a.fs.content.write(handle, 0, bytes(UNIT))
+        mount = (a, b)[where]
+        async with mount.alice.at("set/.image") as ino:
+            await mount.fs.extended.remove(ino, b"user.note", ALICE)
+        one = await recounted(b, ledger)
+        assert one.counted == one.said == Amount(3 * UNIT, 2)
+        await a.alice.close(handle)
+        await is_right(b, ledger)
+        assert ledger.account(ALICE.uid).used == Amount(2 * UNIT, 2)
+    ledger.close()
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_what_was_cut_and_then_lost_its_name_is_found(tmp_path: Path, *, is_written: bool) -> None:
+    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    path = new_store(tmp_path)
+    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+        await a.alice.mkdir("set")
+        await a.alice.save("set/.image", bytes(4 * UNIT))
+        handle = await b.alice.open("set/.image", os.O_RDWR)
+        if is_written:
+            await b.fs.content.write(handle, 4 * UNIT, bytes(UNIT))
+        await b.fs.metadata.setattr(b.core.handle(handle).node.ino, Changes(size=2 * UNIT), handle, ALICE)
+        await a.alice.unlink("set/.image")
+        for item in list(a.core.store.trash.items()):
+            a.core.store.trash.purge(item)
+        one = await recounted(a, ledger)
+        assert one.counted == one.said == Amount(3 * UNIT, 2)
+        await b.alice.close(handle)
+        await is_right(a, ledger)
+    ledger.close()
+
+
+@pytest.mark.parametrize("is_noted", [False, True])
+@pytest.mark.parametrize("where", [0, 1])
+async def test_an_attribute_of_a_file_that_is_written_is_found_though_that_has_no_name(
+    tmp_path: Path, where: int, *, is_noted: bool
+) -> None:
+    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
+    path = new_store(tmp_path)
+    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+        await a.alice.mkdir("set")
+        handle = await a.alice.create("set/.image", flags=os.O_WRONLY)
+        if is_noted:
+            await a.fs.content.write(handle, 0, bytes(UNIT))
+        mount = (a, b)[where]
+        async with mount.alice.at("set/.image") as ino:
+            if not is_noted:
+                await charging_of(a).grants.post()
+            await mount.fs.extended.set(ino, b"user.note", bytes(100), ALICE)
+        await b.alice.unlink("set/.image")
+        one = await recounted(b, ledger)
+        assert one.counted == one.said == Amount(2 * UNIT, 2)
+        await a.alice.close(handle)
         await is_right(b, ledger)
     ledger.close()

@@ -8,7 +8,7 @@ import pytest
 
 from ckfs.errors import UsageError
 from ckfs.ledger.book import Book
-from ckfs.ledger.ledger import Basis, Opened, OpenFile, Posting, Settled
+from ckfs.ledger.ledger import Basis, Opened, OpenFile, Posting, Settled, Spent
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import (
     DEFAULT_GRACE_S,
@@ -255,6 +255,64 @@ def test_the_last_that_settles_a_file_without_a_name_frees_it(ledger: Book) -> N
     gone = Settled(FILE, NOTHING, bytes_(10, 1))
     ledger.post(A, 2, [Posting(ALICE, given_up=bytes_(5), settled=(gone,))])
     assert ledger.account(ALICE).total == NOTHING
+
+
+def test_what_dead_mounts_have_written_is_claimed_no_more_once_it_is_settled(ledger: Book) -> None:
+    limited(ledger, 100)
+    draw(ledger, A, ALICE, 20, Opened(FILE, bytes_(10, 1)))
+    draw(ledger, B, ALICE, 30)
+    draw(ledger, C, ALICE, 40)
+    settled, spent = Settled(FILE, bytes_(65, 1), bytes_(10, 1)), Spent((B, C), bytes_(45))
+    postings = [Posting(ALICE, bytes_(10, 1), bytes_(10), (settled,), (spent,))]
+    for _ in range(2):
+        ledger.post(A, 1, postings)
+    account = ledger.account(ALICE)
+    assert (account.used, account.claimed) == (bytes_(65, 1), bytes_(35))
+    assert [draw(ledger, mount, ALICE, 0) for mount in (A, B, C)] == [10, 0, 25]
+
+
+def test_what_a_recount_took_back_already_is_not_taken_again(ledger: Book) -> None:
+    draw(ledger, A, ALICE, 20)
+    draw(ledger, B, ALICE, 30)
+    draw(ledger, B, BOB, 7)
+    ledger.recounted(ALICE, None, bytes_(5), dead=[B])
+    ledger.post(A, 1, [Posting(ALICE, spent=(Spent((B, C), bytes_(25)),))])
+    assert ledger.account(ALICE).claimed == bytes_(20)
+    assert ledger.account(BOB).claimed == bytes_(7)
+
+
+def test_a_file_that_is_counted_in_between_stays_noted_with_what_it_takes_then(ledger: Book) -> None:
+    ledger.post(A, 1, [Posting(ALICE, bytes_(10, 1))])
+    draw(ledger, A, ALICE, 5, Opened(FILE, bytes_(10, 1)))
+    between = Settled(FILE, bytes_(14, 1), bytes_(10, 1), goes_on=True)
+    ledger.post(A, 2, [Posting(ALICE, given_up=bytes_(5), settled=(between,))])
+    assert ledger.account(ALICE).total == bytes_(14, 1)
+    assert ledger.basis(ALICE).files == (OpenFile(A, FILE, bytes_(14, 1)),)
+    version = ledger.basis(ALICE).version
+    ledger.post(A, 3, [Posting(ALICE, settled=(Settled(FILE, bytes_(14, 1), bytes_(14, 1), goes_on=True),))])
+    assert ledger.basis(ALICE).version == version
+
+
+def test_what_a_file_grows_by_that_is_written_belongs_to_its_base(ledger: Book) -> None:
+    draw(ledger, A, ALICE, 5, Opened(FILE, bytes_(10, 1)))
+    draw(ledger, B, ALICE, 5, Opened(FILE, bytes_(10, 1)))
+    ledger.post(
+        C, 1, [Posting(ALICE, bytes_(14, 1), grown=(Opened(FILE, bytes_(4)), Opened(OTHER, bytes_(4))))]
+    )
+    grown = bytes_(14, 1)
+    assert ledger.basis(ALICE).files == (OpenFile(A, FILE, grown), OpenFile(B, FILE, grown))
+    assert ledger.account(ALICE).used == grown
+
+
+def test_one_that_was_handed_over_is_counted_in_between_for_the_new_owner(ledger: Book) -> None:
+    ledger.post(A, 1, [Posting(ALICE, bytes_(10, 1))])
+    draw(ledger, A, ALICE, 5, Opened(FILE, bytes_(10, 1)))
+    draw(ledger, B, BOB, 12)
+    ledger.move(ALICE, B, BOB, bytes_(12, 1), [Opened(FILE, bytes_(12, 1))])
+    between = Settled(FILE, bytes_(15, 1), bytes_(10, 1), goes_on=True)
+    ledger.post(A, 2, [Posting(ALICE, given_up=bytes_(5), settled=(between,))])
+    assert (ledger.account(ALICE).total, ledger.account(BOB).used) == (NOTHING, bytes_(15, 1))
+    assert ledger.basis(BOB).files == (OpenFile(A, FILE, bytes_(15, 1)),)
 
 
 def test_what_changes_nothing_at_rest_leaves_the_version_alone(ledger: Book) -> None:

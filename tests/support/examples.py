@@ -11,10 +11,6 @@ PHASES = tuple(Phase) if _ASKED else (Phase.explicit, Phase.generate)
 """An example that fails is shrunk only for who looks for the reason, and says how many examples he wants: that takes minutes."""
 
 
-IS_SAME_EACH_TIME = _ASKED is None
-"""The examples of a run that nobody asked for more of are the same in each; other ones are looked for with ``CKFS_EXAMPLES``."""
-
-
 def examples(count: int) -> int:
     """*count*, unless ``CKFS_EXAMPLES`` in the environment says how many."""
     return int(_ASKED or count)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from ckfs.fs.purse import Purse
-from ckfs.ledger.ledger import Drawn, Posting, Settled
-from ckfs.names import Inode, Uid
+from ckfs.ledger.ledger import Drawn, Opened, Posting, Settled, Spent
+from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Account, Amount
 
-UID = Uid(2101)
+UID, DEAD = Uid(2101), MountId(b"a")
 
 
 def drawn(total: Amount, grant: int = 1) -> Drawn:
@@ -59,6 +59,7 @@ def test_what_was_made_of_a_grant_changes_nothing_of_how_much_there_is_yet() -> 
         lambda one: one.spend(Amount(-10)),
         lambda one: one.spend(Amount(101)),  # more than was granted
         lambda one: one.settle(Settled(Inode(1), Amount(10)), NOTHING),
+        lambda one: one.spent_by({DEAD}, Amount(10)),
         lambda one: one.give_up_balance(),
     ],
 )
@@ -109,6 +110,25 @@ def test_a_settled_file_gives_up_what_was_held_for_it() -> None:
     one.settle(Settled(Inode(7), Amount(32, 1)), Amount(40))
     assert one.held == NOTHING
     assert one.posting() == Posting(UID, given_up=Amount(40), settled=(Settled(Inode(7), Amount(32, 1)),))
+
+
+def test_what_a_file_has_grown_by_before_it_was_counted_was_seen_with_it() -> None:
+    one = purse(100)
+    one.grown(Opened(Inode(1), Amount(4)))
+    one.settle(Settled(Inode(1), Amount(10), goes_on=True), NOTHING)
+    one.grown(Opened(Inode(1), Amount(2)))
+    assert one.has_news_of({Inode(1)})
+    assert one.posting().grown == (Opened(Inode(1), Amount(2)),)
+    assert not one.has_news_of({Inode(1)})
+
+
+def test_what_the_dead_have_written_is_posted_as_spent_by_them() -> None:
+    one = purse(100)
+    one.spent_by({MountId(b"b"), DEAD}, Amount(40))
+    one.spent_by({DEAD}, Amount(-8))  # less than was counted already
+    one.spent_by(set(), Amount(40))  # nobody has died
+    assert one.posting() == Posting(UID, spent=(Spent((DEAD, MountId(b"b")), Amount(40)),))
+    assert not one.has_news
 
 
 def test_a_draw_says_what_there_is_in_all() -> None:

@@ -128,7 +128,7 @@ class Tally:
         """It keeps nothing, and so is told of nothing."""
         os.close(fd)
 
-    def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
+    def changed(self, payer: Uid, written: Inode | None, by_bytes: int) -> None:
         self.made(payer, Amount(by_bytes))
 
     def ended(self, ended: Ended) -> None:

@@ -112,7 +112,7 @@ class Charges(Protocol):
         """The file was just made, empty, and marked as being written by this mount."""
 
     async def begun(self, handle: Handle) -> None:
-        """The file was emptied, and marked as being written by this mount."""
+        """The file was emptied or cut, and marked as being written by this mount."""
 
     async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
         """Claim for a write of *count* bytes at *offset*, or to the file's end; at least for one byte of it. OSError (EDQUOT) if

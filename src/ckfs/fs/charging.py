@@ -101,8 +101,8 @@ class Charging:
     def left_open(self, left: Left, fd: int) -> None:
         self.sessions.tell(LeftOpen(left, fd))
 
-    def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
-        self.sessions.tell(Event(payer, None, Amount(by_bytes)))
+    def changed(self, payer: Uid, written: Inode | None, by_bytes: int) -> None:
+        self.sessions.tell(Event(payer, written, Amount(by_bytes)))
 
     def ended(self, ended: Ended) -> None:
         self.sessions.tell(ended)

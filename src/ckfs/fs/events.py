@@ -12,7 +12,7 @@ from ckfs.store.nameless import Left
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What the door told. *ino* is None of what is new."""
+    """What the door told. *ino* is that of what has gone, or of a file that is being written."""
 
     payer: Uid
     ino: Inode | None

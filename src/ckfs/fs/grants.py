@@ -236,6 +236,14 @@ class Grants:
         waiting = self._to_note.pop(ino, None)
         return None if waiting is None else waiting[1]
 
+    def note_grown(self, ino: Inode, by: Amount) -> bool:
+        """Whether the file, which counts with more, is still to be noted: then it is with that."""
+        if ino not in self._to_note:
+            return False
+        uid, opened = self._to_note[ino]
+        self._to_note[ino] = uid, Opened(ino, opened.base + by)
+        return True
+
     def hurry(self) -> None:
         """Post what there is in a moment, without waiting for the next round."""
         self._wake.set()

@@ -143,18 +143,24 @@ class Metadata:
         place, cuts = place_of(node), handle is not None and changes.size is not None
         if cuts:
             await self.core.assure_membership(handle.mount if handle is not None else None)
-        mount = self.core.mount_id if cuts else None
+        mount, is_marked = self.core.mount_id if cuts else None, False
 
         def work(target: Target) -> Found:
+            nonlocal is_marked
             if place is not None and not (handle is not None and handle.settled):
                 self._check(place, node, target, changes, handle, caller)
             if mount is not None:
                 self.core.mark(mount, target, node.ino, lambda found: found.record)
+                is_marked = True
             return self.core.store.door.update(target, node.ino, change, size=changes.size, times=times)
 
         if handle is not None and cuts:
             handle.mount = mount
-            found = await self._cut(node, handle, work)
+            try:
+                found = await self._cut(node, handle, work)
+            finally:
+                if is_marked:
+                    await self.core.charging.begun(handle)
             if anew:
                 node.failed, node.killed, node.unwritten = False, False, None
             return found

@@ -187,8 +187,14 @@ class NamelessFiles:
         with contextlib.suppress(OSError):
             status = os.fstat(handle.fd)
             if stat.S_ISREG(status.st_mode) and not status.st_nlink:
-                return _file_of(status) not in self._kept and not self.is_elsewhere(handle.node.ino)
+                is_elsewhere = self.is_elsewhere(handle.node.ino) and not self._is_kept_by_others(handle)
+                return _file_of(status) not in self._kept and not is_elsewhere
         return False
+
+    def _is_kept_by_others(self, handle: Handle) -> bool:
+        """Others count what it was before it was written here, and may be dead."""
+        mark = nameless.mark_of(handle.fd)
+        return mark is not None and mark.keeper not in (None, self.core.mount_id)
 
     async def _take_over(self, handle: Handle) -> None:
         core = self.core

@@ -7,11 +7,11 @@ that are being written), and the rest was given up and has yet to be posted: ``t
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Collection, Container
 from dataclasses import dataclass, field
 
-from ckfs.ledger.ledger import Drawn, Posting, Settled
-from ckfs.names import Inode, Uid
+from ckfs.ledger.ledger import Drawn, Opened, Posting, Settled, Spent
+from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import GRANT_BYTES, NOTHING, Amount
 
 _ANOTHERS = -1
@@ -47,6 +47,8 @@ class Purse:
     _changed: Amount = NOTHING
     _given_up: Amount = NOTHING
     _settled: list[Settled] = field(default_factory=list)
+    _spent: list[Spent] = field(default_factory=list)
+    _grown: list[Opened] = field(default_factory=list)
     _posted: Amount = NOTHING
     """Given up by a posting that is under way."""
 
@@ -101,9 +103,21 @@ class Purse:
         self._let_go(amount)
 
     def settle(self, settled: Settled, held: Amount) -> None:
-        """A file is written no more, for which *held* was."""
+        """A file is written no more, or counted in between, for which *held* was."""
         self._settled.append(settled)
+        if settled.is_last:  # by what it has grown since was seen with it
+            self._grown = [one for one in self._grown if one.ino != settled.ino]
         self._given_up += self._let_go(held)
+
+    def grown(self, file: Opened) -> None:
+        """Of what was just spent, so much belongs to what a file counts with that is being written."""
+        self._grown.append(file)
+
+    def spent_by(self, dead: Collection[MountId], amount: Amount) -> None:
+        """Of what was just spent, or settled, so much was granted to others, who are *dead*."""
+        amount = amount.not_below_zero()
+        if dead and amount:
+            self._spent.append(Spent(tuple(sorted(dead)), amount))
 
     def _let_go(self, amount: Amount) -> Amount:
         """Of what is held, *amount*; or what is left of it, if the ledger took the grant back meanwhile."""
@@ -131,16 +145,16 @@ class Purse:
 
     @property
     def has_news(self) -> bool:
-        return bool(self._changed or self._given_up or self._settled)
+        return bool(self._changed or self._given_up or self._settled or self._spent or self._grown)
 
     @property
     def changes_room(self) -> bool:
         """Whether its owner may be granted more, or less, once everything is posted. Not by what was claimed and made."""
-        return bool(self._settled) or self._given_up != self._changed
+        return bool(self._settled or self._spent) or self._given_up != self._changed
 
     def has_news_of(self, files: Container[Inode]) -> bool:
         """Whether something is to be posted of one of *files*."""
-        return any(settled.ino in files for settled in self._settled)
+        return any(one.ino in files for one in self._settled) or any(one.ino in files for one in self._grown)
 
     @property
     def is_empty(self) -> bool:
@@ -149,11 +163,11 @@ class Purse:
 
     def posting(self) -> Posting:
         """What is to be posted; :meth:`posted` follows."""
-        settled = tuple(self._settled)
-        news = Posting(self.uid, self._changed, self._given_up, settled)
+        settled, spent, grown = tuple(self._settled), tuple(self._spent), tuple(self._grown)
+        news = Posting(self.uid, self._changed, self._given_up, settled, spent, grown)
         self._posted += self._given_up
         self._changed = self._given_up = NOTHING
-        self._settled = []
+        self._settled, self._spent, self._grown = [], [], []
         return news
 
     def posted(self, posting: Posting) -> None:

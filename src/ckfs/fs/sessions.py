@@ -23,6 +23,7 @@ from ckfs.fs.events import Event, LeftOpen, Told, is_urgent
 from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.nameless import NamelessFiles
+from ckfs.fs.purse import Purse
 from ckfs.fs.ranges import Ranges
 from ckfs.ledger.ledger import Opened, Settled
 from ckfs.names import Inode, Uid
@@ -103,6 +104,8 @@ class Sessions:
             self._events.append(event)  # what was claimed for it is given back in a moment, and spent
         else:
             purse.spend(event.change)
+            if event.ino is not None and not self.grants.note_grown(event.ino, event.change):
+                purse.grown(Opened(event.ino, event.change))
 
     def _take_up_gone(self, ino: Inode, event: Event) -> None:
         session, node = self._sessions.get(ino), self._core.inodes.known(ino)
@@ -258,17 +261,15 @@ class Sessions:
         session = self._sessions.get(ended.ino)
         payer = self._payer_of(ended) if session is None else session.payer
         purse = self.grants.purse(payer)
-        if ended.beside_dead or (session is None and ended.goes_on):
+        if ended.dead or (session is None and ended.goes_on):
             self.to_recount.add(payer)
         if ended.goes_on and session is None:
             return
         if ended.goes_on and session is not None and session.under_way:  # seen so late that others write on
-            purse.spend(ended.final - ended.counted)
+            self._take_up_late(session, ended)
             return
-        if ended.goes_on and session is not None and ended.final == ended.counted and not session.held:
-            session.ranges = (
-                Ranges()
-            )  # nothing is to be told: who tries again and again at his limit keeps no recount up
+        if ended.goes_on and session is not None and self._payer_of(ended) == payer:
+            self._take_up_between(session, ended)
             return
         held = NOTHING
         if session is not None:
@@ -282,11 +283,40 @@ class Sessions:
             purse.spend(final - ended.counted)
         else:
             purse.settle(Settled(ended.ino, final, ended.counted, is_last=ended.is_last), held)
+        purse.spent_by(ended.dead, final - ended.counted - held)
         if (is_gone and final) or ended.ino in self._lingering:  # what was noted of it is settled now
             self._linger(payer, ended.ino, final if is_gone else NOTHING)
+        self._give_up_what_others_want(purse)
+
+    def _give_up_what_others_want(self, purse: Purse) -> None:
         if purse.is_wanted_by_others(trio.current_time()):
             purse.give_up_balance()
             self.grants.hurry()
+
+    def _take_up_between(self, session: Session, ended: Ended) -> None:
+        """*session* goes on with what its file takes now; it stays noted, since the file may lose its name before it is written again."""
+        session.ranges = Ranges()
+        if ended.final == ended.counted and not session.held:
+            return  # nothing is to be told: who tries again and again at his limit keeps no recount up
+        purse, held = self.grants.purse(session.payer), Amount(session.held)
+        session.held, session.base = 0, ended.final
+        if self.grants.noted_not(ended.ino) is None:
+            purse.settle(Settled(ended.ino, ended.final, ended.counted, goes_on=True), held)
+        else:
+            self.grants.note(session.payer, Opened(ended.ino, ended.final))
+            purse.give_back(held)
+            purse.spend(ended.final - ended.counted)
+        purse.spent_by(ended.dead, ended.final - ended.counted - held)
+        self._give_up_what_others_want(purse)
+
+    def _take_up_late(self, session: Session, ended: Ended) -> None:
+        """What was written by then is claimed no more; what is being written is."""
+        purse, more = self.grants.purse(session.payer), ended.final - ended.counted
+        held = Amount(min(session.held, max(0, more.bytes)))
+        session.held -= held.bytes
+        purse.spend_held(held)
+        purse.spend(more - held)
+        purse.spent_by(ended.dead, more - held)
 
     def _payer_of(self, ended: Ended) -> Uid:
         node = self._core.inodes.known(ended.ino)

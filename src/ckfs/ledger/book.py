@@ -282,6 +282,10 @@ def _post(sheet: Sheet, posting: Posting) -> None:
     standing.claim(-posting.given_up.not_below_zero())
     for settled in posting.settled:
         sheet.settle(posting.uid, settled)
+    for spent in posting.spent:
+        sheet.spend(posting.uid, spent)
+    for grown in posting.grown:
+        sheet.grow(grown)
 
 
 def _owners_of_each(rows: Iterable[Row]) -> dict[MountId, set[Uid]]:
@@ -297,6 +301,7 @@ def _owners_of_each(rows: Iterable[Row]) -> dict[MountId, set[Uid]]:
 def _files_of(postings: Sequence[Posting]) -> Iterator[Inode]:
     for posting in postings:
         yield from (settled.ino for settled in posting.settled)
+        yield from (grown.ino for grown in posting.grown)
 
 
 def _is_new_move(tx: Transaction, mount: MountId, number: int) -> bool:

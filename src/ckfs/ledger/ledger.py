@@ -35,12 +35,23 @@ class Opened:
 @dataclass(frozen=True, slots=True)
 class Settled:
     """A file that a mount writes no more; it counts with *final* from now on, and did with *counted* before (None: with the base that
-    is noted). *is_last*: no other mount writes it; else it goes on counting, with so much more."""
+    is noted). *is_last*: no other mount writes it; else it goes on counting, with so much more. *goes_on*: this one, and no other, writes
+    it on, and *final* is the base that is noted from now on."""
 
     ino: Inode
     final: Amount
     counted: Amount | None = None
     is_last: bool = True
+    goes_on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """*mounts*, which are dead, have written as much as *amount* of what they were granted, to a file of which others say what it takes.
+    It is in what these say, and claimed no more."""
+
+    mounts: tuple[MountId, ...]
+    amount: Amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,11 @@ class Posting:
     settled: tuple[Settled, ...] = ()
     """Charged to whom the ledger notes as the payer of each, whoever *uid* is: it may have been handed over meanwhile. Then it
     counted with the base that is noted."""
+    spent: tuple[Spent, ...] = ()
+    """By dead mounts, of their grants for *uid*."""
+    grown: tuple[Opened, ...] = ()
+    """Files that are being written, of whatever mount, whose noted bases are more by as much: it is in *used*, and they may have been
+    *settled* before."""
 
 
 @dataclass(frozen=True, slots=True)

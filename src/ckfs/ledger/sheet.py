@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from ckfs.ledger.ledger import Opened, Settled
+from ckfs.ledger.ledger import Opened, Settled, Spent
 from ckfs.ledger.limits import LIMITS, limits_in
 from ckfs.ledger.transaction import Row, Transaction
 from ckfs.names import Inode, MountId, Uid
@@ -48,11 +48,17 @@ _TOUCH = (
     "INSERT INTO grants (store, uid, mount, number, bytes, files, recalled)"
     " VALUES (:store, :uid, :mount, :number, 0, 0, 0) ON CONFLICT (store, uid, mount) DO NOTHING"
 )
+_GRANTED = "SELECT bytes, files FROM grants WHERE store = :store AND uid = :uid AND mount = :mount"
+_LESS = (
+    "UPDATE grants SET bytes = bytes - :bytes, files = files - :files"
+    " WHERE store = :store AND uid = :uid AND mount = :mount"
+)
 _FILES = "SELECT mount, uid, base_bytes, base_files FROM open_files WHERE store = :store AND ino = :ino"
 _NOTE = (
     "INSERT INTO open_files (store, ino, mount, uid, base_bytes, base_files)"
     " VALUES (:store, :ino, :mount, :uid, :bytes, :files)"
 )
+_NOTE_NO_MORE = "DELETE FROM open_files WHERE store = :store AND ino = :ino AND mount = :mount"
 
 
 def over_in(seconds: float | None, seen_ns: int | None) -> Over | None:
@@ -196,26 +202,30 @@ class Sheet:
             self.touch(noted.uid, self._mount)
 
     def settle(self, payer: Uid, settled: Settled) -> None:
-        """The acting mount, which wrote a file at the cost of *payer*, does so no more. Without a note of it the file was counted
-        as it is."""
+        """The acting mount, which wrote a file at the cost of *payer*, does so no more, or goes on. Without a note of it the file was
+        counted as it is."""
         rows = self._files[settled.ino]
         mine = next((row for row in rows if row.mount == self._mount), None)
         if mine is None:
             return
-        rows.remove(mine)
-        self._tx.run(
-            "DELETE FROM open_files WHERE store = :store AND ino = :ino AND mount = :mount",
-            ino=settled.ino,
-            mount=self._mount,
-        )
+        if not settled.goes_on:
+            rows.remove(mine)
+            self._tx.run(_NOTE_NO_MORE, ino=settled.ino, mount=self._mount)
         counted = mine.base if settled.counted is None else settled.counted
         if settled.is_last and mine.uid != payer:  # it was handed over, and has counted with that since
             counted = mine.base
         more = settled.final - counted
-        if rows and not settled.is_last:
+        if settled.goes_on:
+            self.rebase(settled.ino, mine.uid, settled.final)
+        elif rows and not settled.is_last:
             self.rebase(settled.ino, mine.uid, rows[0].base + more)
-        if more:
+        if more or (settled.goes_on and settled.final != mine.base):
             self._standings[mine.uid].post(more)
+
+    def grow(self, grown: Opened) -> None:
+        """A file counts with more in the notes of all that write it."""
+        for row in self._files[grown.ino][:1]:
+            self.rebase(grown.ino, row.uid, row.base + grown.base)
 
     def rebase(self, ino: Inode, uid: Uid, base: Amount) -> None:
         """Let a file count with *base*, for *uid*, in the notes of all that write it."""
@@ -244,6 +254,18 @@ class Sheet:
             # The version has grown since any earlier grant was taken back: a recount did that.
             standing.number = standing.version
         return standing.number
+
+    def spend(self, uid: Uid, spent: Spent) -> None:
+        """What dead mounts have written is not claimed any more, so far as it still is: a recount may have been faster."""
+        standing, rest = self._standings[uid], spent.amount
+        for mount in spent.mounts:
+            row = self._tx.row(_GRANTED, uid=uid, mount=mount.decode("ascii"))
+            granted = NOTHING if row is None else Amount(*row)
+            part = Amount(min(granted.bytes, rest.bytes), min(granted.files, rest.files))
+            if part:
+                self._tx.run(_LESS, uid=uid, mount=mount.decode("ascii"), bytes=part.bytes, files=part.files)
+                standing.claimed -= part
+                rest -= part
 
     def save(self) -> None:
         for uid, standing in self._standings.items():

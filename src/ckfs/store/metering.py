@@ -44,8 +44,8 @@ class Ended:
     is_gone: bool = False
     """It has no name any more, and counts for as long as it is open."""
     goes_on: bool = False
-    beside_dead: bool = False
-    """Mounts that are dead had been writing it: only a recount tells what it counted with."""
+    dead: frozenset[MountId] = frozenset()
+    """Mounts that are dead had been writing it: what they have written was granted to them, and they may not have told all."""
 
 
 class Meter(Protocol):
@@ -69,8 +69,8 @@ class Meter(Protocol):
     def left_open(self, left: Left, fd: int) -> None:
         """As :meth:`gone`, of a file that somebody has open: it counts until nobody has. *fd*, a descriptor of it, is the meter's to close."""
 
-    def changed(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
-        """The charge of *ino* has changed."""
+    def changed(self, payer: Uid, written: Inode | None, by_bytes: int) -> None:
+        """The charge of something has changed; of a file that is being written, *written*, also what it counts with meanwhile."""
 
     def ended(self, ended: Ended) -> None: ...
 

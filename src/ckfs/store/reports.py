@@ -226,19 +226,22 @@ class Reports:
         with alone_with(fd):
             before = rounded(attribute_bytes(fd), self.unit)
             yield
-            self._tell_change(target, fd, ino, rounded(attribute_bytes(fd), self.unit) - before)
+            by_bytes = rounded(attribute_bytes(fd), self.unit) - before
+            if by_bytes > 0 or not self.shares.living(writers.of(fd)):
+                self._tell_change(target, fd, ino, by_bytes)
+            # Else who ends last sees it: less than is noted of a file that is being written no recount would believe.
 
     def _tell_change(self, target: Target, fd: int, ino: Inode, by_bytes: int) -> None:
         status = os.fstat(fd)
         payer = status.st_uid if isinstance(target, OpenFile) and target.payer is None else _payer(target)
         if payer is None or by_bytes == 0 or not self.shares.still_counts(fd):
             return
-        self.shares.take_in(fd, by_bytes)
-        self.meter.changed(Uid(payer), ino, by_bytes)
+        is_written = self.shares.take_in(fd, by_bytes)
+        self.meter.changed(Uid(payer), ino if is_written else None, by_bytes)
 
     def differs(self, payer: Uid, ino: Inode, by_bytes: int) -> None:
         """A copy that has become the set *ino* is charged with so much more than what it is of."""
-        self.meter.changed(payer, ino, by_bytes)
+        self.meter.changed(payer, None, by_bytes)
 
     # Looking
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, nameless, writers
 from ckfs.store.alone import alone_with
-from ckfs.store.metering import Ended, Meter, charge_of
+from ckfs.store.metering import Ended, Meter, charge_of, number_at
 from ckfs.store.nameless import Left, Mark
 from ckfs.store.record import new_inode
 
@@ -103,12 +103,10 @@ class Shares:
             status = os.fstat(fd)
             final, counted = charge_of(status, fd, self.unit), total(marks)
             writers.drop(fd, mount)
-            beside_dead = self._void(fd, others)
+            dead = self._void(fd, others)
             if is_gone := not status.st_nlink:
                 nameless.is_first_to_mark(fd, Mark(mount))
-            self.meter.ended(
-                Ended(ino, Uid(status.st_uid), counted, final, is_gone=is_gone, beside_dead=beside_dead)
-            )
+            self.meter.ended(Ended(ino, Uid(status.st_uid), counted, final, is_gone=is_gone, dead=dead))
 
     def _leave_to(self, fd: int, ino: Inode, marks: Marks, mount: MountId, heir: MountId) -> None:
         held = self.meter.held(ino) or NOTHING
@@ -132,8 +130,8 @@ class Shares:
                 return
             final, payer = charge_of(status, fd, self.unit), Uid(status.st_uid)
             _write(fd, mount, final)
-            beside_dead = self._void(fd, others)
-            self.meter.ended(Ended(ino, payer, total(marks), final, goes_on=True, beside_dead=beside_dead))
+            dead = self._void(fd, others)
+            self.meter.ended(Ended(ino, payer, total(marks), final, goes_on=True, dead=dead))
 
     def drop(self, fd: int, mount: MountId) -> None:
         """*mount* is gone: its mark goes, too, unless others write on, who have yet to see what it has written."""
@@ -141,12 +139,14 @@ class Shares:
             if not self.living(writers.of(fd) - {mount}):
                 writers.drop(fd, mount)
 
-    def take_in(self, fd: int, by_bytes: int) -> None:
-        """Something of the file that nobody writes on has changed, which is told at once: it belongs to what the ledger counts. In the lock."""
+    def take_in(self, fd: int, by_bytes: int) -> bool:
+        """Something of the file that nobody writes on has changed, which is told at once: it belongs to what the ledger counts. Whether
+        somebody writes the file. In the lock."""
         marks = read(fd)
         living = self.living(marks)
         if living:
             _write(fd, min(living), _share(marks, min(living)) + Amount(by_bytes))
+        return bool(living)
 
     def is_told_of_cut(self, fd: int, ino: Inode) -> bool:
         """Whether who cuts the file tells by how much: if nobody writes it, or this mount is about to, and has claimed
@@ -181,21 +181,34 @@ class Shares:
 
     def take_over(self, fd: int, keeper: MountId, payer: Uid) -> Taken | None:
         """Let *keeper*, this mount, which holds the file, count it from now on, if it has lost its last name and nobody else does. *fd* is
-        another descriptor than that by which it is held. *payer* is charged if nobody says who was."""
+        another descriptor than that by which it is held. *payer* is charged if nobody says who was. What this mount writes to it since is
+        counted by itself; of what others write nobody but them knows how much it is."""
         with alone_with(fd):
-            status = os.fstat(fd)
-            if status.st_nlink or not nameless.is_held(fd) or self.living(writers.of(fd)):
+            status, writing = os.fstat(fd), self.living(writers.of(fd))
+            if status.st_nlink or not nameless.is_held(fd) or writing - {keeper}:
                 return None
             mark = nameless.mark_of(fd)
             before = None if mark is None else mark.keeper
             is_kept = before is not None and self.meter.lives(before)
             if before == keeper or (is_kept and (mark is None or mark.left is None)):
                 return None
-            left = mark.left if mark is not None and mark.left is not None else None
-            left = left or Left(payer, new_inode(), charge_of(status, fd, self.unit))
+            if writing and (before is None or is_kept):
+                return None
+            left = None if mark is None else mark.left
+            if left is None:
+                left = Left(payer, new_inode(), self._unwritten(fd, keeper))
+            elif not is_kept:  # under another number: a recount would wait for who is noted beside the dead
+                left = replace(left, number=new_inode())
             nameless.put_mark(fd, Mark(keeper))
             is_uncounted = mark is not None and before is None
             return Taken(left, is_uncounted=is_uncounted, is_unknown=not (is_kept or is_uncounted))
+
+    def _unwritten(self, fd: int, mount: MountId) -> Amount:
+        """What the file takes beyond what *mount*, this one, counts since it began to write it."""
+        charge, share = charge_of(os.fstat(fd), fd, self.unit), read(fd).get(mount)
+        if share is None:
+            return charge
+        return (charge - share - (self.meter.held(number_at(fd)) or NOTHING)).not_below_zero()
 
     def counted(self, where: attributes.Where, names: Collection[bytes]) -> Amount | None:
         """What the ledger counts a file with that is being written; None of one that is not."""
@@ -207,9 +220,9 @@ class Shares:
         return bool(os.fstat(fd).st_nlink) or not nameless.is_marked(fd)
 
     @staticmethod
-    def _void(fd: int, dead: Marks) -> bool:
-        """What the dead had written is counted by now: their shares, if they had any, are theirs no more."""
-        had = [mount for mount, share in dead.items() if share is not None]
+    def _void(fd: int, dead: Marks) -> frozenset[MountId]:
+        """What the dead had written is counted by now: their shares are theirs no more. Who had any."""
+        had = frozenset(mount for mount, share in dead.items() if share is not None)
         for mount in had:
             attributes.put(fd, writers.mark_of(mount), _NONE)
-        return bool(had)
+        return had
