@@ -432,6 +432,22 @@ def test_the_copy_waits_for_a_writer_on_its_mount(cluster: Cluster) -> None:
     assert "somebody has a file of it open for writing" in cluster.server.log()
 
 
+def test_who_writes_in_a_set_that_is_given_away_closes_a_complete_image(cluster: Cluster) -> None:
+    """Nobody has looked at the set since it was given: that alone does not make it a copied one."""
+    top = f"{cluster.server.path}/{SET}"
+    os.mkdir(top)
+    fd = os.open(f"{top}/image", os.O_CREAT | os.O_WRONLY)
+    try:
+        os.write(fd, b"before ")
+        os.chown(top, ALICE, ALICE)
+        os.write(fd, b"after")
+    finally:
+        os.close(fd)
+    assert os.getxattr(f"{top}/image", "user.ckfs.state") == b"complete"
+    has_followed(cluster.faults, SET, ALICE)
+    assert read(f"{cluster.node.path}/{SET}/image") == b"before after"
+
+
 def test_one_who_opens_it_for_writing_while_it_is_copied_is_waited_for(cluster: Cluster) -> None:
     top = held_in_mid_copy(cluster)
     fd = os.open(f"{top}/image", os.O_WRONLY)
