@@ -162,6 +162,13 @@ def test_a_removed_working_directory_is_empty(place: Place) -> None:
     assert as_user(0, stay_in_it) == (0, errno.ENOENT, errno.ENOENT)
 
 
+def test_a_removed_directory_is_read_as_empty(place: Place) -> None:
+    path = place.dir()
+    with opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
+        os.rmdir(path)
+        assert os.listdir(fd) == []
+
+
 def test_a_name_can_be_used_again_at_once_for_another_type(place: Place) -> None:
     path = place.path("reused")
     for kind in (*ALL_TYPES, *ALL_TYPES):
