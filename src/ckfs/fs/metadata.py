@@ -51,7 +51,7 @@ class Metadata:
             if not self._is_out_of_reach(node):
                 raise
             return (await self.core.gate.look(lambda: self.core.store.names.look(SetName(node.name))))[1]
-        except Stale:  # behind a network an open directory is gone with its name; whoever reads it asks what it was
+        except Stale:  # behind a network an open directory is gone with its name
             if node.removed is None or not node.removed.record.is_directory:
                 raise
             return node.removed
