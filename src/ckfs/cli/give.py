@@ -6,9 +6,9 @@ import argparse
 import errno
 import os
 
+from ckfs.cli.setpaths import set_at
 from ckfs.cli.users import uid_of
-from ckfs.daemon.mounting import Mounted, mount_of
-from ckfs.errors import CkfsError, NotPermitted, UsageError
+from ckfs.errors import CkfsError, NotPermitted
 from ckfs.names import shown
 
 
@@ -29,40 +29,14 @@ def give(path: str, user: str) -> str:
     if os.geteuid() != 0:
         raise NotPermitted(f"{name}: only root gives sets to users")
     uid = uid_of(user)
-    parent, entry = os.path.split(os.path.abspath(path))
-    try:
-        directory = os.open(parent, os.O_PATH | os.O_DIRECTORY)
-    except OSError:
-        raise UsageError(f"{name}: there is no such set") from None
-    try:
-        check_is_set(directory, entry, name)
-        os.chown(entry, uid, -1, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        raise UsageError(f"{name}: there is no such set") from None
-    except OSError as error:
-        reason = {errno.EDQUOT: "it does not fit the user's quota"}.get(error.errno or 0, error.strerror)
-        raise CkfsError(f"{name}: cannot give it to {shown(user)}: {reason}; it stays as it was") from None
-    finally:
-        os.close(directory)
+    with set_at(path) as found:
+        try:
+            os.chown(found.entry, uid, -1, dir_fd=found.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = "it does not fit the user's quota" if error.errno == errno.EDQUOT else error.strerror
+            raise CkfsError(
+                f"{name}: cannot give it to {shown(user)}: {reason}; it stays as it was"
+            ) from None
     return f"{name}: belongs to {shown(user)} now"
-
-
-def check_is_set(directory: int, entry: str, name: str) -> Mounted:
-    """The mount on which *entry* of the open *directory*, which people call *name*, is a set. UsageError if it is none. Sets are what is right below a mount; a set that is a symlink or a fifo has no attribute that says so.
-
-    The kernel is asked whether it is a ckfs: any file system, a user's too, may have attributes of these names.
-    """
-    os.stat(entry, dir_fd=directory, follow_symlinks=False)
-    mount = mount_of(directory)
-    if mount is None or not mount.is_ckfs:
-        raise UsageError(f"{name}: not in a set on a ckfs mount")
-    try:
-        if entry and os.getxattr(f"/proc/self/fd/{directory}", "user.ckfs.version"):
-            return mount
-    except OSError:
-        pass
-    try:
-        set_name = os.getxattr(f"/proc/self/fd/{directory}", "user.ckfs.set")
-    except OSError:
-        raise UsageError(f"{name}: not in a set on a ckfs mount") from None
-    raise UsageError(f"{name}: inside the set {shown(set_name)}: only whole sets are given")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 
-from ckfs.cli.give import check_is_set
 from ckfs.cli.progress import Progress
+from ckfs.cli.setpaths import set_at
 from ckfs.control.client import Unanswered, ask
-from ckfs.errors import CkfsError, NotMounted, UsageError
+from ckfs.errors import NotMounted
 from ckfs.names import shown
 
 
@@ -25,23 +24,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def move(path: str, store: str) -> str:
     """Move the set at *path*. Returns the line to print; raises CkfsError, and the set is where it was then."""
-    name = shown(path)
-    parent, entry = os.path.split(os.path.abspath(path))
-    try:
-        directory = os.open(parent, os.O_PATH | os.O_DIRECTORY)
-    except OSError:
-        raise UsageError(f"{name}: there is no such set") from None
-    try:
-        mount = check_is_set(directory, entry, name)
-    except FileNotFoundError:
-        raise UsageError(f"{name}: there is no such set") from None
-    except OSError as error:
-        raise CkfsError(f"{name}: {error.strerror}") from None
-    finally:
-        os.close(directory)
+    with set_at(path) as found:
+        name, entry, device = found.shown, found.entry, found.mount.device
     progress, moved = Progress("MiB copied and compared"), False
     try:
-        for said in ask(mount.device, "move", {"set_name": entry, "store": store}):
+        for said in ask(device, "move", {"set_name": entry, "store": store}):
             if said.get("moved") is not None:
                 moved = said["moved"] is True
             else:

@@ -27,7 +27,7 @@ from ckfs.fs.seen import Seen
 from ckfs.names import MountId, shown
 from ckfs.policy.advice import Topic, advice
 from ckfs.store.exchanges import Exchanges, Said, Voice
-from ckfs.store.mounts import MOUNTS
+from ckfs.store.mountsdirectory import MOUNTS
 
 log = logging.getLogger(__name__)
 

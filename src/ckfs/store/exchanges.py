@@ -23,11 +23,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ckfs.errors import ReadOnly
 from ckfs.model import Owner
 from ckfs.names import MountId
-from ckfs.store.identity import acting_as
-from ckfs.store.mounts import ANSWERS, ASKED, ASKS, MOUNTS, is_id
+from ckfs.store.mounts import ANSWERS, ASKED, ASKS, is_id
+from ckfs.store.mountsdirectory import MountsDirectory
 
 _NEW = b"~"
 _MOST_BYTES = 1024
@@ -54,22 +53,20 @@ class Exchanges:
     """In the store whose root is *root_fd*, kept by *service*. *boot* tells running kernels apart."""
 
     def __init__(self, root_fd: int, service: Owner, boot: bytes, *, read_only: bool = False) -> None:
-        self._root_fd = root_fd
-        self._service = service
+        self._directory = MountsDirectory(root_fd, service, read_only)
         self._boot = boot
-        self._read_only = read_only
         self.changes = 0
         """Is another number whenever this object has changed names in the directory, or is about to."""
 
     def client(self) -> bytes:
         """Of this mount: on one running kernel each mounted file system has a number of its own."""
-        return b"%s:%x" % (self._boot, os.fstat(self._root_fd).st_dev)
+        return b"%s:%x" % (self._boot, os.fstat(self._directory.root_fd).st_dev)
 
     # Who asks
 
     def ask(self, own: MountId, other: MountId) -> bool:
         """Let *other* know that *own* wants answers; False if another mount is asking it, or it has ended."""
-        with self._changing() as directory, self._changing_names():
+        with self._directory.changing() as directory, self._changing_names():
             try:
                 os.stat(other, dir_fd=directory, follow_symlinks=False)
                 os.symlink(own, other + ASKED, dir_fd=directory)
@@ -79,7 +76,7 @@ class Exchanges:
 
     def asker(self, own: MountId) -> MountId | None:
         """Who asks *own*."""
-        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+        with contextlib.suppress(FileNotFoundError), self._directory.opened() as directory:
             found = os.readlink(own + ASKED, dir_fd=directory)
             return MountId(found) if is_id(found) else None
         return None
@@ -99,13 +96,13 @@ class Exchanges:
 
     def begin(self, own: MountId, voice: Voice, to: MountId) -> None:
         """Nothing yet, to *to*."""
-        with self._changing() as directory, self._changing_names():
+        with self._directory.changing() as directory, self._changing_names():
             _put(directory, own + voice.value, Said(self.client(), to, 0))
 
     def say(self, own: MountId, voice: Voice, to: MountId, number: int) -> None:
         """The question or answer of that *number*, which comes after the last."""
         said = Said(self.client(), to, number)
-        with self._changing() as directory:
+        with self._directory.changing() as directory:
             if voice is Voice.ANSWERS and number % 2 == 0:
                 with self._changing_names():
                     _put(directory, own + voice.value, said)
@@ -119,7 +116,7 @@ class Exchanges:
     def heard(self, other: MountId, voice: Voice, *, after: Said | None = None) -> Said | None:
         """What *other* says, as far as both its size and its content tell; None if it says nothing. As long as the size is that of
         what it said *after* nothing is opened, since some clients ask the server for attributes whenever they open."""
-        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+        with contextlib.suppress(FileNotFoundError), self._directory.opened() as directory:
             size = os.stat(other + voice.value, dir_fd=directory, follow_symlinks=False).st_size
             if after is not None and size == len(_encoded(after)):
                 return after
@@ -136,26 +133,10 @@ class Exchanges:
     # The directory
 
     def _remove(self, name: bytes) -> None:
-        with self._changing() as directory, self._changing_names():
+        with self._directory.changing() as directory, self._changing_names():
             for each in (name, name + _NEW):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(each, dir_fd=directory)
-
-    @contextmanager
-    def _opened(self) -> Iterator[int]:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(MOUNTS, flags, dir_fd=self._root_fd)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    @contextmanager
-    def _changing(self) -> Iterator[int]:
-        if self._read_only:
-            raise ReadOnly("the store is open for reading only")
-        with acting_as(self._service), self._opened() as directory:
-            yield directory
 
     @contextmanager
     def _changing_names(self) -> Iterator[None]:

@@ -40,7 +40,8 @@ from ckfs.store.formats import FORMAT_FILE, read_form, read_own_form, text_of_ne
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.limits import LIMITS_FILE
 from ckfs.store.metering import Meter
-from ckfs.store.mounts import MOUNTS, Mounts
+from ckfs.store.mounts import Mounts
+from ckfs.store.mountsdirectory import MOUNTS
 from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, TRASH, Arrangement
 from ckfs.store.setnames import SetNames

@@ -22,17 +22,14 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ckfs.errors import Fenced, ReadOnly
+from ckfs.errors import Fenced
 from ckfs.model import Owner
 from ckfs.names import MountId
 from ckfs.store import syscalls
-from ckfs.store.identity import acting_as
-
-MOUNTS = b"mounts"
+from ckfs.store.mountsdirectory import MountsDirectory
 
 _VERSION = b"1"
 _ENDED = b".ended"
@@ -113,21 +110,19 @@ class Mounts:
     """The directory ``mounts/`` of the store whose root is *root_fd*, kept by *service*; made when it is first needed."""
 
     def __init__(self, root_fd: int, service: Owner, *, read_only: bool = False) -> None:
-        self._root_fd = root_fd
-        self._service = service
-        self._read_only = read_only
+        self._directory = MountsDirectory(root_fd, service, read_only)
 
     # One's own
 
     def register(self, registration: Registration) -> None:
-        with self._changing() as directory:
+        with self._directory.changing() as directory:
             _write(directory, registration.id, os.O_CREAT | os.O_EXCL, registration)
 
     def renew(self, registration: Registration) -> Registration:
         """The next beat. Raises Fenced if somebody has ended this mount."""
         beating = replace(registration, beat=registration.beat + 1, wall_ns=time.time_ns())
         try:
-            with self._changing() as directory:
+            with self._directory.changing() as directory:
                 _write(directory, registration.id, 0, beating)
         except FileNotFoundError:
             raise Fenced("another mount has ended this one") from None
@@ -138,7 +133,7 @@ class Mounts:
         if not finished:
             self.end(mount)
             return
-        with self._changing() as directory, contextlib.suppress(FileNotFoundError):
+        with self._directory.changing() as directory, contextlib.suppress(FileNotFoundError):
             os.unlink(mount, dir_fd=directory)
             _sweep(directory, mount)
 
@@ -147,39 +142,39 @@ class Mounts:
     def read(self, mount: MountId) -> Registration | None:
         """What a mount says of itself; None if it has ended."""
         try:
-            with self._opened() as directory:
+            with self._directory.opened() as directory:
                 return _read(directory, mount)
         except FileNotFoundError:
             return None
 
     def ids(self) -> list[MountId]:
         """Of those that have not ended."""
-        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+        with contextlib.suppress(FileNotFoundError), self._directory.opened() as directory:
             return [MountId(name) for name in _names(directory) if is_id(name)]
         return []
 
     def all(self) -> list[Registration]:
         """Those that have not ended."""
-        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+        with contextlib.suppress(FileNotFoundError), self._directory.opened() as directory:
             found = (_read_or_none(directory, MountId(name)) for name in _names(directory) if is_id(name))
             return [registration for registration in found if registration is not None]
         return []
 
     def ended(self) -> list[MountId]:
         """Those that have ended without finishing their images, as far as nobody has looked after these."""
-        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+        with contextlib.suppress(FileNotFoundError), self._directory.opened() as directory:
             names = (name.removesuffix(_ENDED) for name in _names(directory) if name.endswith(_ENDED))
             return [MountId(name) for name in names if is_id(name)]
         return []
 
     def end(self, mount: MountId) -> None:
         """Fence a mount: nobody writes as it any more. Nothing happens if it has ended."""
-        with self._changing() as directory, contextlib.suppress(FileNotFoundError):
+        with self._directory.changing() as directory, contextlib.suppress(FileNotFoundError):
             os.rename(mount, mount + _ENDED, src_dir_fd=directory, dst_dir_fd=directory)
 
     def forget(self, mount: MountId) -> None:
         """Nothing in the store names that ended mount any more."""
-        with self._changing() as directory, contextlib.suppress(FileNotFoundError):
+        with self._directory.changing() as directory, contextlib.suppress(FileNotFoundError):
             os.unlink(mount + _ENDED, dir_fd=directory)
             _sweep(directory, mount)
 
@@ -187,14 +182,14 @@ class Mounts:
 
     def holder_of(self, node: bytes) -> MountId | None:
         """The mount that has the node's name; None if nobody does. It may have ended."""
-        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+        with contextlib.suppress(FileNotFoundError), self._directory.opened() as directory:
             return MountId(os.readlink(NODE_PREFIX + node, dir_fd=directory))
         return None
 
     def take_node(self, node: bytes, id: MountId, instead_of: MountId | None) -> bool:  # noqa: A002 - its name everywhere
         """Let *id* have the node's name from now on, which *instead_of* had; False if another was quicker: of several exactly
         one gets it."""
-        with self._changing() as directory:
+        with self._directory.changing() as directory:
             if instead_of is not None and not _take_away(directory, NODE_PREFIX + node, instead_of):
                 return False
             try:
@@ -205,13 +200,13 @@ class Mounts:
 
     def give_node_back(self, node: bytes, id: MountId) -> None:  # noqa: A002 - its name everywhere
         """Nothing happens if another mount has the name by now."""
-        with self._changing() as directory:
+        with self._directory.changing() as directory:
             _take_away(directory, NODE_PREFIX + node, id)
 
     # Keeping house
 
     def housekeeper(self) -> MountId | None:
-        with contextlib.suppress(FileNotFoundError), self._opened() as directory:
+        with contextlib.suppress(FileNotFoundError), self._directory.opened() as directory:
             _, holder = _last_term(directory)
             return holder
         return None
@@ -222,7 +217,7 @@ class Mounts:
         Of several that take over at once exactly one does, on every file system: the next term has one name, which is made
         exclusively. One that comes so late that its term is over, and cleared away, finds a later one beside its own.
         """
-        with self._changing() as directory:
+        with self._directory.changing() as directory:
             term, holder = _last_term(directory)
             if holder == mount:
                 return True
@@ -240,28 +235,6 @@ class Mounts:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(_TERM % number, dir_fd=directory)
             return True
-
-    # The directory
-
-    @contextmanager
-    def _opened(self) -> Iterator[int]:
-        fd = os.open(
-            MOUNTS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root_fd
-        )
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-
-    @contextmanager
-    def _changing(self) -> Iterator[int]:
-        if self._read_only:
-            raise ReadOnly("the store is open for reading only")
-        with acting_as(self._service):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(MOUNTS, 0o755, dir_fd=self._root_fd)
-            with self._opened() as directory:
-                yield directory
 
 
 def _names(directory: int) -> list[bytes]:

@@ -8,45 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ckfs.model import Owner
-from ckfs.store.identity import acting_as
-from ckfs.store.mounts import MOUNTS
+from ckfs.store.mountsdirectory import MountsDirectory
 
 NAMES = (b"spare", b"spare.1", b"spare.2", b"spare.3")
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Spare:
     """Of the store whose root is *root_fd*, kept by *service*."""
 
     def __init__(self, root_fd: int, service: Owner) -> None:
-        self._root_fd = root_fd
-        self._service = service
+        self._directory = MountsDirectory(root_fd, service)
 
     def keep(self) -> None:
         """Have them all, if that is possible."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with contextlib.suppress(OSError), self._directory() as directory:
+        with contextlib.suppress(OSError), self._directory.changing() as directory:
             for name in NAMES:
                 os.close(os.open(name, flags, 0o600, dir_fd=directory))
 
     def give(self) -> bool:
         """Whether there was one, which is gone now."""
-        with contextlib.suppress(OSError), self._directory() as directory:
+        with contextlib.suppress(OSError), self._directory.changing() as directory:
             for name in reversed(NAMES):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=directory)
                     return True
         return False
-
-    @contextmanager
-    def _directory(self) -> Iterator[int]:
-        with acting_as(self._service):
-            fd = os.open(MOUNTS, _DIRECTORY, dir_fd=self._root_fd)
-            try:
-                yield fd
-            finally:
-                os.close(fd)

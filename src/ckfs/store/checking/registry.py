@@ -25,7 +25,8 @@ from ckfs.store.checking.walking import Directory, Seen, reach
 from ckfs.store.checkpoints import checkpoints
 from ckfs.store.identity import acting_as
 from ckfs.store.layout import Store
-from ckfs.store.mounts import MOUNTS, NODE_PREFIX, Registration, is_id, is_passing
+from ckfs.store.mounts import NODE_PREFIX, Registration, is_id, is_passing
+from ckfs.store.mountsdirectory import MOUNTS
 from ckfs.store.realms import STAGING
 from ckfs.store.spare import NAMES as SPARE
 from ckfs.store.spots import Found, Spot
