@@ -268,6 +268,16 @@ def test_earlier_images_outlive_a_failed_checkpoint(
     check_gone(job)
 
 
+@pytest.mark.parametrize("set_up", [SetUp.REMOTE])
+def test_what_a_failed_checkpoint_took_is_there_for_the_next(job: Torque) -> None:
+    for _ in range(2):
+        job.checkpoint(NODE_A, Failure.NO_ROOM, TOO_LARGE)
+        job.checkpoint(NODE_A)
+    check_kept(job)
+    job.ends(NODE_A)
+    check_gone(job)
+
+
 @pytest.mark.parametrize("set_up", SetUp)
 def test_earlier_images_outlive_a_checkpoint_that_the_quota_ends(
     three_with_quota: tuple[dict[str, str], Path], set_up: SetUp

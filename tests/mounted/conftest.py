@@ -13,6 +13,9 @@ from tests.support.payers import MakePlace, Payer, Place, paying, place_in, plac
 
 ON_CLUSTER = {
     "test_the_trash_gives_way_to_a_write",
+    "test_what_one_user_gives_up_another_pays_for",
+    "test_deleting_frees",
+    "test_what_is_appended_is_charged",
 }
 """Of the holes in quotas, what is tried on the GlusterFS cluster every time. All of it is with ``--whole-cluster``."""
 

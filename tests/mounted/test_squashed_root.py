@@ -25,8 +25,10 @@ from ckfs.store.handover import Copying, name_owner
 from ckfs.store.layout import open_store
 from tests.support.agents import Agent
 from tests.support.faultfs import FaultStore
+from tests.support.images import append, save
 from tests.support.mounting import Mount, mounted, run_ckfs
 from tests.support.nfs import nfs_store
+from tests.support.quotas import set_quota
 from tests.support.sets import create, looks_of, make_set, overwrite, read
 from tests.support.users import ALICE, BOB, NOBODY, ROOT, as_user, errno_as, errno_of_call
 
@@ -231,6 +233,17 @@ def test_users_work_as_on_any_store(cluster: Cluster) -> None:
     }
 
 
+def test_what_is_appended_gets_what_fits_exactly(cluster: Cluster) -> None:
+    """Who asks the store whether others write the file does so as its owner."""
+    path, unit = f"{cluster.node.path}/set", os.statvfs(cluster.store).f_frsize
+    as_user(ALICE, os.mkdir, path)
+    as_user(ALICE, save, f"{path}/log", b"x")
+    set_quota(cluster.node.path, ALICE, "--hard", str(3 * unit))
+    as_user(ALICE, append, f"{path}/log", b"y" * (2 * unit - 1))
+    assert errno_as(ALICE, os.mkdir, f"{path}/more") == errno.EDQUOT
+    assert read(f"{path}/log") == b"x" + b"y" * (2 * unit - 1)
+
+
 def test_root_does_in_a_users_set_what_root_may(cluster: Cluster) -> None:
     top = f"{cluster.server.path}/hers"
     as_user(ALICE, os.mkdir, top, 0o700)
@@ -430,6 +443,22 @@ def test_the_copy_waits_for_a_writer_on_its_mount(cluster: Cluster) -> None:
     has_followed(cluster.faults, SET, ALICE)
     assert read(f"{cluster.node.path}/{SET}/image") == b"before after"
     assert "somebody has a file of it open for writing" in cluster.server.log()
+
+
+def test_who_writes_in_a_set_that_is_given_away_closes_a_complete_image(cluster: Cluster) -> None:
+    """Nobody has looked at the set since it was given: that alone does not make it a copied one."""
+    top = f"{cluster.server.path}/{SET}"
+    os.mkdir(top)
+    fd = os.open(f"{top}/image", os.O_CREAT | os.O_WRONLY)
+    try:
+        os.write(fd, b"before ")
+        os.chown(top, ALICE, ALICE)
+        os.write(fd, b"after")
+    finally:
+        os.close(fd)
+    assert os.getxattr(f"{top}/image", "user.ckfs.state") == b"complete"
+    has_followed(cluster.faults, SET, ALICE)
+    assert read(f"{cluster.node.path}/{SET}/image") == b"before after"
 
 
 def test_one_who_opens_it_for_writing_while_it_is_copied_is_waited_for(cluster: Cluster) -> None:

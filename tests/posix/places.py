@@ -72,6 +72,11 @@ class Place:
         return () if self.kind == "gluster" else ("ctime",)
 
     @property
+    def knows_nameless(self) -> bool:
+        """Whether a file that is open without a name can be opened again, and has times and attributes to set: docs/glusterfs.md."""
+        return self.kind != "gluster"
+
+    @property
     def has_rename_flags(self) -> bool:
         """Whether the file system under it knows those of renameat2: docs/glusterfs.md."""
         return self.kind not in {"gluster", "mount-on-nfs"}

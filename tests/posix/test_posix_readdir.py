@@ -206,13 +206,6 @@ def test_renames_show_at_the_next_reading(place: Place) -> None:
         assert os.listdir(path) == [new]
 
 
-def test_a_removed_directory_is_read_as_empty(place: Place) -> None:
-    path = place.dir()
-    with opened(path, os.O_RDONLY | os.O_DIRECTORY) as fd:
-        os.rmdir(path)
-        assert os.listdir(fd) == []
-
-
 def test_removing_every_entry_while_reading(crowd: Crowd) -> None:
     """How TORQUE's remtree and rm -r work: unlink what readdir just named. It is the last to use the crowd."""
     removed = 0

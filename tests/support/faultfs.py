@@ -492,8 +492,13 @@ class FaultFs(pyfuse3.Operations):
     @answers
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
         link = self._nodes[inode].link
-        names = await self._call("listxattr", ctx, inode, b"", lambda: os.listxattr(link))
+        names = await self._call("listxattr", ctx, inode, b"", lambda: self.names_of_attributes(link))
         return [os.fsencode(name) for name in names if name.startswith("user.")]
+
+    @staticmethod
+    def names_of_attributes(link: str) -> list[str]:
+        """Of the file that *link* leads to. Called in a thread that acts as the caller."""
+        return os.listxattr(link)
 
     @answers
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:

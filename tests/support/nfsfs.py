@@ -348,8 +348,15 @@ class NfsFs(FaultFs):
 
     @answers
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        """The server wants who asks to be one who may read the file (nfsd_listxattr); a local file system tells everybody."""
         self._check_attributes()
         return await super().listxattr(inode, ctx)
+
+    @staticmethod
+    def names_of_attributes(link: str) -> list[str]:
+        if not os.access(link, os.R_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return FaultFs.names_of_attributes(link)
 
     @answers
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:

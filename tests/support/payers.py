@@ -248,6 +248,8 @@ class Place:
     mount: Mount
     quotas: Quotas
     keeper: int = 0
+    has_rename_flags: bool = True
+    """Whether the store's file system knows those of renameat2: docs/glusterfs.md."""
 
 
 @contextlib.contextmanager
@@ -297,7 +299,8 @@ def place_on(
     kept, mountpoint = cluster.kept / name, directory / f"place-{next(_places)}"
     rewrite_policy(kept, lambda text: ledger(policy(text)))
     with cluster.hosts[0].mounts(name, mountpoint, **options) as mount:
-        place = Place(kept, mount, Quotas(kept, mount.path), pwd.getpwnam(SERVICE).pw_uid)
+        keeper = pwd.getpwnam(SERVICE).pw_uid
+        place = Place(kept, mount, Quotas(kept, mount.path), keeper, has_rename_flags=False)
         yield place
         place.quotas.all_given_back()
         place.quotas.check()

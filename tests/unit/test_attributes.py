@@ -40,7 +40,7 @@ def fd(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def test_what_was_remembered_is_read_and_can_be_changed(path: Path, fd: int) -> None:
-    attributes.remember(fd, NAME, b"first")
+    attributes.remember(fd, "a file", NAME, b"first")
     path.unlink()
     assert attributes.get(fd, NAME) == b"first"
     attributes.put(fd, NAME, b"second")
@@ -51,8 +51,28 @@ def test_what_was_remembered_is_read_and_can_be_changed(path: Path, fd: int) -> 
     assert attributes.get_or_none(fd, OTHER) is None
 
 
+def test_what_ckfs_noted_while_there_was_a_name_is_known_too(path: Path, fd: int) -> None:
+    """Without the marks of who writes nobody would know with what a removed file counts."""
+    attributes.remember(fd, "a file", NAME, b"first")
+    attributes.put(fd, OTHER, b"4096 1")
+    attributes.put(fd, b"user.note", b"a user's")
+    attributes.remember(fd, "a file", NAME, b"second")
+    path.unlink()
+    assert (attributes.names(fd), attributes.get(fd, OTHER)) == ([NAME, OTHER], b"4096 1")
+
+
+def test_what_others_have_taken_away_meanwhile_is_forgotten(path: Path, fd: int) -> None:
+    attributes.remember(fd, "a file", NAME, b"first")
+    attributes.put(fd, NAME, b"first")
+    attributes.put(fd, OTHER, b"1")
+    os.removexattr(path, OTHER)
+    attributes.names(fd)
+    path.unlink()
+    assert attributes.names(fd) == [NAME]
+
+
 def test_what_is_there_is_not_made_and_what_is_not_there_not_removed(path: Path, fd: int) -> None:
-    attributes.remember(fd, NAME, b"first")
+    attributes.remember(fd, "a file", NAME, b"first")
     path.unlink()
     with pytest.raises(FileExistsError):
         attributes.create(fd, NAME, b"second")
@@ -61,15 +81,15 @@ def test_what_is_there_is_not_made_and_what_is_not_there_not_removed(path: Path,
 
 
 def test_what_is_remembered_of_one_file_does_not_stay_with_the_next(path: Path, fd: int) -> None:
-    attributes.remember(fd, NAME, b"first")
+    attributes.remember(fd, "a file", NAME, b"first")
     path.unlink()
     attributes.put(fd, OTHER, b"1")
-    attributes.remember(fd, NAME, b"another")
+    attributes.remember(fd, "another file", NAME, b"another")
     assert (attributes.names(fd), attributes.get(fd, NAME)) == ([NAME], b"another")
 
 
 def test_a_file_with_a_name_is_asked_itself(path: Path, fd: int) -> None:
-    attributes.remember(fd, NAME, b"remembered")
+    attributes.remember(fd, "a file", NAME, b"remembered")
     assert attributes.get_or_none(fd, NAME) is None
     attributes.put(fd, NAME, b"kept")
     assert os.getxattr(path, NAME) == b"kept"

@@ -183,7 +183,7 @@ class Content:
         releases: list[Release] = [partial(core.charging.done, claim)]
         put = partial(append, handle.fd, piece)
         if claim.only_at is not None:  # under a lock of the file, which is one for all threads here
-            put = partial(append_at, handle.fd, piece, claim.only_at, core.mount_id)
+            put = partial(append_at, core.store.door, handle.file, piece, claim.only_at, core.mount_id)
             try:
                 releases.append(await core.locks.acquire(handle.node.ino))
             except BaseException:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ckfs.errors import Denied, NotOwner, StoreDown, Unreached
+from ckfs.errors import Denied, NotOwner, Stale, StoreDown, Unreached
 from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
@@ -51,6 +51,10 @@ class Metadata:
             if not self._is_out_of_reach(node):
                 raise
             return (await self.core.gate.look(lambda: self.core.store.names.look(SetName(node.name))))[1]
+        except Stale:  # behind a network an open directory is gone with its name
+            if node.removed is None or not node.removed.record.is_directory:
+                raise
+            return node.removed
         if await self._was_copied(node, found):
             found = await self.core.examine(node)
         return (

@@ -191,8 +191,10 @@ class Sets:
 
     async def _keep_up(self, entry: SetEntry) -> None:
         top = self.core.inodes.known(entry.ino)
-        if top is not None and top.reached is not None and top.reached.spot != entry.spot:
-            top.entry = entry
+        if top is None or top.reached is None or top.reached == entry:
+            return
+        top.entry = entry
+        if not entry.lies_with(top.reached):  # else it was given away, and its files have yet to follow
             await self.following.keep_up(top)
 
     async def was_copied(self, node: Node, *, is_gone: bool = True) -> bool:
@@ -206,7 +208,8 @@ class Sets:
                 await self._keep_up(await self._entry_of(SetName(top.name)))
         except (OSError, Stale):
             return False
-        return top.reached != before
+        after = top.reached
+        return before is not None and after is not None and not after.lies_with(before)
 
     async def _entry_of(self, name: SetName) -> SetEntry:
         if self.core.locks.is_overdue(ROOT_INODE):

@@ -9,8 +9,10 @@ import errno
 import os
 
 from ckfs.names import MountId
-from ckfs.store import writers
 from ckfs.store.alone import alone_with
+from ckfs.store.charges import end_of
+from ckfs.store.door import Door
+from ckfs.store.spots import OpenFile
 
 
 def append(fd: int, data: bytes) -> tuple[int, int]:
@@ -19,10 +21,11 @@ def append(fd: int, data: bytes) -> tuple[int, int]:
     return written, os.lseek(fd, 0, os.SEEK_CUR)
 
 
-def append_at(fd: int, data: bytes, offset: int, mount: MountId) -> tuple[int, int]:
+def append_at(door: Door, file: OpenFile, data: bytes, offset: int, mount: MountId) -> tuple[int, int]:
     """As :func:`append`, if the file ends at *offset*, and nobody but *mount* writes it; else OSError (EDQUOT): there is room for
     nothing else."""
-    with alone_with(fd):
-        if os.fstat(fd).st_size != offset or writers.of(fd) - {mount}:
+    with alone_with(file.fd):
+        end, is_shared = end_of(door, file, mount)
+        if is_shared or end != offset:
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
-        return append(fd, data)
+        return append(file.fd, data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass, field
 
 Where = int | bytes
 """An open descriptor, or what :func:`path_of` gives."""
@@ -19,30 +20,60 @@ def path_of(dir_fd: int, name: bytes) -> bytes:
     return b"/proc/self/fd/%d/%s" % (dir_fd, name)
 
 
+_OWN = b"user.ckfs"
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of one file by a descriptor of it."""
+
+    file: object
+    values: dict[bytes, bytes] = field(default_factory=dict)
+
+
 class _Kept:
-    """What was last read or written of attributes by descriptors, for those files of a GlusterFS volume that lose their last name
-    while they are open: data and stat are there as before, and every call on attributes by the descriptor is ESTALE.
+    """What was last read or written of ckfs's own attributes by descriptors, for those files of a GlusterFS volume that lose their last
+    name while they are open: data and stat are there as before, and every call on attributes by the descriptor is ESTALE.
 
     By the number of the descriptor; what is opened is looked at by it before anything else, so that nothing of an earlier file is
-    left. An entry is one record long.
+    left. An entry is one record long, and the marks of who writes.
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, dict[bytes, bytes]] = {}
+        self._of: dict[int, _Known] = {}
 
-    def remember(self, fd: int, name: bytes, value: bytes) -> None:
-        self._of[fd] = {name: value}
+    def remember(self, fd: int, file: object, name: bytes, value: bytes) -> None:
+        """*file* is equal for descriptors of the same file only."""
+        known = self._of.get(fd)
+        if known is None or known.file != file:
+            known = self._of[fd] = _Known(file)
+        known.values[name] = value
+
+    def heard(self, where: Where, name: bytes, value: bytes) -> None:
+        """The file has the attribute."""
+        if isinstance(where, int) and name.startswith(_OWN) and (known := self._of.get(where)) is not None:
+            known.values[name] = value
+
+    def heard_gone(self, where: Where, name: bytes) -> None:
+        """The file has it no more."""
+        if isinstance(where, int) and (known := self._of.get(where)) is not None:
+            known.values.pop(name, None)
+
+    def heard_names(self, where: Where, names: list[bytes]) -> None:
+        """The file has these alone."""
+        if isinstance(where, int) and (known := self._of.get(where)) is not None:
+            known.values = {name: value for name, value in known.values.items() if name in names}
 
     def of(self, where: Where, error: OSError) -> dict[bytes, bytes]:
         """All of them, to be read and changed. Raises *error* if it is of another kind, or the file has a name."""
         if error.errno != errno.ESTALE or not isinstance(where, int) or os.fstat(where).st_nlink:
             raise error
-        return self._of.setdefault(where, {})
+        return self._of.setdefault(where, _Known(None)).values
 
 
 _kept = _Kept()
 remember = _kept.remember
-"""Of a new file, which was given the attribute by its name: it has the value, should it lose that."""
+"""Of a file that was just opened: it has the value, should it lose its name."""
 
 
 def _no_attribute() -> OSError:
@@ -52,9 +83,12 @@ def _no_attribute() -> OSError:
 def get(where: Where, name: bytes) -> bytes:
     """The attribute's value; OSError with ENODATA if there is none."""
     try:
-        return os.getxattr(where, name, follow_symlinks=isinstance(where, int))
+        value = os.getxattr(where, name, follow_symlinks=isinstance(where, int))
     except OSError as error:
         kept = _kept.of(where, error)
+    else:
+        _kept.heard(where, name, value)
+        return value
     if name not in kept:
         raise _no_attribute()
     return kept[name]
@@ -75,6 +109,8 @@ def put(where: Where, name: bytes, value: bytes) -> None:
         os.setxattr(where, name, value, follow_symlinks=isinstance(where, int))
     except OSError as error:
         _kept.of(where, error)[name] = value
+    else:
+        _kept.heard(where, name, value)
 
 
 def create(where: Where, name: bytes, value: bytes) -> None:
@@ -86,13 +122,17 @@ def create(where: Where, name: bytes, value: bytes) -> None:
         if name in kept:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
         kept[name] = value
+    else:
+        _kept.heard(where, name, value)
 
 
 def names(where: Where) -> list[bytes]:
     try:
-        return [os.fsencode(name) for name in os.listxattr(where, follow_symlinks=isinstance(where, int))]
+        found = [os.fsencode(name) for name in os.listxattr(where, follow_symlinks=isinstance(where, int))]
     except OSError as error:
         return list(_kept.of(where, error))
+    _kept.heard_names(where, found)
+    return found
 
 
 def remove(where: Where, name: bytes) -> None:
@@ -101,3 +141,5 @@ def remove(where: Where, name: bytes) -> None:
     except OSError as error:
         if _kept.of(where, error).pop(name, None) is None:
             raise _no_attribute() from None
+    else:
+        _kept.heard_gone(where, name)

@@ -58,6 +58,10 @@ class SetEntry:
         components = (USERS, b"%d" % self.stored.uid, self.place)
         return Spot(self.stored, components, payer=payer, volume=self.volume)
 
+    def lies_with(self, other: SetEntry) -> bool:
+        """Its files are where those of *other* are, whoever pays for them."""
+        return (self.stored, self.volume, self.place) == (other.stored, other.volume, other.place)
+
     def of_top(self, ino: Inode, mode: int) -> SetEntry:
         """The same of a set whose top has that number and mode."""
         return replace(self, ino=ino, mode=0 if self.volume == HOME else mode)

@@ -45,10 +45,11 @@ class Namespace(Way):
             fd = os.open(name, flags, _PRIVATE_FILE, dir_fd=dir_fd)
             try:
                 found = self._with_record(dir_fd, name, new, lambda: os.unlink(name, dir_fd=dir_fd))
+                file = (found.stat.st_ino, found.record.ino)
+                attributes.remember(fd, file, record.ATTRIBUTE, record.encode(found.record))
                 if writer is not None:
                     self._mark(fd, writer, lambda: os.unlink(name, dir_fd=dir_fd))
                 self._hold(fd)
-                attributes.remember(fd, record.ATTRIBUTE, record.encode(found.record))
                 self.reports.made(spot, found.stat)
                 return fd, found
             except BaseException:

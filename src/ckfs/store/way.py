@@ -123,7 +123,8 @@ class Way:
         if known is None:
             known = self._adopt(status, where)
         if isinstance(where, int) and status.st_nlink:
-            attributes.remember(where, record.ATTRIBUTE, record.encode(known) if raw is None else raw)
+            value = record.encode(known) if raw is None else raw
+            attributes.remember(where, (status.st_ino, known.ino), record.ATTRIBUTE, value)
         return Found(status, known)
 
     def _adopt(self, status: os.stat_result, where: attributes.Where) -> Record:
