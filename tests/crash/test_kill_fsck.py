@@ -31,6 +31,7 @@ from tests.fs.damage import (
     without_attributes,
 )
 from tests.fs.failing import Failing, Killed
+from tests.support.nfs import on_server
 
 pytestmark = pytest.mark.root
 
@@ -71,19 +72,20 @@ MENDED = [damage for damage in DAMAGES if not damage.stays]
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return whole_store(tmp_path_factory.mktemp("template"))
+def template(file_system: Path) -> Path:
+    return whole_store(file_system)
 
 
 @pytest.mark.parametrize("damage", [*MENDED, SEVERAL], ids=str)
 def test_a_second_run_goes_on_after_a_death_at_any_step(
-    damage: Damage, failing: Failing, flags: bool, template: Path, tmp_path: Path
+    damage: Damage, failing: Failing, flags: bool, template: Path, directory: Path
 ) -> None:
-    damaged = copied(template, tmp_path / "damaged")
+    ours = on_server(directory)
+    damaged = copied(template, ours / "damaged")
     damage.act(damaged)
     contents = all_bytes(damaged)
-    for at in _steps(failing, damaged, tmp_path):
-        store = copied(damaged, tmp_path / "store")
+    for at in _steps(failing, damaged, ours):
+        store = copied(damaged, ours / "store")
         assert _killed(failing, store, at)
         where = f"at {at} of {failing.log}"
         assert contents <= all_bytes(store), where
@@ -93,9 +95,9 @@ def test_a_second_run_goes_on_after_a_death_at_any_step(
         shutil.rmtree(store)
 
 
-def _steps(failing: Failing, damaged: Path, tmp_path: Path) -> list[int]:
+def _steps(failing: Failing, damaged: Path, ours: Path) -> list[int]:
     """At which of its calls fsck changes something: dying before one that only looks is dying before the next of these."""
-    store = copied(damaged, tmp_path / "whole")
+    store = copied(damaged, ours / "whole")
     with failing.armed(_MOST_CALLS, Killed):
         fsck(store, repair=True)
     assert failing.count < _MOST_CALLS

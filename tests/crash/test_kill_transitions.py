@@ -26,8 +26,9 @@ from ckfs.names import SetName
 from ckfs.store import rereading
 from ckfs.store.rereading import Checker
 from ckfs.store.spots import Spot
-from tests.fs.cores import ALICE, Mount, Seen, copied, mounted, new_store
+from tests.fs.cores import ALICE, Mount, Seen, copied, lies_at, mounted, new_store
 from tests.fs.failing import Failing, Killed
+from tests.support.nfs import on_server
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -115,8 +116,7 @@ async def _digest(mount: Mount) -> None:
 async def _damage(mount: Mount) -> None:
     """Its digest is made, and then a bit of the image flips in the store."""
     await _digest(mount)
-    lies_at = os.path.join(mount.core.store.path.encode(), *_newest(mount).components)
-    fd = os.open(lies_at, os.O_WRONLY)
+    fd = os.open(lies_at(Path(mount.core.store.path), SET) / "newest", os.O_WRONLY)
     os.pwrite(fd, DAMAGED[:1], 0)
     os.close(fd)
 
@@ -222,8 +222,8 @@ TRANSITIONS = (
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = new_store(tmp_path_factory.mktemp("template"))
+def template(file_system: Path) -> Path:
+    store = new_store(file_system)
 
     async def fill() -> None:
         async with mounted(store) as mount:
@@ -238,13 +238,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("transition", TRANSITIONS, ids=lambda transition: transition.name)
 def test_a_death_at_any_step_leaves_a_legal_state_and_every_complete_checkpoint(
-    transition: Transition, failing: Failing, template: Path, tmp_path: Path
+    transition: Transition, failing: Failing, template: Path, directory: Path
 ) -> None:
     for at in range(1, _MOST_CALLS):
-        store = tmp_path / str(at)
+        store = directory / str(at)
         copied(template, store)
         died = trio.run(_one, transition, failing, store, at)
-        shutil.rmtree(store)
+        shutil.rmtree(on_server(store))
         if not died:
             return
     raise AssertionError("the transition never ends")

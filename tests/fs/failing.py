@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from ckfs.store import attributes, charges, copylocks, door, namelinks, namespace, refusals, syscalls, way
+from ckfs.store import (
+    attributes,
+    charges,
+    copying,
+    copylocks,
+    door,
+    namelinks,
+    namespace,
+    refusals,
+    syscalls,
+    way,
+)
 from ckfs.store.checking import mending, naming, registry, top
 
 _CALLS = frozenset(
@@ -115,6 +126,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Failing:
         refusals,
         way,
         namelinks,
+        copying,
         copylocks,
         mending,
         naming,

@@ -26,6 +26,7 @@ from ckfs.names import Uid
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
 from tests.fs.cores import ALICE, Mount, Seen, copied, mounted, new_store
 from tests.fs.failing import Failing, Killed
+from tests.support.nfs import on_server
 
 pytestmark = pytest.mark.root
 
@@ -163,9 +164,9 @@ def _nonsense() -> ValueError:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(file_system: Path) -> Path:
     """A store with something of everything in it, to be copied."""
-    store = new_store(tmp_path_factory.mktemp("template"))
+    store = new_store(file_system)
 
     async def fill() -> None:
         async with mounted(store) as mount:
@@ -225,12 +226,12 @@ class Rounds:
             self.problems.append(f"{what}: {type(problem).__name__}: {problem}")
         except BaseExceptionGroup as group:
             self.problems.append(f"{what}: {group.exceptions!r}")
-        shutil.rmtree(store)
+        shutil.rmtree(on_server(store))
 
 
 @pytest.fixture
-def rounds(failing: Failing, template: Path, tmp_path: Path) -> Rounds:
-    return Rounds(failing, template, tmp_path)
+def rounds(failing: Failing, template: Path, directory: Path) -> Rounds:
+    return Rounds(failing, template, directory)
 
 
 def _points(count: int, most: int = _POINTS, first: int = _FIRST) -> list[int]:

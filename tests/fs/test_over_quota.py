@@ -16,11 +16,10 @@ from ckfs.fs import content
 from ckfs.fs.metadata import Changes
 from ckfs.names import Gid, Uid
 from ckfs.policy.enforcing import QuotaMode
-from ckfs.policy.settings import default_text
-from ckfs.store.layout import initialise
 from ckfs.store.realms import Arrangement
 from tests.fs import failing
-from tests.fs.cores import ALICE, Mount, Process, mounted
+from tests.fs.cores import ALICE, Mount, Process, mounted, new_store
+from tests.support.nfs import on_server
 
 pytestmark = pytest.mark.trio
 _MOST_CALLS = 60
@@ -46,11 +45,11 @@ def store_calls(monkeypatch: pytest.MonkeyPatch) -> failing.Failing:
     return calls
 
 
-def _store(directory: Path) -> Path:
+@pytest.fixture
+def store(directory: Path) -> Path:
     """One of realms, without a trash from which something could give way."""
-    store = directory / "store"
-    assert initialise(str(store), arrangement=Arrangement.REALMS, policy=default_text(QuotaMode.ENGINE))
-    policy = store / "policy.toml"
+    store = new_store(directory, Arrangement.REALMS, QuotaMode.ENGINE)
+    policy = on_server(store) / "policy.toml"
     policy.write_text(policy.read_text().replace("retention_days = 7.0", "retention_days = 0"))
     return store
 
@@ -84,9 +83,9 @@ async def _without(mount: Mount, *paths: str) -> None:
 
 @pytest.mark.parametrize("name", WORKS)
 async def test_one_who_is_at_his_own_limit_hears_edquot(
-    tmp_path: Path, store_calls: failing.Failing, name: str
+    store: Path, store_calls: failing.Failing, name: str
 ) -> None:
-    async with mounted(_store(tmp_path)) as mount:
+    async with mounted(store) as mount:
         mount.core.store.names.make_realms_by(_plain)
         mount.core.store.door.refusals.tell_quotas_by(lambda uid: uid == ALICE.uid)
         await mount.alice.mkdir("set")
@@ -96,10 +95,10 @@ async def test_one_who_is_at_his_own_limit_hears_edquot(
 
 @pytest.mark.parametrize("name", WORKS)
 async def test_the_end_of_the_store_stays_enospc(
-    tmp_path: Path, store_calls: failing.Failing, name: str
+    store: Path, store_calls: failing.Failing, name: str
 ) -> None:
     asked = set[Uid]()
-    async with mounted(_store(tmp_path)) as mount:
+    async with mounted(store) as mount:
 
         def note(uid: Uid) -> bool:
             asked.add(uid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,12 +11,11 @@ import pytest
 import trio
 
 from ckfs.fs.recounting import Recount, Recounting
-from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
 from ckfs.names import FileHandle
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import counting
-from tests.fs.cores import ALICE, STORE_ID, Mount, charged, new_store
+from tests.fs.cores import ALICE, Mount, charged
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
@@ -87,10 +85,10 @@ async def is_right(mount: Mount, ledger: Book) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_recount_changes_nothing_where_the_ledger_is_right(tmp_path: Path, seed: int) -> None:
-    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
-    path = new_store(tmp_path)
-    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+async def test_a_recount_changes_nothing_where_the_ledger_is_right(
+    store: Path, ledger: Book, seed: int
+) -> None:
+    async with charged(store, ledger, node="a") as a, charged(store, ledger, node="b") as b:
         await a.alice.mkdir("set")
         writer = Writer(a, random.Random(seed))
         for _ in range(ROUNDS):
@@ -105,13 +103,12 @@ async def test_a_recount_changes_nothing_where_the_ledger_is_right(tmp_path: Pat
                 assert not (await recount(b, ledger)).differs
         await writer.end()
         await is_right(b, ledger)
-    ledger.close()
 
 
-async def test_a_ledger_that_went_wrong_is_right_again_though_files_are_open(tmp_path: Path) -> None:
-    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
-    path = new_store(tmp_path)
-    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+async def test_a_ledger_that_went_wrong_is_right_again_though_files_are_open(
+    store: Path, ledger: Book
+) -> None:
+    async with charged(store, ledger, node="a") as a, charged(store, ledger, node="b") as b:
         await a.alice.mkdir("set")
         writer = Writer(a, random.Random(7))
         await writer.go_on(60)
@@ -123,4 +120,3 @@ async def test_a_ledger_that_went_wrong_is_right_again_though_files_are_open(tmp
         await writer.go_on(60)
         await writer.end()
         await is_right(b, ledger)
-    ledger.close()
