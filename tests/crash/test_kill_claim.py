@@ -9,7 +9,6 @@ made again; and then nothing is left of how it was.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from ckfs.store.entries import SetEntry, decode
 from tests.crash.dying import Work, killed, steps
 from tests.fs.cores import ALICE, KnownJobs, Mount, copied, mounted, new_store
 from tests.fs.failing import Failing
-from tests.support.nfs import on_server
+from tests.support.nfs import on_server, remove
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
@@ -144,7 +143,7 @@ def test_a_claim_that_dies_at_any_step_is_finished_by_the_next_look(
             pass
         was_hers.add(owner == HERS)
         trio.run(_goes_on, store, claim, before, f"at {at}")
-        shutil.rmtree(on_server(store))
+        remove(store)
     os.close(reading)
     os.close(said)
     assert was_hers == {False, True}, "it has died before the set was hers, and after"

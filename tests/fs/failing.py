@@ -146,7 +146,12 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
     return install(monkeypatch)
 
 
-@pytest.fixture(params=[False, True], ids=["flags", "no flags"])
+@pytest.fixture(
+    params=[
+        pytest.param(False, id="flags", marks=pytest.mark.plain_alone("NFS has none")),
+        pytest.param(True, id="no flags"),
+    ]
+)
 def flags(request: pytest.FixtureRequest, failing: Failing) -> bool:
     """With and without RENAME_NOREPLACE and RENAME_EXCHANGE, which NFS does not know."""
     failing.lacks_noreplace = request.param

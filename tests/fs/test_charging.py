@@ -198,7 +198,7 @@ async def test_a_set_is_charged_to_its_new_owner_before_it_is_his(store: Path, l
     limit(ledger, units=3)
     async with charged(store, ledger) as mount:
         await mount.root.mkdir(SET)
-        await mount.root.save(f"{SET}/image", bytes(3 * UNIT))
+        await mount.root.save(f"{SET}/image", b"x" * (3 * UNIT))
         theirs = Changes(uid=Uid(ALICE.uid), gid=Gid(ALICE.gid))
         with pytest.raises(OSError, match=os.strerror(errno.EDQUOT)):
             await mount.root.setattr(SET, theirs)
@@ -209,6 +209,17 @@ async def test_a_set_is_charged_to_its_new_owner_before_it_is_his(store: Path, l
         assert await settled(ledger, mount) == Amount(4 * UNIT, 2)
         assert await settled(ledger, mount, uid=keeper_of(store).uid) == NOTHING
         assert ledger.account(Uid(BOB.uid)).total == NOTHING
+
+
+@pytest.mark.trio
+async def test_what_followed_its_new_owner_counts_with_what_it_takes(store: Path, ledger: Book) -> None:
+    """Where root is squashed it is copied, and what was written as zeros is a hole in the copy."""
+    async with charged(store, ledger) as mount:
+        await mount.root.mkdir(SET)
+        await mount.root.save(f"{SET}/image", bytes(3 * UNIT))
+        await mount.root.setattr(SET, Changes(uid=Uid(ALICE.uid), gid=Gid(ALICE.gid)))
+        await settled(ledger, mount)
+        await settled(ledger, mount, uid=keeper_of(store).uid)
 
 
 @pytest.mark.trio

@@ -119,7 +119,7 @@ def mended(store: Path) -> dict[str, Seen]:
 # Each kind of damage
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=str)
+@pytest.mark.parametrize("damage", [pytest.param(damage, marks=damage.marks) for damage in DAMAGES], ids=str)
 def test_what_is_damaged_is_found_and_mended(damage: Damage, store: Path) -> None:
     damage.act(store)
     before, contents = listing(store), all_bytes(store)

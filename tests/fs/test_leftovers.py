@@ -29,7 +29,7 @@ from ckfs.store.removed import Item
 from ckfs.store.spots import Found, Spot
 from tests.fs.cores import ALICE, copied, keeper_of, lies_at, mounted, new_store
 from tests.fs.failing import Failing, Killed
-from tests.support.nfs import on_server
+from tests.support.nfs import on_server, remove
 
 pytestmark = pytest.mark.root
 
@@ -419,7 +419,7 @@ def test_whoever_dies_on_the_way_loses_nothing_and_another_goes_on(
             everything(later(store, days))
         with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
             _goes_on(store, path, days, before, f"at {at} of {failing.log[-3:]}")
-        shutil.rmtree(on_server(path))
+        remove(path)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from ckfs.store.removed import Item, Note
 from ckfs.store.reports import Unreported
 from ckfs.store.spots import Found, OpenFile, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
-from tests.fs.cores import keeper_of
+from tests.fs.cores import keeper_of, lies_at
 from tests.fs.metered import Sums
 
 pytestmark = pytest.mark.root
@@ -587,9 +587,7 @@ def test_a_tree_deeper_than_python_calls_and_descriptors_reach_is_counted(
         os.close(fd)
     counted = count(metered.store, ALICE.uid, metered.unit) - before
     # What cleans up after tests goes by calls, too.
-    subprocess.run(
-        ["rm", "-r", os.path.join(metered.store.path, *map(os.fsdecode, metered.top.components))], check=True
-    )
+    subprocess.run(["rm", "-r", lies_at(Path(metered.store.path), "dump")], check=True)
     assert counted == Amount(2 * depth * metered.unit, 2 * depth)
 
 

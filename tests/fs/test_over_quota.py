@@ -28,6 +28,8 @@ _WRITING = {"mkdir", "pwrite", "write", "setxattr", "link", "rename", "ftruncate
 
 Work = Callable[[Process, int], Awaitable[object]]
 
+IN_TIME = {"mkdir", "append"}
+"""On what behaves like NFS."""
 WORKS: dict[str, Work] = {
     "mkdir": lambda p, n: p.mkdir(f"set/d{n}"),
     "create": lambda p, n: p.save(f"set/f{n}", b"x" * 100),
@@ -36,6 +38,11 @@ WORKS: dict[str, Work] = {
     "chmod": lambda p, n: p.setattr("set/image", Changes(mode=0o600 + n % 2)),
     "rename": lambda p, n: p.rename("set/movable", f"set/m{n}"),
 }
+
+
+EACH = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long_on_nfs] * (name not in IN_TIME)) for name in WORKS]
+)
 
 
 @pytest.fixture
@@ -81,7 +88,7 @@ async def _without(mount: Mount, *paths: str) -> None:
         await mount.alice.remove_tree(path)
 
 
-@pytest.mark.parametrize("name", WORKS)
+@EACH
 async def test_one_who_is_at_his_own_limit_hears_edquot(
     store: Path, store_calls: failing.Failing, name: str
 ) -> None:
@@ -93,7 +100,7 @@ async def test_one_who_is_at_his_own_limit_hears_edquot(
         assert await _refusals(mount, store_calls, WORKS[name]) == {errno.EDQUOT}
 
 
-@pytest.mark.parametrize("name", WORKS)
+@EACH
 async def test_the_end_of_the_store_stays_enospc(
     store: Path, store_calls: failing.Failing, name: str
 ) -> None:

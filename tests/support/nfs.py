@@ -7,6 +7,8 @@ import dataclasses
 import json
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +87,15 @@ def on_client(path: Path) -> Path:
     """As :func:`on_server`, the other way round: where the first client has *path*, if that is a server's."""
     parts = [f"{_CLIENT}0" if part == _BACKING else part for part in path.parts]
     return Path(*parts)
+
+
+def remove(path: Path) -> None:
+    """Remove the directory *path*, on the server if it is a client's. That client's kernel is told to forget what it knows: the
+    client's process keeps a descriptor of each such file."""
+    shutil.rmtree(on_server(path))
+    client = next((above for above in path.parents if re.fullmatch(rf"{_CLIENT}\d+", above.name)), None)
+    if client is not None:
+        subprocess.run(["mount", "-i", "-o", "remount", client], check=True)
 
 
 def is_on_client(path: Path) -> bool:
