@@ -1,4 +1,4 @@
-"""Work in a process of its own that is killed (SIGKILL) at one of its calls on the store, which are counted in it."""
+"""Work in a process of its own that is killed (SIGKILL) at one of its changes of the store, which are counted in it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Work = Callable[[], int]
 
 
 def killed(failing: Failing, at: int, work: Work) -> bool:
-    """Do *work* in a process that is killed at its call *at*; whether it was. Else it must end with status 0."""
+    """Do *work* in a process that is killed at its change *at*, from 1; whether it was. Else it must end with status 0."""
     child = os.fork()
     if child == 0:
         _work_and_die(failing, at, work)
@@ -56,26 +56,25 @@ def _work_and_die(failing: Failing, at: int, work: Work) -> NoReturn:
     try:
         with open(os.devnull, "w") as nowhere:
             sys.stdout = sys.stderr = nowhere
-            with failing.armed(at, kill):
+            with failing.armed(at, kill, CHANGES):
                 status = work()
     finally:
         os._exit(status)
 
 
-def steps(failing: Failing, work: Work) -> list[int]:
-    """At which of its calls *work* changes something; it is done, in another process."""
+def changes(failing: Failing, work: Work) -> int:
+    """How many changes *work* makes; it is done, in another process."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException), open(os.devnull, "w") as nowhere:
             sys.stdout = sys.stderr = nowhere
-            with failing.armed(MOST_CALLS, AssertionError):
+            with failing.armed(MOST_CALLS, AssertionError, CHANGES):
                 work()
-            found = [at for at, call in enumerate(failing.log, 1) if call in CHANGES]
-            os.write(writing, " ".join(map(str, found)).encode())
+            os.write(writing, b"%d" % failing.count)
         os._exit(0)
     os.close(writing)
     with open(reading, "rb") as answer:
-        found = [int(number) for number in answer.read().split()]
+        count = int(answer.read() or 0)
     os.waitpid(child, 0)
-    return found
+    return count

@@ -18,7 +18,7 @@ from ckfs.model import State
 from ckfs.names import SetName
 from ckfs.store.layout import open_store
 from ckfs.store.removed import Item
-from tests.crash.dying import MOST_CALLS, Work, killed, steps
+from tests.crash.dying import MOST_CALLS, Work, changes, killed
 from tests.fs.cores import ALICE, copied, keeper_of, mounted, new_store
 from tests.fs.failing import Failing
 from tests.support.nfs import on_server, remove
@@ -102,11 +102,11 @@ def test_after_a_death_at_any_step_each_leftover_is_where_it_was_or_in_the_trash
     failing: Failing, template: Path, directory: Path
 ) -> None:
     before = tree(template)
-    where_killed = steps(failing, collect(copied(template, directory / "whole")))
+    count = changes(failing, collect(copied(template, directory / "whole")))
     assert set(items(directory / "whole")) == LEFT
-    assert len(where_killed) > len(LEFT)
+    assert count > len(LEFT)
     half_done = set()
-    for at in where_killed:
+    for at in range(1, count + 1):
         store = copied(template, directory / str(at))
         assert killed(failing, at, collect(store))
         seen, moved = tree(store), items(store)
