@@ -128,7 +128,8 @@ def test_fifty_makers_in_one_directory_wait_for_one_timeout_together(
         took = time.monotonic() - began
 
     assert {number for number, _ in results} == {errno.ETIMEDOUT}
-    assert took < OP_TIMEOUT + MARGIN, f"fifty callers took {took:.1f} s together"
+    # Fifty processes of a loaded machine take their time to begin; each waiting for itself would be fifty times op_timeout.
+    assert took < 3 * OP_TIMEOUT, f"fifty callers took {took:.1f} s together"
 
     faulty.release()
     serves_again(alice, f"{directory}/later")

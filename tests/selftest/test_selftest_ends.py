@@ -20,6 +20,8 @@ from tests.support.selftests import left_in, selftest
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 
 WITHIN_S = 60.0
+INTERRUPTIBLE = ("env", "--default-signal=INT,HUP")
+"""Before a command: whoever runs the tests in the background, or by nohup, lets these signals be ignored."""
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def in_the_middle(faulty: FaultStore) -> Iterator[subprocess.Popen[str]]:
     """A selftest that waits for the store in one of its checks."""
     faulty.hang("fsync", path="/synced$")
     process = subprocess.Popen(
-        command("selftest", faulty.path, "--only", "fsync", "--timeout", "600"),
+        [*INTERRUPTIBLE, *command("selftest", faulty.path, "--only", "fsync", "--timeout", "600")],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -62,7 +64,10 @@ def test_who_interrupts_it_at_its_very_beginning_finds_nothing_left(faulty: Faul
     """The scratch directory is there, and what it takes to work in it is not yet."""
     faulty.hang("mkdir", path="selftest-[0-9a-f]*/")
     process = subprocess.Popen(
-        command("selftest", faulty.path), env=environment(), stdout=subprocess.PIPE, text=True
+        [*INTERRUPTIBLE, *command("selftest", faulty.path)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         faulty.hanging("mkdir", within=WITHIN_S)
