@@ -23,7 +23,7 @@ from tests.support.nfs import directory_for, nfs_store
 from tests.support.payers import Quotas, ledger_in, private_store
 from tests.support.postgres import Server, running, skip_unless_installed
 
-pytest_plugins = ("tests.fs.failing",)
+pytest_plugins = ("tests.fs.failing", "tests.fs.places")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

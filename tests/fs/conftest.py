@@ -5,45 +5,34 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
 from tests.fs.cores import STORE_ID
-from tests.fs.nfs_stores import new_place
-
-ON_NFS = {
-    "desk",
-    "digests",
-    "further_stores",
-    "listing",
-    "moving_between_stores",
-    "names",
-    "other_mounts",
-    "states",
-    "trash",
-    "ways_around_protection",
-}
-"""The suites that run there too. Those of what is charged do not: on a store of a network that is not exact (docs/quotas.md)."""
+from tests.fs.places import run_on
 
 ON_NFS_ALONE = {"listing_of_copies"}
-"""Those about what happens there alone."""
+"""About what happens there alone."""
+
+PLAIN_ALONE = {
+    "charging_late_calls": "it takes a store that answers within a tenth of a second on a loaded machine",
+    "charging_open_elsewhere": "what is open without a name is not counted on a network's store (docs/quotas.md)",
+    "files_of_all_mounts": "the same, and what two mounts take away in the same instant may count twice (docs/quotas.md)",
+}
+"""Suites that do not run on what behaves like NFS, and why; single tests say so with the mark ``plain_alone``. ``figures`` has no
+store, and ``late_errors`` is about NFS, and makes stores of its own."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "place" in metafunc.fixturenames:
-        about = metafunc.module.__name__.rpartition("test_")[2]
-        places = ["nfs"] if about in ON_NFS_ALONE else ["plain", "nfs"] if about in ON_NFS else ["plain"]
-        metafunc.parametrize("place", places, indirect=True)
-
-
-@pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A new store."""
-    with new_place(cast("str", request.param), tmp_path) as path:
-        yield path
+    about = metafunc.module.__name__.rpartition("test_")[2]
+    if about in ON_NFS_ALONE:
+        run_on(metafunc, "nfs")
+    elif about in PLAIN_ALONE:
+        run_on(metafunc, "plain")
+    else:
+        run_on(metafunc, "plain", "nfs")
 
 
 @pytest.fixture

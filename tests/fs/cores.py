@@ -21,10 +21,15 @@ from ckfs.fs.metadata import Changes
 from ckfs.ledger.ledger import Ledger
 from ckfs.model import Caller, JobFate, Owner, Role, State
 from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, SetName, Uid
+from ckfs.policy.enforcing import QuotaMode
+from ckfs.policy.settings import default_text
+from ckfs.store.entries import decode
 from ckfs.store.gate import Gate
 from ckfs.store.layout import initialise, open_store
+from ckfs.store.realms import Arrangement
 from ckfs.store.spots import Found
 from ckfs.store.volumes import Here
+from tests.support.nfs import is_on_client, made_for, on_server
 
 ROOT = Caller(Uid(0), Gid(0), 0, 0o022)
 STORE_ID = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
@@ -32,6 +37,9 @@ STORE_ID = "7f0c1a52-5c6e-4f3b-9d6e-0a4c3f2b1d00"
 
 ALICE = Caller(Uid(2101), Gid(2101), 0, 0o022)
 BOB = Caller(Uid(2102), Gid(2102), 0, 0o022)
+
+KEEPER = Owner(Uid(2190), Gid(2190))
+"""The account that keeps a store where root is squashed."""
 
 
 @dataclass
@@ -268,9 +276,14 @@ class Mount:
         assert not any(borrowed.values()), f"threads left: {borrowed}"
 
 
-def new_store(directory: Path) -> Path:
+def new_store(
+    directory: Path, arrangement: Arrangement = Arrangement.SHARED, mode: QuotaMode = QuotaMode.LEDGER
+) -> Path:
     path = directory / "store"
-    assert initialise(str(path))
+    keeper = KEEPER if is_on_client(path) else Owner(ROOT.uid, ROOT.gid)
+    if is_on_client(path):
+        made_for(path, keeper.uid, keeper.gid)
+    assert initialise(str(path), keeper, arrangement, default_text(mode))
     return path
 
 
@@ -280,9 +293,15 @@ def keeper_of(path: Path) -> Owner:
     return Owner(Uid(status.st_uid), Gid(status.st_gid))
 
 
+def lies_at(store: Path, name: str) -> Path:
+    """Where the set *name* lies, and root may change it: a copy that was made for its owner has not the set's name."""
+    entry = decode(os.fsencode(os.readlink(on_server(store) / "names" / name)))
+    return on_server(store).joinpath(*map(os.fsdecode, entry.spot.components))
+
+
 def copied(store: Path, to: Path) -> Path:
-    """A store, or a part of one, once more, with all that belongs to its files."""
-    subprocess.run(["cp", "-a", store, to], check=True)
+    """A store, or a part of one, once more, with all that belongs to its files: by root on the server, if that is another one."""
+    subprocess.run(["cp", "-a", on_server(store), on_server(to)], check=True)
     return to
 
 

@@ -1,4 +1,5 @@
-"""Stores of the in-process tests on what behaves like NFS with root squashed (:mod:`tests.support.nfsfs`)."""
+"""Where the stores of the in-process tests lie: in a plain directory, or on what behaves like NFS with root squashed
+(:mod:`tests.support.nfsfs`), where an account of its own keeps them."""
 
 from __future__ import annotations
 
@@ -9,37 +10,30 @@ from pathlib import Path
 
 import pytest
 
-from ckfs.model import Owner
-from ckfs.names import Gid, Uid
-from ckfs.store.layout import initialise
 from tests.fs.cores import new_store
-from tests.support.nfs import NfsStore, directory_for, nfs_store
-
-KEEPER = Owner(Uid(2190), Gid(2190))
-"""The account that keeps the store."""
+from tests.support.nfs import NfsStore, nfs_store
 
 
 def store_on(nfs: NfsStore) -> list[Path]:
     """A new store, as each client sees it."""
-    directory_for(nfs, KEEPER.uid, KEEPER.gid)
-    paths = [client.path / "store" for client in nfs.clients]
-    assert initialise(str(paths[0]), KEEPER)
-    return paths
+    made = new_store(nfs.clients[0].path)
+    return [client.path / made.name for client in nfs.clients]
 
 
 @contextlib.contextmanager
-def new_place(kind: str, directory: Path) -> Iterator[Path]:
-    """A new store: *kind* is "plain" or "nfs"."""
+def file_system_of(kind: str, directory: Path) -> Iterator[Path]:
+    """A directory for stores, below *directory*: *kind* is "plain" or "nfs"."""
     if kind == "plain":
-        yield new_store(directory)
+        yield directory
         return
     if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
         pytest.skip("needs root and /dev/fuse, to mount what behaves like NFS")
     with nfs_store(directory) as nfs:
-        yield store_on(nfs)[0]
+        yield nfs.clients[0].path
 
 
-def on_server(path: Path) -> Path:
-    """The store at *path* where root may look into it."""
-    is_client = path.parent.name.startswith("client")
-    return path.parent.parent / "backing" / path.name if is_client else path
+@contextlib.contextmanager
+def new_place(kind: str, directory: Path) -> Iterator[Path]:
+    """A new store: *kind* as for :func:`file_system_of`."""
+    with file_system_of(kind, directory) as top:
+        yield new_store(top)

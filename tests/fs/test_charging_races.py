@@ -21,7 +21,7 @@ from ckfs.fs.recounting import Recounting
 from ckfs.ledger.book import Book
 from ckfs.names import Gid, Uid
 from ckfs.policy.quota import NOTHING, Amount
-from tests.fs.cores import ALICE, Mount, charged, charging_of
+from tests.fs.cores import ALICE, Mount, charged, charging_of, lies_at
 from tests.fs.test_charging import ENOUGH_S, SET, UNIT, limit, settled, write
 
 OVER = os.strerror(errno.EDQUOT)
@@ -72,6 +72,7 @@ async def test_a_file_without_a_name_does_not_outgrow_the_limit(store: Path, led
         assert await settled(ledger, mount) == Amount(UNIT, 1)
 
 
+@pytest.mark.plain_alone("what is open without a name is not counted on a network's store")
 @pytest.mark.trio
 async def test_a_file_without_a_name_counts_until_its_last_descriptor_is_closed(
     store: Path, ledger: Book
@@ -91,6 +92,7 @@ async def test_a_file_without_a_name_counts_until_its_last_descriptor_is_closed(
         assert await settled(ledger, mount) == Amount(UNIT, 1)
 
 
+@pytest.mark.plain_alone("what is open without a name is not counted on a network's store")
 @pytest.mark.trio
 async def test_a_file_that_another_mount_removed_is_charged_with_what_is_written_to_it(
     store: Path, ledger: Book
@@ -161,6 +163,7 @@ async def test_something_new_is_never_counted_and_claimed(store: Path, ledger: B
 # Two mounts, one file
 
 
+@pytest.mark.plain_alone("what is open without a name is not counted on a network's store")
 @pytest.mark.trio
 async def test_a_file_that_is_removed_elsewhere_before_anything_was_written(
     store: Path, ledger: Book
@@ -174,6 +177,7 @@ async def test_a_file_that_is_removed_elsewhere_before_anything_was_written(
         assert await settled(ledger, one, other) == Amount(UNIT, 1)
 
 
+@pytest.mark.plain_alone("what is open without a name is not counted on a network's store")
 @pytest.mark.trio
 async def test_a_recount_knows_of_a_file_that_lost_its_name_before_anything_was_written(
     store: Path, ledger: Book
@@ -357,7 +361,7 @@ async def test_nobody_writes_before_the_ledger_has_noted_the_file(
             await trio.to_thread.run_sync(begun.wait, ENOUGH_S)
             nursery.start_soon(mount.fs.content.write, handles[1], UNIT, bytes(UNIT))
             await trio.testing.wait_all_tasks_blocked(0.2)
-            assert (store / "users" / str(ALICE.uid) / SET / "image").stat().st_size == 0
+            assert (lies_at(store, SET) / "image").stat().st_size == 0
             answer.set()
         for handle in handles:
             await mount.alice.close(handle)

@@ -18,7 +18,7 @@ from ckfs.control.operations import OPERATIONS, Operation, Peer, Tell
 from ckfs.control.protocol import Asked, Request, Values, encode_request
 from ckfs.control.server import Limits, Places, Server
 from ckfs.errors import CkfsError, Denied, NotFound, StoreDown, UsageError
-from tests.fs.cores import ALICE, mounted, new_store
+from tests.fs.cores import ALICE, mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
@@ -27,8 +27,9 @@ LONG = Limits(request_s=60, line_s=60, sign_s=60)
 
 
 @asynccontextmanager
-async def serving(path: Path, limits: Limits = LONG) -> AsyncIterator[Server]:
-    async with mounted(new_store(path)) as mount, trio.open_nursery() as nursery:
+async def serving(store: Path, path: Path, limits: Limits = LONG) -> AsyncIterator[Server]:
+    """Its socket is below *path*."""
+    async with mounted(store) as mount, trio.open_nursery() as nursery:
         served = Server(operations.Mount(mount.fs, "/mount", "none"), limits)
         await nursery.start(served.run, DEVICE, str(path / "run"))
         yield served
@@ -60,13 +61,13 @@ async def all_places_free(served: Server) -> None:
             await trio.sleep(0.01)
 
 
-async def test_who_never_reads_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_never_reads_is_left(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def endless(mount: operations.Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
         while True:
             await tell({"text": "x" * 100_000})
 
     knows(monkeypatch, "endless", endless)
-    async with serving(tmp_path, Limits(request_s=60, line_s=0.05, sign_s=60)) as served:
+    async with serving(store, tmp_path, Limits(request_s=60, line_s=0.05, sign_s=60)) as served:
         stream = await asking(tmp_path, "endless")
         other = await asking(tmp_path, "status")
         assert (await answer(other))[-1] == {"done": True}
@@ -75,14 +76,16 @@ async def test_who_never_reads_is_left(tmp_path: Path, monkeypatch: pytest.Monke
         await stream.aclose()
 
 
-async def test_who_waits_hears_that_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_waits_hears_that_it_goes_on(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     heard = trio.Event()
 
     async def slow(mount: operations.Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
         await heard.wait()
 
     knows(monkeypatch, "slow", slow)
-    async with serving(tmp_path, Limits(request_s=60, line_s=60, sign_s=0.01)):
+    async with serving(store, tmp_path, Limits(request_s=60, line_s=60, sign_s=0.01)):
         stream = await asking(tmp_path, "slow")
         assert bytes(await stream.receive_some(3)) == b"{}\n"
         heard.set()
@@ -90,7 +93,7 @@ async def test_who_waits_hears_that_it_goes_on(tmp_path: Path, monkeypatch: pyte
 
 
 async def test_what_nobody_waits_for_is_not_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, ended = trio.Event(), trio.Event()
 
@@ -102,7 +105,7 @@ async def test_what_nobody_waits_for_is_not_gone_on_with(
             ended.set()
 
     knows(monkeypatch, "long", long)
-    async with serving(tmp_path) as served:
+    async with serving(store, tmp_path) as served:
         stream = await asking(tmp_path, "long")
         await begun.wait()
         await stream.aclose()
@@ -111,13 +114,13 @@ async def test_what_nobody_waits_for_is_not_gone_on_with(
         await all_places_free(served)
 
 
-async def test_who_cannot_be_told_from_other_processes_gets_no_permit(tmp_path: Path) -> None:
+async def test_who_cannot_be_told_from_other_processes_gets_no_permit(store: Path) -> None:
     """Of a process in a pid namespace that is not below the daemon's the kernel says no number."""
 
     async def tell(values: Values) -> None:
         raise AssertionError(values)
 
-    async with mounted(new_store(tmp_path)) as mount:
+    async with mounted(store) as mount:
         peer = Peer(ALICE.uid, ALICE.gid, process=None)
         with pytest.raises(CkfsError, match="from another pid namespace"):
             await operations.read_partial(
@@ -139,14 +142,14 @@ async def test_who_cannot_be_told_from_other_processes_gets_no_permit(tmp_path: 
     ],
 )
 async def test_each_error_has_a_line_and_a_status(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str, status: int
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str, status: int
 ) -> None:
     async def failing(mount: operations.Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
         await tell({"part": 1})
         raise error
 
     knows(monkeypatch, "failing", failing)
-    async with serving(tmp_path):
+    async with serving(store, tmp_path):
         parts = await answer(await asking(tmp_path, "failing"))
         assert parts == [{"says": {"part": 1}}, {"error": said, "status": status}]
         assert (await answer(await asking(tmp_path, "status")))[-1] == {"done": True}

@@ -28,7 +28,7 @@ from ckfs.store.removed import Item
 from ckfs.store.rereading import Checker, Reading, Result
 from ckfs.store.spots import Found, Spot
 from tests.fs.cores import ALICE, Mount, Process, mounted
-from tests.fs.nfs_stores import on_server
+from tests.support.nfs import on_server
 from tests.support.users import raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]

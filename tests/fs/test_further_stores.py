@@ -25,8 +25,8 @@ from ckfs.store.layout import open_store
 from ckfs.store.removed import Item
 from ckfs.store.spots import HOME
 from tests.fs.cores import ALICE, Mount, charged, keeper_of, mounted
-from tests.fs.nfs_stores import on_server
 from tests.support.further import Further, make_further, name_stores, table
+from tests.support.nfs import on_server
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 

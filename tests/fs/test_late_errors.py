@@ -16,8 +16,8 @@ from ckfs.model import State
 from ckfs.names import FileHandle
 from tests.fs import cores
 from tests.fs.cores import ALICE, Process
-from tests.fs.nfs_stores import on_server, store_on
-from tests.support.nfs import NfsStore, nfs_store
+from tests.fs.nfs_stores import store_on
+from tests.support.nfs import NfsStore, nfs_store, on_server
 
 pytestmark = [pytest.mark.trio, pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 

@@ -27,8 +27,9 @@ from ckfs.store.layout import Store, open_store
 from ckfs.store.leftovers import Leftover, Leftovers, Writers
 from ckfs.store.removed import Item
 from ckfs.store.spots import Found, Spot
-from tests.fs.cores import ALICE, copied, mounted, new_store
+from tests.fs.cores import ALICE, copied, keeper_of, lies_at, mounted, new_store
 from tests.fs.failing import Failing, Killed
+from tests.support.nfs import on_server, remove
 
 pytestmark = pytest.mark.root
 
@@ -46,8 +47,8 @@ class NobodyKnown:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = new_store(tmp_path_factory.mktemp("template"))
+def template(file_system: Path) -> Path:
+    path = new_store(file_system)
     trio.run(_fill, path)
     return path
 
@@ -70,13 +71,13 @@ async def _fill(path: Path) -> None:
 
 
 @pytest.fixture
-def path(template: Path, tmp_path: Path) -> Path:
-    return copied(template, tmp_path / "store")
+def path(template: Path, directory: Path) -> Path:
+    return copied(template, directory / "store")
 
 
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
-    with contextlib.closing(open_store(str(path))) as store:
+    with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
         yield store
 
 
@@ -153,13 +154,13 @@ def test_all_that_is_known_of_it(store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["dump/pages.tmp", "dump", ".image.tmp", ""])
 def test_the_youngest_thing_in_a_set_counts(store: Store, path: Path, name: str) -> None:
-    os.utime(path / "users/2101/7.server.CK" / name, ns=(0, time.time_ns() + 10 * DAY_NS))
+    os.utime(lies_at(path, "7.server.CK") / name, ns=(0, time.time_ns() + 10 * DAY_NS))
     assert said(found_in(later(store, 20), SET, GONE)) != WHOLE
     assert said(found_in(later(store, 25), SET, GONE)) == WHOLE
 
 
 def test_a_time_of_the_future_keeps_nothing(store: Store, path: Path) -> None:
-    os.utime(path / "users/2101/7.server.CK/image", ns=(0, time.time_ns() + 10_000 * DAY_NS))
+    os.utime(lies_at(path, "7.server.CK") / "image", ns=(0, time.time_ns() + 10_000 * DAY_NS))
     assert said(found_in(later(store, 20), SET, GONE)) == WHOLE
 
 
@@ -194,7 +195,9 @@ def test_so_is_one_that_is_being_copied(store: Store) -> None:
 
 
 def test_so_is_one_with_two_names(store: Store, path: Path) -> None:
-    os.link(path / "names/7.server.CK", path / "names/9.server.CK", follow_symlinks=False)
+    os.link(
+        on_server(path) / "names/7.server.CK", on_server(path) / "names/9.server.CK", follow_symlinks=False
+    )
     assert found_in(later(store, 20), SET, GONE) == []
 
 
@@ -215,7 +218,7 @@ def test_a_writer_that_may_come_back_is_live(path: Path, fate: Fate, is_live: bo
         async with mounted(path) as mount:
             handle = await mount.alice.create("7.server.CK/.new.tmp")
             await mount.fs.content.write(handle, 0, b"half")
-            with contextlib.closing(open_store(str(path))) as seen:
+            with contextlib.closing(open_store(str(path), keeper_of(path))) as seen:
                 marks = Marks(seen.door, lambda _: fate)
                 found = {left.path for left in found_in(later(seen, 2, marks), SET)}
                 assert found == {b".image.tmp"} | (set() if is_live else {b".new.tmp"})
@@ -228,7 +231,7 @@ def test_a_writer_that_may_come_back_is_live(path: Path, fate: Fate, is_live: bo
 
 
 def test_empty_places_that_no_name_refers_to(store: Store, path: Path) -> None:
-    users = path / "users/2101"
+    users = on_server(path) / "users/2101"
     for name in ("made", "9.server.CK~1f~copy", "full"):
         (users / name).mkdir()
     (users / "full/image").write_bytes(b"image")
@@ -246,28 +249,28 @@ def test_empty_places_that_no_name_refers_to(store: Store, path: Path) -> None:
 
 def test_a_place_that_a_name_means_is_none(store: Store, path: Path) -> None:
     """Its set has been renamed, by one that died before it said where the files lie."""
-    users = path / "users/2101"
-    shutil.rmtree(users / "7.server.CK")
-    (users / "7.server.CK").mkdir()
+    place = lies_at(path, "7.server.CK")
+    shutil.rmtree(place)
+    place.mkdir()
     entry = store.names.read(SET)
-    os.chown(users / "7.server.CK", 2101, 2101)
-    os.setxattr(users / "7.server.CK", "user.ckfs", b"1;i=%x;u=0;g=0;m=40755;r=0;s=c;n=a" % entry.ino)
+    os.chown(place, 2101, 2101)
+    os.setxattr(place, "user.ckfs", b"1;i=%x;u=0;g=0;m=40755;r=0;s=c;n=a" % entry.ino)
     store.names.change(SET, entry, dataclasses.replace(entry, place=b"elsewhere"))
     assert later(store, 2).places() == []
 
 
 def test_while_a_name_cannot_be_read_no_place_is_nobody_s(store: Store, path: Path) -> None:
-    (path / "users/2101/made").mkdir()
-    os.chown(path / "users/2101/made", 2101, 2101)
+    (on_server(path) / "users/2101/made").mkdir()
+    os.chown(on_server(path) / "users/2101/made", 2101, 2101)
     assert len(later(store, 2).places()) == 1
-    os.symlink("9:of a later version", path / "names/9.server.CK")
+    os.symlink("9:of a later version", on_server(path) / "names/9.server.CK")
     assert later(store, 2).places() == []
 
 
 def test_what_was_being_restored_is_somebody_s(store: Store, path: Path) -> None:
-    (path / "users/2101/made").mkdir()
-    os.chown(path / "users/2101/made", 2101, 2101)
-    os.setxattr(path / "users/2101/made", "user.ckfs.trash", b"1")
+    (on_server(path) / "users/2101/made").mkdir()
+    os.chown(on_server(path) / "users/2101/made", 2101, 2101)
+    os.setxattr(on_server(path) / "users/2101/made", "user.ckfs.trash", b"1")
     assert later(store, 2).places() == []
 
 
@@ -280,8 +283,8 @@ def staged(store: Store, path: Path, ino: Inode) -> str:
 
 def test_files_that_were_being_made(store: Store, path: Path) -> None:
     name = staged(store, path, Inode(77))
-    os.symlink("1:2:-:0.0:x", path / "staging/staging-1")
-    (path / "staging/copying-1f").write_bytes(b"")
+    os.symlink("1:2:-:0.0:x", on_server(path) / "staging/staging-1")
+    (on_server(path) / "staging/copying-1f").write_bytes(b"")
     assert later(store, 0.9).unfinished() == []
     assert said(later(store, 1.1).unfinished()) == [(Kind.UNFINISHED, name.encode(), b"")]
 
@@ -345,7 +348,8 @@ def test_what_has_changed_since_it_was_found_stays(store: Store, path: Path) -> 
     assert take(store, temporary, days=0.5) is None
     assert later(store, 20, Live({b".image.tmp"})).take(temporary, GONE, b"a") is None
     assert later(store, 20, Live({b".image.tmp"})).take(of_set, GONE, b"a") is None
-    os.rename(path / "users/2101/7.server.CK/.image.tmp", path / "users/2101/7.server.CK/final")
+    place = lies_at(path, "7.server.CK")
+    os.rename(place / ".image.tmp", place / "final")
     assert take(store, temporary) is None
     assert list(store.trash.items()) == []
 
@@ -404,26 +408,26 @@ _CHANGING = {
 
 @pytest.mark.parametrize("days", [2, 20], ids=["files", "sets"])
 def test_whoever_dies_on_the_way_loses_nothing_and_another_goes_on(
-    template: Path, tmp_path: Path, failing: Failing, days: float
+    template: Path, directory: Path, failing: Failing, days: float
 ) -> None:
     before = trio.run(_walk, template)
-    steps = _steps(template, tmp_path / "counted", failing, days)
+    steps = _steps(template, directory / "counted", failing, days)
     assert steps
     for at in steps:
-        path = tmp_path / str(at)
+        path = directory / str(at)
         with _with_a_place(template, path) as store, failing.armed(at, Killed), pytest.raises(Killed):
             everything(later(store, days))
-        with contextlib.closing(open_store(str(path))) as store:
+        with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
             _goes_on(store, path, days, before, f"at {at} of {failing.log[-3:]}")
-        shutil.rmtree(path)
+        remove(path)
 
 
 @contextlib.contextmanager
 def _with_a_place(template: Path, path: Path) -> Iterator[Store]:
     copied(template, path)
-    (path / "users/2101/made").mkdir()
-    os.chown(path / "users/2101/made", 2101, 2101)
-    with contextlib.closing(open_store(str(path))) as store:
+    (on_server(path) / "users/2101/made").mkdir()
+    os.chown(on_server(path) / "users/2101/made", 2101, 2101)
+    with contextlib.closing(open_store(str(path), keeper_of(path))) as store:
         yield store
 
 

@@ -12,7 +12,7 @@ from ckfs.fs import listing
 from ckfs.fs.listing import Emit
 from ckfs.store import record
 from tests.fs.cores import mounted
-from tests.fs.nfs_stores import on_server
+from tests.support.nfs import on_server
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 

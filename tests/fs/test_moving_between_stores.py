@@ -27,9 +27,9 @@ from ckfs.store.handover import Copying
 from ckfs.store.layout import Store, open_store
 from ckfs.store.spots import HOME, Found, Spot
 from tests.fs.cores import ALICE, BOB, ROOT, Mount, charged, keeper_of, mounted
-from tests.fs.nfs_stores import on_server
 from tests.support.further import Further, make_further, name_stores, table
 from tests.support.mounting import environment
+from tests.support.nfs import on_server
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 

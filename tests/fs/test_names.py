@@ -23,7 +23,7 @@ from ckfs.store.layout import Store, open_store
 from ckfs.store.moving import rename_set
 from ckfs.store.setnames import SetNames
 from tests.fs.cores import keeper_of, mounted
-from tests.fs.nfs_stores import on_server
+from tests.support.nfs import on_server
 
 pytestmark = pytest.mark.root
 

@@ -17,7 +17,7 @@ from ckfs.ledger.ledger import Posting
 from ckfs.names import MountId, Uid
 from ckfs.policy.quota import Amount, Settings
 from ckfs.store.layout import Store, open_store
-from tests.fs.cores import STORE_ID, new_store
+from tests.fs.cores import STORE_ID, keeper_of
 
 A, B, ALICE, BOB = MountId(b"a" * 16), MountId(b"b" * 16), Uid(2101), Uid(2102)
 MIB = 1 << 20
@@ -31,8 +31,8 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Book]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with closing(open_store(str(new_store(tmp_path)))) as store:
+def store(place: Path) -> Iterator[Store]:
+    with closing(open_store(str(place), keeper_of(place))) as store:
         yield store
 
 

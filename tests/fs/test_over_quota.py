@@ -16,11 +16,10 @@ from ckfs.fs import content
 from ckfs.fs.metadata import Changes
 from ckfs.names import Gid, Uid
 from ckfs.policy.enforcing import QuotaMode
-from ckfs.policy.settings import default_text
-from ckfs.store.layout import initialise
 from ckfs.store.realms import Arrangement
 from tests.fs import failing
-from tests.fs.cores import ALICE, Mount, Process, mounted
+from tests.fs.cores import ALICE, Mount, Process, mounted, new_store
+from tests.support.nfs import on_server
 
 pytestmark = pytest.mark.trio
 _MOST_CALLS = 60
@@ -29,6 +28,8 @@ _WRITING = {"mkdir", "pwrite", "write", "setxattr", "link", "rename", "ftruncate
 
 Work = Callable[[Process, int], Awaitable[object]]
 
+IN_TIME = {"mkdir", "append"}
+"""On what behaves like NFS."""
 WORKS: dict[str, Work] = {
     "mkdir": lambda p, n: p.mkdir(f"set/d{n}"),
     "create": lambda p, n: p.save(f"set/f{n}", b"x" * 100),
@@ -39,6 +40,11 @@ WORKS: dict[str, Work] = {
 }
 
 
+EACH = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long_on_nfs] * (name not in IN_TIME)) for name in WORKS]
+)
+
+
 @pytest.fixture
 def store_calls(monkeypatch: pytest.MonkeyPatch) -> failing.Failing:
     calls = failing.install(monkeypatch)
@@ -46,11 +52,11 @@ def store_calls(monkeypatch: pytest.MonkeyPatch) -> failing.Failing:
     return calls
 
 
-def _store(directory: Path) -> Path:
+@pytest.fixture
+def store(directory: Path) -> Path:
     """One of realms, without a trash from which something could give way."""
-    store = directory / "store"
-    assert initialise(str(store), arrangement=Arrangement.REALMS, policy=default_text(QuotaMode.ENGINE))
-    policy = store / "policy.toml"
+    store = new_store(directory, Arrangement.REALMS, QuotaMode.ENGINE)
+    policy = on_server(store) / "policy.toml"
     policy.write_text(policy.read_text().replace("retention_days = 7.0", "retention_days = 0"))
     return store
 
@@ -82,11 +88,11 @@ async def _without(mount: Mount, *paths: str) -> None:
         await mount.alice.remove_tree(path)
 
 
-@pytest.mark.parametrize("name", WORKS)
+@EACH
 async def test_one_who_is_at_his_own_limit_hears_edquot(
-    tmp_path: Path, store_calls: failing.Failing, name: str
+    store: Path, store_calls: failing.Failing, name: str
 ) -> None:
-    async with mounted(_store(tmp_path)) as mount:
+    async with mounted(store) as mount:
         mount.core.store.names.make_realms_by(_plain)
         mount.core.store.door.refusals.tell_quotas_by(lambda uid: uid == ALICE.uid)
         await mount.alice.mkdir("set")
@@ -94,12 +100,12 @@ async def test_one_who_is_at_his_own_limit_hears_edquot(
         assert await _refusals(mount, store_calls, WORKS[name]) == {errno.EDQUOT}
 
 
-@pytest.mark.parametrize("name", WORKS)
+@EACH
 async def test_the_end_of_the_store_stays_enospc(
-    tmp_path: Path, store_calls: failing.Failing, name: str
+    store: Path, store_calls: failing.Failing, name: str
 ) -> None:
     asked = set[Uid]()
-    async with mounted(_store(tmp_path)) as mount:
+    async with mounted(store) as mount:
 
         def note(uid: Uid) -> bool:
             asked.add(uid)

@@ -18,48 +18,44 @@ from ckfs.policy import settings
 from ckfs.policy.enforcing import QuotaMode, QuotaPolicy
 from ckfs.store import formats
 from ckfs.store.entries import SetEntry, name_beside, on_the_way, place_beside, place_of
-from ckfs.store.layout import initialise, open_store
+from ckfs.store.layout import open_store
 from ckfs.store.leftovers import Leftovers
 from ckfs.store.realms import Arrangement, realm_of
 from ckfs.store.record import new_inode
 from ckfs.store.spots import Found, Spot
+from tests.fs.cores import keeper_of, new_store
+from tests.support.nfs import on_server
 
 ALICE = Owner(Uid(2101), Gid(2101))
 SHARED, REALMS = Arrangement.SHARED, Arrangement.REALMS
 
 
-def _store(directory: Path, arrangement: Arrangement) -> Path:
-    path = directory / "store"
-    assert initialise(str(path), arrangement=arrangement)
-    return path
-
-
-def test_a_store_of_the_layout_of_old_keeps_the_format_of_old(tmp_path: Path) -> None:
-    table = tomllib.loads((_store(tmp_path, SHARED) / "ckfs.toml").read_text())
+def test_a_store_of_the_layout_of_old_keeps_the_format_of_old(directory: Path) -> None:
+    table = tomllib.loads((new_store(directory, SHARED) / "ckfs.toml").read_text())
     assert (table["format"], "layout" in table) == (1, False)
 
 
 def test_a_store_of_realms_is_of_a_format_that_older_versions_refuse(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = _store(tmp_path, REALMS)
+    path = new_store(directory, REALMS)
     table = tomllib.loads((path / "ckfs.toml").read_text())
     assert (table["format"], table["layout"]) == (2, "realms")
     monkeypatch.setattr(formats, "FORMAT", 1)  # as older versions have it
     with pytest.raises(StoreUnusable, match=r"a store of format 2, and ckfs .* knows up to 1: update ckfs"):
-        open_store(str(path))
+        open_store(str(path), keeper_of(path))
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [('"realms"', '"villages"'), ('layout = "realms"', ""), ("format = 2", "format = 1")],
 )
-def test_a_layout_that_is_not_known_is_refused(tmp_path: Path, before: str, after: str) -> None:
-    path = _store(tmp_path, REALMS)
-    form = path / "ckfs.toml"
+def test_a_layout_that_is_not_known_is_refused(directory: Path, before: str, after: str) -> None:
+    path = new_store(directory, REALMS)
+    form = on_server(path) / "ckfs.toml"
     form.write_text(form.read_text().replace(before, after))
     with pytest.raises(StoreUnusable, match="does not know together"):
-        open_store(str(path))
+        open_store(str(path), keeper_of(path))
 
 
 def test_where_what_lies() -> None:
@@ -105,12 +101,12 @@ def test_an_entry_never_leads_on_the_way_into_what_is_ckfs_own() -> None:
     assert b".ckfs-trash" not in places
 
 
-def test_what_works_beside_a_mount_makes_no_realm(tmp_path: Path) -> None:
-    path = _store(tmp_path, REALMS)
-    store = open_store(str(path))
+def test_what_works_beside_a_mount_makes_no_realm(directory: Path) -> None:
+    path = new_store(directory, REALMS)
+    store = open_store(str(path), keeper_of(path))
     with pytest.raises(Unsupported, match=r"no users/2101 yet, and only a mount can make it"):
         store.names.prepare_user(ALICE)
-    assert os.listdir(path / "users") == []
+    assert os.listdir(on_server(path) / "users") == []
     store.close()
 
 
@@ -120,10 +116,10 @@ class NobodyWrites:
 
 
 def test_gc_looks_into_each_realm_for_what_was_being_made_and_takes_no_part_of_it_for_a_place(
-    tmp_path: Path,
+    directory: Path,
 ) -> None:
-    path = _store(tmp_path, REALMS)
-    store = open_store(str(path))
+    path = new_store(directory, REALMS)
+    store = open_store(str(path), keeper_of(path))
     store.names.make_realms_by(lambda uid, gid: None)
     store.names.prepare_user(ALICE)
     staged = store.names.staging_spot(ALICE)
@@ -145,9 +141,10 @@ def _record() -> Record:
     [(SHARED, QuotaMode.ENGINE, "ckfs init --quota engine"), (REALMS, QuotaMode.LEDGER, 'mode = "engine"')],
 )
 def test_a_layout_and_a_way_of_enforcing_that_do_not_go_together_are_refused(
-    tmp_path: Path, arrangement: Arrangement, mode: QuotaMode, way_out: str
+    directory: Path, arrangement: Arrangement, mode: QuotaMode, way_out: str
 ) -> None:
-    store = open_store(str(_store(tmp_path, arrangement)))
+    path = new_store(directory, arrangement)
+    store = open_store(str(path), keeper_of(path))
     with pytest.raises(StoreUnusable, match=way_out):
         engine_of(store, QuotaPolicy(mode=mode))
     store.close()

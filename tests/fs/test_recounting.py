@@ -21,7 +21,7 @@ from ckfs.policy.quota import NOTHING, Amount, Settings
 from ckfs.store import limits
 from ckfs.store.layout import Store
 from tests.fs import cores
-from tests.fs.cores import ALICE, BOB, Mount, Process, new_store
+from tests.fs.cores import ALICE, BOB, Mount, Process
 
 A, B = MountId(b"aaaaaaaaaaaaaaaa"), MountId(b"bbbbbbbbbbbbbbbb")
 UNIT = 4096
@@ -70,9 +70,9 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(tmp_path: Path, place: Path) -> AsyncIterator[Scene]:
     path = os.fsencode(tmp_path / "ledger.sqlite")
-    async with cores.mounted(new_store(tmp_path)) as mount:
+    async with cores.mounted(place) as mount:
         with contextlib.closing(sqlite.create(path, mount.core.store.id)) as ledger:
             yield Scene(mount, ledger)
             assert ledger.check() == []

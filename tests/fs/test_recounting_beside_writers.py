@@ -13,12 +13,11 @@ import trio
 
 from ckfs.fs.metadata import Changes
 from ckfs.fs.recounting import Recount, Recounting
-from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
 from ckfs.names import FileHandle
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import counting
-from tests.fs.cores import ALICE, STORE_ID, Mount, charged, charging_of, new_store
+from tests.fs.cores import ALICE, Mount, charged, charging_of
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
@@ -96,10 +95,10 @@ async def is_right(mount: Mount, ledger: Book) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_recount_changes_nothing_where_the_ledger_is_right(tmp_path: Path, seed: int) -> None:
-    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
-    path = new_store(tmp_path)
-    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+async def test_a_recount_changes_nothing_where_the_ledger_is_right(
+    store: Path, ledger: Book, seed: int
+) -> None:
+    async with charged(store, ledger, node="a") as a, charged(store, ledger, node="b") as b:
         await a.alice.mkdir("set")
         writer = Writer(a, random.Random(seed))
         for _ in range(ROUNDS):
@@ -114,13 +113,12 @@ async def test_a_recount_changes_nothing_where_the_ledger_is_right(tmp_path: Pat
                 assert not (await recount(b, ledger)).differs
         await writer.end()
         await is_right(b, ledger)
-    ledger.close()
 
 
-async def test_a_ledger_that_went_wrong_is_right_again_though_files_are_open(tmp_path: Path) -> None:
-    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
-    path = new_store(tmp_path)
-    async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
+async def test_a_ledger_that_went_wrong_is_right_again_though_files_are_open(
+    store: Path, ledger: Book
+) -> None:
+    async with charged(store, ledger, node="a") as a, charged(store, ledger, node="b") as b:
         await a.alice.mkdir("set")
         writer = Writer(a, random.Random(7))
         await writer.go_on(60)
@@ -132,15 +130,12 @@ async def test_a_ledger_that_went_wrong_is_right_again_though_files_are_open(tmp
         await writer.go_on(60)
         await writer.end()
         await is_right(b, ledger)
-    ledger.close()
 
 
 @pytest.mark.parametrize("where", [0, 1])
 async def test_an_attribute_that_is_removed_while_its_file_is_written_counts_until_that_is_settled(
-    tmp_path: Path, where: int
+    path: Path, ledger: Book, where: int
 ) -> None:
-    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
-    path = new_store(tmp_path)
     async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
         await a.alice.mkdir("set")
         await a.alice.save("set/.image", bytes(UNIT))
@@ -156,13 +151,13 @@ async def test_an_attribute_that_is_removed_while_its_file_is_written_counts_unt
         await a.alice.close(handle)
         await is_right(b, ledger)
         assert ledger.account(ALICE.uid).used == Amount(2 * UNIT, 2)
-    ledger.close()
 
 
+@pytest.mark.plain_alone("what is open without a name is not counted on a network's store")
 @pytest.mark.parametrize("is_written", [False, True])
-async def test_what_was_cut_and_then_lost_its_name_is_found(tmp_path: Path, *, is_written: bool) -> None:
-    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
-    path = new_store(tmp_path)
+async def test_what_was_cut_and_then_lost_its_name_is_found(
+    path: Path, ledger: Book, *, is_written: bool
+) -> None:
     async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
         await a.alice.mkdir("set")
         await a.alice.save("set/.image", bytes(4 * UNIT))
@@ -177,16 +172,14 @@ async def test_what_was_cut_and_then_lost_its_name_is_found(tmp_path: Path, *, i
         assert one.counted == one.said == Amount(3 * UNIT, 2)
         await b.alice.close(handle)
         await is_right(a, ledger)
-    ledger.close()
 
 
+@pytest.mark.plain_alone("what is open without a name is not counted on a network's store")
 @pytest.mark.parametrize("is_noted", [False, True])
 @pytest.mark.parametrize("where", [0, 1])
 async def test_an_attribute_of_a_file_that_is_written_is_found_though_that_has_no_name(
-    tmp_path: Path, where: int, *, is_noted: bool
+    path: Path, ledger: Book, where: int, *, is_noted: bool
 ) -> None:
-    ledger = sqlite.create(os.fsencode(tmp_path / "ledger.sqlite"), STORE_ID)
-    path = new_store(tmp_path)
     async with charged(path, ledger, node="a") as a, charged(path, ledger, node="b") as b:
         await a.alice.mkdir("set")
         handle = await a.alice.create("set/.image", flags=os.O_WRONLY)
@@ -202,4 +195,3 @@ async def test_an_attribute_of_a_file_that_is_written_is_found_though_that_has_n
         assert one.counted == one.said == Amount(2 * UNIT, 2)
         await a.alice.close(handle)
         await is_right(b, ledger)
-    ledger.close()

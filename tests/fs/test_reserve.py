@@ -15,7 +15,7 @@ from ckfs.fs.metadata import Changes
 from ckfs.model import State
 from ckfs.policy.enforcing import Reserve
 from ckfs.store.spots import VolumeId
-from tests.fs.cores import Mount, mounted, new_store
+from tests.fs.cores import Mount, mounted
 from tests.support.users import raises_errno
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
@@ -27,7 +27,7 @@ NONE = Reserve()
 
 @contextlib.asynccontextmanager
 async def on_store(path: Path) -> AsyncIterator[Mount]:
-    async with mounted(new_store(path)) as mount:
+    async with mounted(path) as mount:
         keep(mount, NONE)
         await mount.alice.mkdir("d")
         await mount.alice.save("d/old", b"old")
@@ -46,8 +46,8 @@ async def refused(call: Awaitable[object]) -> None:
         await call
 
 
-async def test_users_begin_nothing_new(workdir: Path) -> None:
-    async with on_store(workdir) as mount:
+async def test_users_begin_nothing_new(store: Path) -> None:
+    async with on_store(store) as mount:
         keep(mount, ALL)
         await refused(mount.alice.mkdir("e"))
         await refused(mount.alice.mkdir("d/e"))
@@ -58,8 +58,8 @@ async def test_users_begin_nothing_new(workdir: Path) -> None:
         assert set(await mount.alice.list("d")) == {b"old"}
 
 
-async def test_a_file_that_is_there_is_neither_emptied_nor_written_anew(workdir: Path) -> None:
-    async with on_store(workdir) as mount:
+async def test_a_file_that_is_there_is_neither_emptied_nor_written_anew(store: Path) -> None:
+    async with on_store(store) as mount:
         keep(mount, ALL)
         await refused(mount.alice.open("d/old", os.O_WRONLY | os.O_TRUNC))
         handle = await mount.alice.open("d/old", os.O_RDWR)
@@ -69,8 +69,8 @@ async def test_a_file_that_is_there_is_neither_emptied_nor_written_anew(workdir:
         assert (await mount.alice.stat("d/old")).record.state is State.COMPLETE
 
 
-async def test_an_image_that_is_being_written_goes_on(workdir: Path) -> None:
-    async with on_store(workdir) as mount:
+async def test_an_image_that_is_being_written_goes_on(store: Path) -> None:
+    async with on_store(store) as mount:
         handle = await mount.alice.create("d/image")
         assert await mount.fs.content.write(handle, 0, b"one") == 3
         keep(mount, ALL)
@@ -85,8 +85,8 @@ async def test_an_image_that_is_being_written_goes_on(workdir: Path) -> None:
         await mount.alice.close(again)
 
 
-async def test_cutting_a_file_first_is_no_way_around(workdir: Path) -> None:
-    async with on_store(workdir) as mount:
+async def test_cutting_a_file_first_is_no_way_around(store: Path) -> None:
+    async with on_store(store) as mount:
         keep(mount, ALL)
         handle = await mount.alice.open("d/old", os.O_RDWR)
         async with mount.alice.at("d/old") as ino:
@@ -96,8 +96,8 @@ async def test_cutting_a_file_first_is_no_way_around(workdir: Path) -> None:
         assert (await mount.alice.stat("d/old")).record.state is State.PARTIAL
 
 
-async def test_root_goes_on(workdir: Path) -> None:
-    async with on_store(workdir) as mount:
+async def test_root_goes_on(store: Path) -> None:
+    async with on_store(store) as mount:
         keep(mount, ALL)
         await mount.root.mkdir("e")
         await mount.root.save("d/of-root", b"content")
@@ -106,8 +106,8 @@ async def test_root_goes_on(workdir: Path) -> None:
         await mount.root.close(handle)
 
 
-async def test_what_is_there_can_be_read_removed_and_moved(workdir: Path) -> None:
-    async with on_store(workdir) as mount:
+async def test_what_is_there_can_be_read_removed_and_moved(store: Path) -> None:
+    async with on_store(store) as mount:
         keep(mount, ALL)
         assert await mount.alice.load("d/old") == b"old"
         await mount.alice.rename("d/old", "d/moved")
@@ -116,10 +116,8 @@ async def test_what_is_there_can_be_read_removed_and_moved(workdir: Path) -> Non
         await mount.alice.unlink("d/linked")
 
 
-async def test_the_store_is_asked_once_a_second_at_most(
-    workdir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with on_store(workdir) as mount:
+async def test_the_store_is_asked_once_a_second_at_most(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with on_store(store) as mount:
         keep(mount, Reserve(bytes=1))
         door, looks = mount.core.store.door, []
         room = door.room

@@ -21,8 +21,9 @@ from ckfs.names import SetName
 from ckfs.store.removed import Item, Note
 from ckfs.store.spots import Spot
 from ckfs.store.trash import Trash
-from tests.fs.cores import ALICE, BOB, Mount, copied, mounted, mounted_for_long, new_store
+from tests.fs.cores import ALICE, BOB, Mount, copied, lies_at, mounted, mounted_for_long, new_store
 from tests.fs.failing import Failing, Killed
+from tests.support.nfs import on_server
 
 pytestmark = pytest.mark.root
 
@@ -33,8 +34,8 @@ LATER_NS = 31 * DAY_NS
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = new_store(tmp_path_factory.mktemp("template"))
+def template(file_system: Path) -> Path:
+    path = new_store(file_system)
 
     async def fill() -> None:
         async with mounted(path) as mount:
@@ -57,8 +58,8 @@ async def fill_set(mount: Mount, name: str, owner: Caller) -> None:
 
 
 @pytest.fixture
-def path(template: Path, tmp_path: Path) -> Path:
-    return copied(template, tmp_path / "store")
+def path(template: Path, directory: Path) -> Path:
+    return copied(template, directory / "store")
 
 
 @pytest.fixture
@@ -138,7 +139,7 @@ def test_what_was_said_of_them_counts(
 
 @pytest.mark.parametrize("key", ["superseded_days = 0", "keep = 0"])
 def test_the_policy_may_keep_them(path: Path, key: str) -> None:
-    policy = path / "policy.toml"
+    policy = on_server(path) / "policy.toml"
     policy.write_text(
         policy.read_text().replace({"s": "superseded_days = 30.0", "k": "keep = 2"}[key[0]], key)
     )
@@ -186,12 +187,12 @@ def test_those_of_others_do_not(mount: Mount, superseded: Superseded) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_where_not_even_a_note_fits_they_give_way_too(
-    mount: Mount, superseded: Superseded, number: int
+    mount: Mount, superseded: Superseded, path: Path, number: int
 ) -> None:
     with mock.patch("ckfs.store.attributes.put", side_effect=OSError(number, "full")):
         assert superseded.give_way(owner_of(ALICE), 1 << 40) >= 55_000
     assert there(mount) == {"three", "four"}
-    assert list((Path(mount.core.store.path) / "trash/2101").iterdir()) == []
+    assert list((on_server(path) / "trash/2101").iterdir()) == []
 
 
 def test_nor_a_directory_for_what_its_owner_removes(mount: Mount, superseded: Superseded) -> None:
@@ -258,7 +259,7 @@ def test_one_that_has_become_one_of_the_newest_in_that_moment_is_back(
     def remove_newer() -> None:
         for name in NAMES[1:]:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path / "users/2101/7.server.CK" / name)
+                os.unlink(lies_at(path, "7.server.CK") / name)
 
     with mock.patch.object(Trash, "put", in_between(remove_newer)):
         assert superseded.expire(SET, time.time_ns() + LATER_NS) == 0
@@ -278,7 +279,7 @@ def test_so_is_one_that_is_pinned_in_that_moment(mount: Mount, superseded: Super
 def test_another_that_has_its_name_by_then_is_not_taken(
     mount: Mount, superseded: Superseded, path: Path
 ) -> None:
-    place = path / "users/2101/7.server.CK"
+    place = lies_at(path, "7.server.CK")
 
     def replace() -> None:
         if not (place / "aside").exists():
@@ -293,7 +294,7 @@ def test_another_that_has_its_name_by_then_is_not_taken(
 
 @pytest.mark.parametrize("for_room", [False, True], ids=["time", "room"])
 def test_a_death_at_any_step_costs_no_kept_checkpoint(
-    template: Path, tmp_path: Path, failing: Failing, for_room: bool
+    template: Path, directory: Path, failing: Failing, for_room: bool
 ) -> None:
     changing = {"rename", "unlink", "rmdir", "mkdir", "setxattr", "removexattr", "symlink", "link", "chmod"}
     steps: list[int] = []
@@ -302,7 +303,7 @@ def test_a_death_at_any_step_costs_no_kept_checkpoint(
             if at > steps[-1]:
                 return
             continue
-        path = tmp_path / str(at)
+        path = directory / str(at)
         copied(template, path)
         with mounted_for_long(path, role=Role.SERVER) as mount:
             one = Superseded(mount.core, mount.fs.sets.guard)

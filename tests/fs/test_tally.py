@@ -26,7 +26,8 @@ from ckfs.store.counting import count
 from ckfs.store.layout import Store, open_store
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Note
-from tests.fs.cores import new_store
+from tests.fs.cores import keeper_of
+from tests.support.nfs import on_server
 
 pytestmark = pytest.mark.root
 
@@ -35,12 +36,16 @@ SET = SetName(b"dump")
 SOON_S = 20.0
 
 
+def on_host(path: str) -> Store:
+    return open_store(path, keeper_of(Path(path)))
+
+
 @pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def path(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A store whose trash has two sets of Alice's, and a ledger that knows."""
     monkeypatch.setenv(state.VARIABLE, str(tmp_path / "state"))
-    path = str(new_store(tmp_path))
-    with contextlib.closing(open_store(path)) as store:
+    path = str(place)
+    with contextlib.closing(on_host(path)) as store:
         for name in (SET, SetName(b"other")):
             _remove_set(store, name)
         host = Host.here(state.state_directory(None), "a")
@@ -62,7 +67,7 @@ def _remove_set(store: Store, name: SetName) -> None:
 
 
 def ledger_of(path: str) -> Book:
-    with contextlib.closing(open_store(path)) as store:
+    with contextlib.closing(on_host(path)) as store:
         kept = state.state_of_store(state.state_directory(None), store.id)
         return opening.embedded(kept.ledger, store.id, 10.0)
 
@@ -73,7 +78,7 @@ def used(path: str) -> Amount:
 
 
 def in_store(path: str) -> Amount:
-    with contextlib.closing(open_store(path)) as store:
+    with contextlib.closing(on_host(path)) as store:
         return count(store, ALICE.uid, store.door.unit)
 
 
@@ -113,10 +118,9 @@ def test_it_is_posted_though_the_command_fails(path: str) -> None:
 
 
 def test_a_store_that_no_mount_has_counted_yet_has_no_ledger(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = str(new_store(tmp_path))
-    with counted_store(path) as store:
+    with counted_store(str(place)) as store:
         assert store.door.unmetered is store.door
     assert capsys.readouterr().err == ""
 
@@ -124,14 +128,14 @@ def test_a_store_that_no_mount_has_counted_yet_has_no_ledger(
 def test_a_store_whose_policy_is_damaged_can_be_worked_on(
     path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path(path, "policy.toml").write_text("[quota")
+    (on_server(Path(path)) / "policy.toml").write_text("[quota")
     with counted_store(path) as store:
         purge_one(store)
     assert "what changes is not posted" in capsys.readouterr().err
 
 
 def test_a_ledger_that_is_missing_is_named(path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with contextlib.closing(open_store(path)) as store:
+    with contextlib.closing(on_host(path)) as store:
         state.state_of_store(state.state_directory(None), store.id).ledger.unlink()
     with counted_store(path) as store:
         purge_one(store)

@@ -27,7 +27,7 @@ from ckfs.store.setnames import SetNames
 from ckfs.store.spots import Found, Spot
 from tests.fs.cores import copied, keeper_of, mounted
 from tests.fs.failing import Failing, Killed
-from tests.fs.nfs_stores import on_server
+from tests.support.nfs import on_server
 
 pytestmark = pytest.mark.root
 

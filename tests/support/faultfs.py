@@ -18,8 +18,8 @@ it serves BACKING on MOUNTPOINT, prints ``ready``, and obeys lines on CONTROL_SO
 - ``stats`` answers JSON: calls by operation, and what hangs.
 
 An operation is named by the method of :class:`FaultFs` that serves it, ``*`` means each. A path is relative to the store's root.
-Every backing call is made in a thread with the caller's file system identity, so that the backing file system decides
-about permissions and one that hangs holds up no other. Nothing is cached, as on a network store that several hosts use.
+Every backing call is made with the caller's file system identity, so that the backing file system decides about permissions, and what
+moves data in a thread. Nothing is cached, as on a network store that several hosts use.
 
 Tests use :func:`fault_store`.
 """
@@ -34,6 +34,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 NOBODY = 65534
 _MAX_TASKS = 4000  # requests served at once; each that hangs keeps one of pyfuse3's tasks
 _KILLED_POLL_S = 0.05
+_MOMENTARY = frozenset({"flush", "readdir"})
+"""Calls on open files that are not worth a thread either."""
 _LARGEST_ERRNO = 511  # the kernel refuses a FUSE reply with more, and the caller would wait for ever
 # Each write carries its offset, and comes from memory without alignment; the kernel truncates by setattr.
 _NOT_PASSED_ON = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOFOLLOW | os.O_APPEND | os.O_DIRECT
@@ -167,9 +170,17 @@ class Faults:
         self._hanging: list[str] = []
         self._deaths = _Deaths()
 
+    @property
+    def are_any(self) -> bool:
+        """Whether :meth:`strike` could do more than :meth:`count`."""
+        return bool(self._hangs or self._slows or self._fails)
+
+    def count(self, op: str) -> None:
+        self._calls[op] += 1
+
     async def strike(self, op: str, path: str, process: int) -> None:
         """Let happen to the call *op* on *path* what the rules say. Raises the error that a rule injects."""
-        self._calls[op] += 1
+        self.count(op)
         for hang in [h for h in self._hangs if h.matches(op, path)]:
             await self._wait(hang, f"{op} {path}", process)
         for slow in [s for s in self._slows if s.matches(op, path)]:
@@ -288,19 +299,15 @@ class FaultFs(pyfuse3.Operations):
 
     # Steps that the operations share
 
-    async def _run(self, op: str, path: str, process: int, who: tuple[int, int], call: Callable[[], T]) -> T:
-        await self._faults.strike(op, path, process)
-
-        def as_caller() -> T:
-            with acting_as(*who):
-                return call()
-
-        return await trio.to_thread.run_sync(as_caller, limiter=self._limiter)
-
     async def _call(
         self, op: str, ctx: pyfuse3.RequestContext, inode: int, name: bytes, call: Callable[[], T]
     ) -> T:
-        return await self._run(op, self._path(inode, name), thread_group_of(ctx.pid), self._who(ctx), call)
+        if self._faults.are_any:
+            await self._faults.strike(op, self._path(inode, name), thread_group_of(ctx.pid))
+        else:
+            self._faults.count(op)
+        with acting_as(*self._who(ctx)):  # a moment on a local disk: it is not worth a thread
+            return call()
 
     def _who(self, ctx: pyfuse3.RequestContext) -> tuple[int, int]:
         """Whom the store takes the caller for, by uid and gid."""
@@ -310,13 +317,24 @@ class FaultFs(pyfuse3.Operations):
 
     async def _on_handle(self, op: str, fh: int, call: Callable[[], T]) -> T:
         """A call on an open file: its rights were checked when it was opened."""
-        return await self._run(op, self._shown(fh), self._openers[fh], (0, 0), call)
+        if self._faults.are_any:
+            await self._faults.strike(op, self._shown(fh), self._openers[fh])
+        else:
+            self._faults.count(op)
+        if op in _MOMENTARY:
+            return call()
+        return await trio.to_thread.run_sync(call, limiter=self._limiter)
 
     def _path(self, inode: int, name: bytes) -> str:
         return os.path.normpath(os.path.join(self._shown(self._nodes[inode].fd), os.fsdecode(name)))
 
     def _shown(self, fd: int) -> str:
-        return os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), self._top)
+        try:
+            return os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), self._top)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            return "too deep for a path"
 
     def _attributes(self, st: os.stat_result) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
@@ -663,6 +681,8 @@ def main(backing: str, mountpoint: str, control: str, *options: str) -> None:
 def run(fs: FaultFs, faults: Faults, mountpoint: str, control: str) -> None:
     """Serve *fs* until the mount is taken away."""
     os.umask(0)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # each file that the kernel knows keeps a descriptor
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     pyfuse3.init(fs, mountpoint, {"fsname=faultfs", "allow_other"})
     try:
         trio.run(_serve, faults, control)

@@ -259,15 +259,20 @@ class Copying:
         with self._busy:
             if contents(self._door, self._entry.spot) != self._before:
                 raise BlockingIOError(errno.EAGAIN, "the set changed while it was copied")
-            if self._moves:
-                self._grown_bytes = self._charge(self._copied) - self._charge(self._entry)
-            else:
+            self._grown_bytes = self._growth()
+            if not self._moves:
                 self._note()
             moved = _switch(self._store, self._name, self._entry, self._copied)
             self._unfinished = False
             if self._grown_bytes:
                 self._store.door.reports.differs(self._entry.payer, self._entry.ino, self._grown_bytes)
             return moved
+
+    def _growth(self) -> int:
+        """By how many bytes the copy is charged with more than the set: where that has zeros, the copy has holes."""
+        if self._door is self._store.door:  # nobody counts
+            return 0
+        return self._charge(self._copied) - self._charge(self._entry)
 
     def _charge(self, entry: SetEntry) -> int:
         return charges_of_set(self._door, entry.spot, ()).total.bytes

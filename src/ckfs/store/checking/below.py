@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from ckfs.names import Inode, SetName
 from ckfs.store.checking import mending, records
 from ckfs.store.checking.findings import Finding, Kind, Mend, Suspect
 from ckfs.store.checking.records import Trouble
-from ckfs.store.checking.walking import Directory, Seen, Unread, owner_of, walk
+from ckfs.store.checking.walking import Directory, Seen, Unread, is_usable, look, owner_of, walk
 from ckfs.store.layout import Store
 
 
@@ -52,15 +53,25 @@ def troubles(seen: Seen, tree: Tree, across: set[int]) -> Iterator[Suspect]:
     if not (seen.is_regular or seen.is_directory):
         yield Suspect(Finding(Kind.SPECIAL, seen.path))
         return
+    is_said = False
     if (owner := _other_owner(seen, tree)) is not None:
+        is_said = True
         detail = f"but to {seen.status.st_uid}:{seen.status.st_gid}"
         if seen.number in across:
             yield Suspect(Finding(Kind.LINKED_ACROSS, seen.path, detail))
         else:
             yield Suspect(Finding(Kind.OWNER, seen.path, detail), _giving(seen, owner))
-    if not mending.is_usable(seen.status):
+    if not is_usable(seen.status):
+        is_said = True
         detail = f"{stat.S_IMODE(seen.status.st_mode):04o}"
         yield Suspect(Finding(Kind.MODE, seen.path, detail), _opening(seen))
+    if seen.refused is not None:  # until it was mended, in this moment
+        with contextlib.suppress(OSError):
+            seen = look(seen.directory, seen.name, seen.trail)
+    if seen.refused is not None:
+        if not is_said:
+            yield Suspect(Finding(Kind.UNREADABLE, seen.path, seen.refused.strerror or ""))
+        return
     known = records.reading(seen.raw, seen.status)
     if known is Trouble.NEWER:
         yield Suspect(Finding(Kind.RECORD_NEWER, seen.path))

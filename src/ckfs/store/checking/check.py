@@ -18,7 +18,7 @@ from ckfs.policy.settings import Policy
 from ckfs.store import layout
 from ckfs.store.checking import leftovers, registry, shared, top
 from ckfs.store.checking.below import Tree, number_of, troubles, walk_tree
-from ckfs.store.checking.findings import NUMBERS, Finding, Kind, Suspect, settled
+from ckfs.store.checking.findings import NUMBERS, OF_RECORDS, Finding, Kind, Suspect, settled
 from ckfs.store.checking.naming import Naming
 from ckfs.store.checking.numbers import Numbers
 from ckfs.store.checking.registry import HasDied
@@ -189,6 +189,9 @@ class _Run:
                 seems_wrong = True
                 continue
             self._remember(seen, tree)
+            if seen.refused is not None:  # shows when it has been mended
+                for kind in OF_RECORDS:
+                    self.seen_wrong.put(_key(seen.number, kind))
             for suspect in self._troubles(seen, tree):
                 self.seen_wrong.put(_key(seen.number, suspect.finding.kind))
                 seems_wrong = True

@@ -105,6 +105,9 @@ class Kind(enum.Enum):
         return self.severity is not Severity.NOTE
 
 
+OF_RECORDS = (Kind.RECORD_MISSING, Kind.RECORD_DAMAGED, Kind.RECORD_NEWER, Kind.LINK_EMPTY)
+"""What only who has read a file's record finds."""
+
 NUMBERS = {kind: index for index, kind in enumerate(Kind)}
 
 

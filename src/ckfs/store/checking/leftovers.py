@@ -15,7 +15,7 @@ from ckfs.store.checking.below import Tree
 from ckfs.store.checking.findings import Finding, Kind, Suspect
 from ckfs.store.checking.naming import close_user_directory, give_user_directory
 from ckfs.store.checking.survey import is_users_name
-from ckfs.store.checking.walking import Directory, Seen, look, reach
+from ckfs.store.checking.walking import Directory, Seen, is_usable, look, reach
 from ckfs.store.entries import decode
 from ckfs.store.layout import Store
 from ckfs.store.realms import STAGING, Arrangement, Components
@@ -75,13 +75,17 @@ def _own_directory(store: Store, where: Components, uid: Uid) -> Iterator[Suspec
 
 
 def _items(store: Store, where: Components) -> Iterator[Suspect]:
+    is_open = True
     try:
         with Directory.at(store.path) as root, root.inside(*where) as directory:
+            is_open = is_usable(directory.status)
             for token in directory.names():
                 yield from _item(directory, where, token)
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
+        if isinstance(error, PermissionError) and not is_open:  # its mode has been said to be wrong
+            return
         yield Suspect(Finding(Kind.UNREADABLE, b"/".join(where), error.strerror or str(error)))
 
 

@@ -10,16 +10,7 @@ from contextlib import contextmanager
 from ckfs.errors import Stale
 from ckfs.model import Owner, Record
 from ckfs.store import attributes, record
-from ckfs.store.checking.walking import Seen, owner_of, reach
-
-_USABLE_FILE = stat.S_IRUSR | stat.S_IWUSR
-_USABLE_DIRECTORY = stat.S_IRWXU
-
-
-def is_usable(status: os.stat_result) -> bool:
-    """Whether the file's own owner can do all with it that ckfs does as him."""
-    needed = _USABLE_DIRECTORY if stat.S_ISDIR(status.st_mode) else _USABLE_FILE
-    return status.st_mode & needed == needed
+from ckfs.store.checking.walking import Seen, modes_needed, owner_of, reach
 
 
 def give(seen: Seen, owner: Owner) -> None:
@@ -30,8 +21,7 @@ def give(seen: Seen, owner: Owner) -> None:
 
 def open_up(seen: Seen) -> None:
     with _held(seen) as (path, status):
-        needed = _USABLE_DIRECTORY if stat.S_ISDIR(status.st_mode) else _USABLE_FILE
-        set_mode(path, status, stat.S_IMODE(status.st_mode) | needed)
+        set_mode(path, status, stat.S_IMODE(status.st_mode) | modes_needed(status))
 
 
 def set_mode(path: bytes, status: os.stat_result, mode: int) -> None:

@@ -224,6 +224,8 @@ def _read_user(users: Directory, user: bytes, found: Survey, arrangement: Arrang
 def _read_orphan(directory: Directory, user: os.stat_result, uid: Uid, place: bytes, found: Survey) -> None:
     try:
         seen = look(directory, place, [])
+        if seen.refused is not None:
+            raise seen.refused
         known = records.reading(seen.raw, seen.status)
         note = directory.attribute_of(place, seen.status, removed.ATTRIBUTE)
     except FileNotFoundError:

@@ -92,7 +92,7 @@ def _wrong_with(seen: Seen, keeper: Owner, mode: int) -> Iterator[Suspect]:
             return f"given the mode {mode:04o}"
 
         yield Suspect(finding, change)
-    if seen.name == NAMES:
+    if seen.name == NAMES and seen.refused is None:
         yield from _wrong_with_record(seen)
 
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 _PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LISTING = os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME | os.O_CLOEXEC
 _GONE = (FileNotFoundError, NotADirectoryError)
+_USABLE_FILE = stat.S_IRUSR | stat.S_IWUSR
+_USABLE_DIRECTORY = stat.S_IRWXU
 _MASK = (1 << 64) - 1
 _SPREAD = 0x9E3779B97F4A7C15
 """2**64 divided by the golden ratio."""
@@ -40,6 +42,16 @@ def reach(owner: Owner, work: Callable[[], T]) -> T:
 
 def owner_of(status: os.stat_result) -> Owner:
     return Owner(Uid(status.st_uid), Gid(status.st_gid))
+
+
+def modes_needed(status: os.stat_result) -> int:
+    """The bits of its mode without which the file's own owner cannot do all with it that ckfs does as him."""
+    return _USABLE_DIRECTORY if stat.S_ISDIR(status.st_mode) else _USABLE_FILE
+
+
+def is_usable(status: os.stat_result) -> bool:
+    """Whether its mode lets its owner do all that."""
+    return status.st_mode & modes_needed(status) == modes_needed(status)
 
 
 def number_there(status: os.stat_result) -> int:
@@ -153,8 +165,10 @@ class Seen:
     name: bytes
     status: os.stat_result
     raw: bytes | None
-    """Its record, undecoded; None if it has none."""
+    """Its record, undecoded; None if it has none, or was *refused*."""
     trail: list[bytes]
+    refused: PermissionError | None = None
+    """Where root is squashed, nobody on this host can read what is closed to its own owner, or is root's."""
 
     @property
     def is_directory(self) -> bool:
@@ -185,9 +199,13 @@ class Unread:
 
 
 def look(directory: Directory, name: bytes, trail: list[bytes]) -> Seen:
-    """OSError as the store has it."""
+    """OSError as the store has it, but for its record: :attr:`Seen.refused`."""
     status = directory.status_of(name)
-    return Seen(directory, name, status, directory.attribute_of(name, status), trail)
+    try:
+        raw = directory.attribute_of(name, status)
+    except PermissionError as error:
+        return Seen(directory, name, status, None, trail, error)
+    return Seen(directory, name, status, raw, trail)
 
 
 def walk(directory: Directory, name: bytes, base: bytes) -> Iterator[Seen | Unread]:
@@ -249,6 +267,9 @@ def _right_in(here: Directory, trail: list[bytes], directories: list[bytes]) -> 
             yield seen
             if isinstance(seen, Seen) and seen.is_directory:
                 directories.append(name)
+    except PermissionError as error:
+        if is_usable(here.status):  # else its mode has been said to be wrong
+            yield Unread(b"/".join(trail), number_there(here.status), error)
     except OSError as error:
         yield Unread(b"/".join(trail), number_there(here.status), error)
 
