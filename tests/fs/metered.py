@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
+from ckfs.store.charges import charge_of
 from ckfs.store.counting import count, payers
 from ckfs.store.layout import Store
-from ckfs.store.metering import Ended, charge_of
+from ckfs.store.metering import Ended
 from ckfs.store.nameless import Left
+from ckfs.store.spots import OpenFile
 
 
 @dataclass
@@ -61,11 +63,11 @@ class Sums:
     @contextlib.contextmanager
     def written(self, store: Store, fd: int, payer: Uid) -> Iterator[None]:
         """What is written through descriptors in the block is not the door's to tell: it is taken as it is."""
-        before = charge_of(os.fstat(fd), fd, store.door.unit)
+        file = OpenFile(fd)
+        before = charge_of(store.door, file)
         yield
-        status = os.fstat(fd)
-        if status.st_nlink:
-            self._add(payer, Amount(charge_of(status, fd, store.door.unit).bytes - before.bytes))
+        if os.fstat(fd).st_nlink:
+            self._add(payer, Amount(charge_of(store.door, file).bytes - before.bytes))
 
     def check(self, store: Store) -> None:
         """What was heard of everybody is what is there."""

@@ -246,7 +246,6 @@ async def test_attributes_stop_at_the_limit_and_can_be_replaced_there(store: Pat
         assert await settled(ledger, mount) == Amount(2 * UNIT, 1)
 
 
-@pytest.mark.plain_alone("there each of them may have seen the other name (docs/quotas.md)")
 @pytest.mark.trio
 @pytest.mark.parametrize("elsewhere", [False, True])
 async def test_an_attribute_that_is_removed_from_a_file_that_is_written_gives_way(
@@ -268,6 +267,7 @@ async def test_an_attribute_that_is_removed_from_a_file_that_is_written_gives_wa
         assert await settled(ledger, one, other) == Amount(4 * UNIT, 4)
 
 
+@pytest.mark.plain_alone("there each of them may have seen the other name (docs/quotas.md)")
 @pytest.mark.trio
 async def test_two_mounts_that_take_the_two_names_of_a_file_free_it_once(store: Path, ledger: Book) -> None:
     async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
