@@ -774,6 +774,22 @@ def test_the_sets_of_one_owner_exchange_files(place: Place, number: int) -> None
     assert os.listdir(f"{one}/inner") == ["file"]
 
 
+def test_a_file_with_other_links_stays_in_its_set(place: Place, number: int) -> None:
+    """So each set can change hands."""
+    one, other = (place.path(f"{name}-{number}") for name in ("one", "other"))
+    for path in (one, other):
+        as_user(ALICE, os.mkdir, path)
+    as_user(ALICE, create, f"{one}/file")
+    as_user(ALICE, os.link, f"{one}/file", f"{one}/link")
+    as_user(ALICE, create, f"{other}/single")
+    assert errno_as(ALICE, os.rename, f"{one}/link", f"{other}/link") == EXDEV
+    assert errno_as(ALICE, os.rename, f"{one}/link", f"{other}/single") == EXDEV
+    assert errno_as(ALICE, rename, f"{other}/single", f"{one}/link", RENAME_EXCHANGE) == EXDEV
+    as_user(ALICE, os.unlink, f"{one}/file")
+    as_user(ALICE, os.rename, f"{one}/link", f"{other}/link")
+    assert sorted(os.listdir(other)) == ["link", "single"]
+
+
 @pytest.mark.parametrize("uid", [ROOT, ALICE])
 def test_a_file_has_links_in_one_set_only(place: Place, number: int, uid: int) -> None:
     """Or a set could not change hands as a whole: a part of it would stay the former owner's, or go with another's."""

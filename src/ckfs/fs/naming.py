@@ -21,7 +21,7 @@ from ckfs.policy import lifecycle, presented
 from ckfs.policy.quota import Amount
 from ckfs.store.entries import SetEntry
 from ckfs.store.metering import rounded
-from ckfs.store.moving import looking_again
+from ckfs.store.moving import check_single, looking_again
 from ckfs.store.record import new_inode
 from ckfs.store.spots import Build, Found, OpenFile, Spot
 from ckfs.store.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -246,6 +246,10 @@ class Naming:
             self.guard.check(source.place.inside(old_name), moved, caller)
             if other is not None:
                 self.guard.check(target.place.inside(new_name), other, caller)
+            if source.top is not target.top:
+                check_single(moved)
+                if other is not None and flags & RENAME_EXCHANGE:
+                    check_single(other)
             self.guard.check_way(source.place.set_name, target.place.set_name)
             if flags & RENAME_EXCHANGE:
                 self.guard.check_way(target.place.set_name, source.place.set_name)

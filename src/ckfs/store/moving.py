@@ -88,7 +88,7 @@ def set_into_directory(
     """Move the set *old* to *target*, a name inside another set of the same owner."""
     entry, found = names.examine(old)
     check(old, found)
-    _check_single(found)
+    check_single(found)
     door.rename(entry.spot, target, flags)
     names.clear(old, entry)
     return found
@@ -119,7 +119,7 @@ def _file_to_set(
     discard: Discard,
 ) -> tuple[SetEntry, Found]:
     found = door.examine(source)
-    _check_single(found)
+    check_single(found)
     entry = _entry_like(door, like, new, found)
     if flags & RENAME_NOREPLACE:
         names.check_free(new)
@@ -172,7 +172,7 @@ def _only_if_free(names: SetNames, new: SetName, replaced: tuple[SetEntry, Found
         names.clear(new, replaced[0])
 
 
-def _check_single(found: Found) -> None:
+def check_single(found: Found) -> None:
     """A file has all its links in one set, so that each set can change hands."""
     if not found.record.is_directory and found.stat.st_nlink > 1:
         raise OtherOwner("other links of the file would stay behind")
