@@ -19,7 +19,7 @@ from ckfs.ledger.ledger import Drawn, Ledger, Opened
 from ckfs.names import Gid, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
 from ckfs.store import counting
-from tests.fs.cores import ALICE, BOB, Mount, charged, keeper_of
+from tests.fs.cores import ALICE, BOB, Mount, charged, charging_of, keeper_of
 
 UNIT = 4096
 SET = "dump"
@@ -220,6 +220,23 @@ async def test_what_followed_its_new_owner_counts_with_what_it_takes(store: Path
         await mount.root.setattr(SET, Changes(uid=Uid(ALICE.uid), gid=Gid(ALICE.gid)))
         await settled(ledger, mount)
         await settled(ledger, mount, uid=keeper_of(store).uid)
+
+
+@pytest.mark.trio
+async def test_holes_of_a_file_that_was_there_are_filled_within_the_limit(store: Path, ledger: Book) -> None:
+    """Also where the store tells no holes from data."""
+    limit(ledger, units=8)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
+        assert await mount.fs.content.write(handle, 3 * UNIT, bytes(UNIT)) == UNIT
+        await mount.alice.close(handle)
+        handle = await mount.alice.open(f"{SET}/.image", os.O_WRONLY)
+        assert 6 * UNIT <= await mount.fs.content.write(handle, 0, bytes(10 * UNIT)) <= 7 * UNIT
+        await mount.alice.close(handle)
+        await charging_of(mount).grants.post()
+        assert ledger.account(Uid(ALICE.uid)).total.bytes <= 8 * UNIT
+        assert counting.count(mount.core.store, Uid(ALICE.uid), UNIT).bytes <= 8 * UNIT
 
 
 @pytest.mark.trio

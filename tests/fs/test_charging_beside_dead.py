@@ -67,6 +67,9 @@ def recount(mount: Mount, ledger: Book) -> None:
         assert time.monotonic() < deadline_s
 
 
+@pytest.mark.plain_alone(
+    "there nobody can tell that the middle of what is written is there already: less fits"
+)
 async def test_who_writes_on_at_the_limit_does_not_pass_it(store: Path, ledger: Book) -> None:
     limit(ledger, units=8, files=5)
     async with charged(store, ledger) as mount:

@@ -88,9 +88,9 @@ def end_of(door: Door, file: OpenFile, own: MountId) -> tuple[int, bool]:
 
 
 def data_in(door: Door, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
-    """The parts of the file *target* between the offsets *begin* and *end* that are no holes."""
+    """The parts of the file *target* between the offsets *begin* and *end* that are no holes, as far as the store tells."""
     with door.opened(target, os.O_RDONLY) as fd:
-        return list(syscalls.data_in(fd, begin, end))
+        return list(syscalls.data_in(fd, begin, end)) if metering.tells_holes(fd, door.unit) else []
 
 
 def charges_of_set(door: Door, top: Spot, apart: Container[Inode]) -> Charges:

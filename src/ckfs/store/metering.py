@@ -121,6 +121,13 @@ def _data_bytes_of(fd: int, size: int, unit: int) -> int:
     return total
 
 
+def tells_holes(fd: int, unit: int) -> bool:
+    """False of a file with fewer blocks than it needs for its size, of which all is said to be data (NFS before 4.2)."""
+    status = os.fstat(fd)
+    needed = status.st_size - unit
+    return status.st_blocks * _BLOCK_BYTES >= needed or os.lseek(fd, 0, os.SEEK_HOLE) < status.st_size
+
+
 def is_charged(attribute: bytes) -> bool:
     """Whether the attribute of that name is a user's own."""
     is_own = attribute == record.ATTRIBUTE or attribute.startswith(record.ATTRIBUTE + b".")
