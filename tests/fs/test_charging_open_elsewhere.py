@@ -123,6 +123,30 @@ async def test_what_is_replaced_or_emptied_elsewhere_counts_until_it_is_closed(
         assert await settled(ledger, one, other) == Amount(2 * UNIT, 2)
 
 
+@pytest.mark.parametrize("is_torn", [False, True])
+async def test_who_opens_what_was_emptied_elsewhere_has_one_file_open(
+    store: Path, ledger: Book, *, is_torn: bool
+) -> None:
+    """What is torn, and was emptied, can be written on where it is open: nobody sees that, but it is counted until it is closed."""
+    async with charged(store, ledger) as one, charged(store, ledger, node="b") as other:
+        await one.alice.mkdir(SET)
+        made = await one.alice.create(IMAGE, flags=os.O_WRONLY)
+        await one.fs.content.write(made, 0, bytes(HELD.bytes))
+        one.core.handle(made).node.failed = is_torn
+        await one.alice.close(made)
+        before = await other.alice.open(IMAGE, os.O_WRONLY)
+        await one.alice.close(await one.alice.open(IMAGE, os.O_WRONLY | os.O_TRUNC))
+        purge(one)
+        if is_torn:
+            await other.fs.content.write(before, HELD.bytes, bytes(UNIT))
+        after = await other.alice.open(IMAGE, os.O_WRONLY)
+        assert await other.fs.content.write(before, 0, b"x" * UNIT) == UNIT
+        await other.alice.close(after)
+        await other.alice.close(before)
+        assert await one.alice.load(IMAGE) == b"x" * UNIT
+        assert await settled(ledger, one, other) == Amount(2 * UNIT, 2)
+
+
 async def test_who_has_it_open_takes_over_from_who_removed_it(store: Path, ledger: Book) -> None:
     async with charged(store, ledger, node="b") as other:
         async with charged(store, ledger) as one:

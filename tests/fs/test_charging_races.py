@@ -368,6 +368,54 @@ async def test_nobody_writes_before_the_ledger_has_noted_the_file(
         assert await settled(ledger, mount) == Amount(4 * UNIT, 3)
 
 
+@pytest.mark.plain_alone(
+    "each look at the store is one call of a server there, and none of them is in between"
+)
+@pytest.mark.trio
+async def test_what_is_cut_while_more_is_claimed_is_claimed_again(store: Path, ledger: Book) -> None:
+    slow, begun, answer = Interrupted(ledger), threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> None:
+        begun.set()
+        answer.wait(ENOUGH_S)
+
+    limit(ledger, units=20)  # near a limit nothing is granted beyond what is needed
+    async with charged(store, slow) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.image", flags=os.O_WRONLY)
+        await mount.fs.content.write(handle, 0, bytes(2 * UNIT))
+        node, sessions = mount.core.handle(handle).node, charging_of(mount).sessions
+        session = sessions.get(node.ino)
+        assert session is not None
+        slow.before["draw"] = wait
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.fs.content.write, handle, UNIT, bytes(3 * UNIT))
+            await trio.to_thread.run_sync(begun.wait, ENOUGH_S)
+            os.truncate(lies_at(store, SET) / ".image", 0)
+            await sessions.count(session, node)
+            answer.set()
+        assert session.held == 3 * UNIT
+        await mount.alice.close(handle)
+        assert await settled(ledger, mount) == Amount(4 * UNIT, 2)
+
+
+@pytest.mark.plain_alone("what is open without a name is not counted on a network's store")
+@pytest.mark.trio
+async def test_what_is_closed_while_somebody_fails_to_overwrite_it_is_free(store: Path, ledger: Book) -> None:
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        handle = await mount.alice.create(f"{SET}/.gone", flags=os.O_WRONLY)
+        await mount.fs.content.write(handle, 0, bytes(4 * UNIT))
+        await mount.alice.unlink(f"{SET}/.gone")
+        await mount.fs.content.flush(handle)
+        node = mount.core.handle(handle).node
+        async with trio.open_nursery() as nursery:
+            with node.being_truncated():
+                nursery.start_soon(mount.alice.close, handle)
+                await trio.testing.wait_all_tasks_blocked(0.2)
+        assert await settled(ledger, mount) == Amount(UNIT, 1)
+
+
 # Who tries again and again
 
 

@@ -299,10 +299,11 @@ async def test_what_differs_is_marked_and_not_opened_until_it_is_written_anew(st
 
 async def test_who_does_not_mark_changes_nothing(store: Path) -> None:
     async with damaged(store) as (mount, image):
-        before = mount.core.store.door.examine(image)
+        before = mount.core.store.door.examine(image).record
         only_looks = replace(checker(mount), marks=False, makes=False)
-        assert only_looks.check(image, NOW) == (Result.DAMAGED, before)
-        assert mount.core.store.door.examine(image) == before
+        result, found = only_looks.check(image, NOW)
+        assert (result, found.record) == (Result.DAMAGED, before)
+        assert mount.core.store.door.examine(image).record == before
 
 
 async def during(

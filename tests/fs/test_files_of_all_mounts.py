@@ -25,7 +25,8 @@ from ckfs.fs.metadata import Changes
 from ckfs.fs.recounting import Recounting
 from ckfs.ledger import sqlite
 from ckfs.ledger.book import Book
-from ckfs.names import Uid
+from ckfs.ledger.ledger import Posting
+from ckfs.names import MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount, Settings
 from ckfs.store import shares
 from ckfs.store.counting import count
@@ -53,8 +54,14 @@ class Order:
     """Who comes next, decided by dice."""
 
     dice: random.Random
+    clock: trio.testing.MockClock
     look: Callable[[], None] = lambda: None
     """What is looked at in between."""
+    jumps: bool = field(init=False)
+    """Time goes on in between, so that mounts also do what they do from time to time."""
+
+    def __post_init__(self) -> None:
+        self.jumps = self.dice.random() < 0.5
 
     async def wait(self) -> None:
         for _ in range(self.dice.choice([1, 1, 2, 3, 9])):
@@ -62,6 +69,8 @@ class Order:
 
     async def do(self, work: Callable[[], T]) -> T:
         await self.wait()
+        if self.jumps and self.dice.random() < 0.3:
+            self.clock.jump(self.dice.choice([0.02, 0.1, 0.3, 0.6]))
         try:
             return work()
         finally:
@@ -173,6 +182,16 @@ class Crowd:
 
         sessions.tell = told
 
+    def note_what_is_posted(self) -> None:
+        post = self.ledger.post
+
+        def posted(mount: MountId, number: int, postings: Iterable[Posting]) -> None:
+            told = tuple(postings)
+            post(mount, number, told)
+            self.done.extend(f"    {mount.decode()} posts {number}: {posting}" for posting in told)
+
+        self.ledger.post = posted  # type: ignore[method-assign]
+
     async def write(self, mount: Mount, steps: int) -> None:
         dice = self.order.dice
         for _ in range(steps):
@@ -237,8 +256,8 @@ class Crowd:
 
 
 @contextlib.asynccontextmanager
-async def crowd(place: Path, seed: int, mounts: int) -> AsyncIterator[Crowd]:
-    order, path = Order(random.Random(seed)), new_store(place)
+async def crowd(place: Path, seed: int, mounts: int, clock: trio.testing.MockClock) -> AsyncIterator[Crowd]:
+    order, path = Order(random.Random(seed), clock), new_store(place)
     with contextlib.ExitStack() as stack:
         ledger = stack.enter_context(
             contextlib.closing(sqlite.create(os.fsencode(place / "ledger.sqlite"), STORE_ID))
@@ -252,6 +271,7 @@ async def crowd(place: Path, seed: int, mounts: int) -> AsyncIterator[Crowd]:
             mount.core.gate.order = order  # type: ignore[attr-defined]
             charge(mount.core)
         here = Crowd(made, ledger, order)
+        here.note_what_is_posted()
         for mount in made:
             here.note_what_is_told(mount)
         async with trio.open_nursery() as nursery:
@@ -263,8 +283,10 @@ async def crowd(place: Path, seed: int, mounts: int) -> AsyncIterator[Crowd]:
             mount.core.charging.leave()
 
 
-async def write_at_once(place: Path, seed: int, mounts: int, steps: int) -> None:
-    async with crowd(place, seed, mounts) as here:
+async def write_at_once(
+    place: Path, seed: int, mounts: int, steps: int, clock: trio.testing.MockClock
+) -> None:
+    async with crowd(place, seed, mounts, clock) as here:
 
         async def ask(call: Callable[..., T], *args: Any, **_: Any) -> T:
             return await here.order.do(lambda: call(*args))
@@ -285,11 +307,12 @@ async def write_at_once(place: Path, seed: int, mounts: int, steps: int) -> None
                 raise
 
 
-@pytest.mark.parametrize("mounts", [1, 2, 3])
-def test_no_byte_is_uncharged_and_none_charged_in_vain(tmp_path: Path, mounts: int) -> None:
+@pytest.mark.parametrize(("mounts", "steps"), [(1, 5), (2, 5), (3, 5), (3, 25)])
+def test_no_byte_is_uncharged_and_none_charged_in_vain(tmp_path: Path, mounts: int, steps: int) -> None:
     first = int(os.environ.get("CKFS_SEED", "0"))
     for seed in range(first, first + int(os.environ.get("CKFS_SEEDS", "6"))):
         place = tmp_path / str(seed)
         place.mkdir()
         trio._core._run._r.seed(seed)
-        trio.run(write_at_once, place, seed, mounts, 5, clock=trio.testing.MockClock(autojump_threshold=0.0))
+        clock = trio.testing.MockClock(autojump_threshold=0.0)
+        trio.run(write_at_once, place, seed, mounts, steps, clock, clock=clock)

@@ -180,6 +180,16 @@ def test_usage_is_never_shown_as_less_than_nothing(ledger: Book) -> None:
     assert ledger.account(ALICE).used == bytes_(3, 1)
 
 
+def test_what_is_freed_before_its_writer_has_posted_it_is_claimed_by_that_one(ledger: Book) -> None:
+    limited(ledger, 100)
+    draw(ledger, A, ALICE, 80)
+    ledger.post(B, 1, [Posting(ALICE, used=bytes_(-60))])
+    draw(ledger, B, ALICE, 50)
+    assert (ledger.account(ALICE).used, ledger.account(ALICE).claimed) == (NOTHING, bytes_(70))
+    ledger.post(A, 1, [Posting(ALICE, used=bytes_(60), given_up=bytes_(60))])
+    assert ledger.account(ALICE).total == bytes_(70)
+
+
 def test_a_mount_cannot_give_up_what_it_has_not(ledger: Book) -> None:
     draw(ledger, A, ALICE, 10)
     draw(ledger, B, ALICE, 20)

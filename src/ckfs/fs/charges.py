@@ -27,6 +27,7 @@ class Session:
 
     __slots__ = (
         "base",
+        "counts",
         "ended",
         "entry",
         "held",
@@ -57,6 +58,8 @@ class Session:
         """Set when none is under way any more."""
         self.is_counted = False
         """What the file takes is just being looked at: nothing may be claimed for it."""
+        self.counts = 0
+        """How often it was looked at, or cut, so far: what was seen of the file before holds no more."""
         self.is_gone = False
         """It has no name any more, which the store does not say of an open file."""
         self.is_told = False
@@ -133,6 +136,9 @@ class Charges(Protocol):
         """Count what the file takes in the store now, if no other mount writes it: what is written on begins anew. Before it becomes
         another's, or another; and after it was cut."""
 
+    def paused(self, node: Node) -> AbstractAsyncContextManager[None]:
+        """Within the block nothing is written of the file here: another takes its place."""
+
     def cut(self, node: Node, size: int) -> None:
         """What lies beyond *size* was cut off: writing there again needs new room."""
 
@@ -191,6 +197,9 @@ class Uncharged:
 
     async def settle_now(self, node: Node) -> None:
         pass
+
+    def paused(self, node: Node) -> AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()
 
     def cut(self, node: Node, size: int) -> None:
         pass

@@ -13,7 +13,7 @@ import errno
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 import trio
@@ -261,17 +261,18 @@ class Charging:
                 if not await self._free_unneeded(session.payer):
                     return None
                 continue
-            if self._hold(session, cost):
+            if self._hold(session, cost, session.ranges.missing(begin, end) + besides):
                 return session
         return None
 
-    def _hold(self, session: Session, cost: int) -> bool:
-        """False if the session was ended, or counted, while *cost* was being taken."""
-        if session.ended or session.is_counted:
-            self.grants.purse(session.payer).give_back(Amount(cost))
-            return False
-        session.held += cost
-        return True
+    def _hold(self, session: Session, taken: int, needed: int) -> bool:
+        """False if the session was ended, counted or cut while *taken* was, so that more is *needed* by now."""
+        is_enough = not session.ended and not session.is_counted and taken >= needed
+        kept = needed if is_enough else 0
+        session.held += kept
+        if taken > kept:
+            self.grants.purse(session.payer).give_back(Amount(taken - kept))
+        return is_enough
 
     async def _part(self, handle: Handle, begin: int, end: int, there: int) -> tuple[Session, int]:
         """The file is counted anew, since what was written over was claimed once more; what is there already needs no room, up to
@@ -294,10 +295,15 @@ class Charging:
         session = await self.sessions.of(handle)
         await self.sessions.until_idle(session)
         await self.sessions.count(session, handle.node)
-        session = await self.sessions.of(handle)
-        there = partial(data_in, door, handle.file, begin, end)
-        for since, upto in await self._core.gate.call(there, releases=(handle.pin(),)):
-            session.ranges.add(since // unit * unit, metering.rounded(upto, unit))
+        look = partial(data_in, door, handle.file, begin, end)
+        for _ in range(_TRIES):
+            session = await self.sessions.of(handle)
+            counts = session.counts
+            there = await self._core.gate.call(look, releases=(handle.pin(),))
+            if session.counts == counts:  # else it may have been cut since it was seen
+                for since, upto in there:
+                    session.ranges.add(since // unit * unit, metering.rounded(upto, unit))
+                return
 
     # What becomes of files
 
@@ -310,6 +316,9 @@ class Charging:
 
     async def settle_now(self, node: Node) -> None:
         await self.sessions.settle_now(node)
+
+    def paused(self, node: Node) -> AbstractAsyncContextManager[None]:
+        return self.sessions.paused(node)
 
     def cut(self, node: Node, size: int) -> None:
         self.sessions.cut(node, size)

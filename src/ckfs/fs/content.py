@@ -48,11 +48,10 @@ class Content:
             with contextlib.suppress(OSError, FsError):
                 await self._hand_over(handle)
             await self._settle_or_later(handle)
-        if (
-            handle.mount is not None and handle.node.truncating
-        ):  # who overwrites it settles it, unless that fails
+        while handle.node.truncating:  # who overwrites it settles it, unless that fails
             await handle.node.until_truncated()
-            await self._settle_or_later(handle)
+            if handle.mount is not None:
+                await self._settle_or_later(handle)
         self.core.handles.remove(number)
         handle.node.without_handle(handle)
         self.core.charging.closed(handle)

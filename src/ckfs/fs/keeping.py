@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import trio
 
-from ckfs.errors import Stale
+from ckfs.errors import FsError, Stale
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, place_of, volume_of
@@ -32,7 +32,8 @@ from ckfs.store.charges import charge_of_attributes
 from ckfs.store.gate import Release
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
-from ckfs.store.spots import HOME, Found, Spot, VolumeId
+from ckfs.store.spots import HOME, Found, OpenFile, Spot, VolumeId
+from ckfs.store.syscalls import is_same_file
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +171,8 @@ class Keeping:
 
         async def run() -> None:
             # Also of one that is not kept: others may have a part in telling that it is gone.
-            cost = await self._cost_of_keeping(node)
-            async with self.core.charging.claimed(self.core.payer_of(node), cost) as hold:
+            cost, charging = await self._cost_of_keeping(node), self.core.charging
+            async with charging.claimed(self.core.payer_of(node), cost) as hold, charging.paused(node):
                 lock = await self.core.locks.acquire(node.ino)
                 open_here = [handle.fd for handle in node.handles]
                 releases: list[Release] = [lock, hold(), *(handle.pin() for handle in node.handles)]
@@ -205,6 +206,32 @@ class Keeping:
         finally:
             if is_written:
                 self.core.mark(mount, spot, ino, lambda found: found.record)
+
+    async def follow(self, node: Node, file: OpenFile) -> None:
+        """Another mount has let a new file take the place of *node*, open as *file* now: what was open of it leads there, too, from now on."""
+        door, mount, ino, spot = self.core.store.door, self.core.mount_id, node.ino, node.spot
+
+        def work(open_here: list[OpenFile]) -> None:
+            is_written = False
+            for one in open_here:
+                if is_same_file(one.fd, file.fd):
+                    continue
+                with contextlib.suppress(OSError, FsError):  # on a network's store it may be gone for good
+                    if mount in door.writers(one, ino):
+                        door.unmark(one, ino, mount)
+                        is_written = True
+                door.open_instead(spot, ino, one.fd)
+            if is_written:
+                self.core.mark(mount, file, ino, lambda found: found.record)
+
+        async with self.core.charging.paused(node):
+            lock = await self.core.locks.acquire(ino)
+            open_here = [handle.file for handle in node.handles]
+            releases: list[Release] = [lock, *(handle.pin() for handle in node.handles)]
+            with node.being_renewed():
+                await self.core.gate.call(
+                    lambda: work(open_here), releases=releases, of_set=self.core.set_key(node)
+                )
 
     def _renew(self, spot: Spot, note: Note | None, found: Found, *, begun: bool) -> None:
         """Put a new, empty file at *spot*; the old one goes to the trash with *note*, or for good without one."""

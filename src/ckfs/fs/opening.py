@@ -23,6 +23,7 @@ from ckfs.owners.processes import process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
 from ckfs.store.spots import Found, OpenFile, Target
+from ckfs.store.syscalls import is_same_file
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class Opening:
         def change(record: Record) -> Record:
             return self.states.begun(record, caller, Event.REPLACED)
 
-        def work() -> OpenFile:
+        def work() -> tuple[OpenFile, bool]:
+            """Also whether what was open here is another file of the store by now."""
             if held is not None:
                 file, found = door.open_again(held, access), door.examine(held, ino)
             else:
@@ -60,10 +62,11 @@ class Opening:
                     target = file if access & os.O_ACCMODE else node.spot
                     with self._marked(mount, file, ino, access, keep=is_marked):
                         door.update(target, ino, change, size=0)
+                is_other = not all(is_same_file(file.fd, one) for one in open_here)
             except BaseException:
                 os.close(file.fd)
                 raise
-            return file
+            return file, is_other
 
         if truncate:
             await self.core.assure_membership(None)
@@ -72,16 +75,21 @@ class Opening:
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
         is_marked = any(handle.mount is not None for handle in node.handles)
+        open_here = [handle.fd for handle in node.handles]
         with node.being_truncated() if truncate else contextlib.nullcontext():
             try:
-                file = await self._as_it_is(
+                file, is_other = await self._as_it_is(
                     node, lambda: self.core.opening(node, work, undo=_close, locked=truncate)
                 )
             except (Stale, FileNotFoundError):
                 if not node.handles:
                     raise
                 held = node.handles[0].file  # it has no name any more, but somebody has it open
-                file = await self.core.gate.call(work, undo=_close, releases=(node.handles[0].pin(),))
+                file, is_other = await self.core.gate.call(
+                    work, undo=_close, releases=(node.handles[0].pin(),)
+                )
+            if is_other and held is None:
+                await self._follow(node, file)
         if truncate:
             self.core.charging.cut(node, 0)
             node.failed, node.killed, node.unwritten = False, False, None
@@ -91,16 +99,25 @@ class Opening:
             await self.core.charging.begun(self.core.handle(number))
         return number
 
+    async def _follow(self, node: Node, file: OpenFile) -> None:
+        try:
+            await self.sets.keeping.follow(node, file)
+        except BaseException:
+            close_soon(file.fd)
+            raise
+
     @staticmethod
-    async def _as_it_is(node: Node, open_it: Callable[[], Awaitable[OpenFile]]) -> OpenFile:
+    async def _as_it_is(
+        node: Node, open_it: Callable[[], Awaitable[tuple[OpenFile, bool]]]
+    ) -> tuple[OpenFile, bool]:
         """Open it anew if another file has taken its place meanwhile: what was open then leads to that already."""
         while True:
             renewals = node.renewals
-            file = await open_it()
+            file, is_other = await open_it()
             while node.renewing is not None:
                 await node.renewing.wait()
             if node.renewals == renewals:
-                return file
+                return file, is_other
             close_soon(file.fd)
 
     @contextlib.contextmanager
@@ -178,5 +195,5 @@ class Opening:
         return self.core.handle(number).direct
 
 
-def _close(file: OpenFile) -> None:
-    os.close(file.fd)
+def _close(opened: tuple[OpenFile, bool]) -> None:
+    os.close(opened[0].fd)

@@ -215,6 +215,21 @@ class Sessions:
         await self.grants.tell_notes()
         session.is_told = True
 
+    @asynccontextmanager
+    async def paused(self, node: Node) -> AsyncIterator[None]:
+        """Within the block nothing is written of *node* here, unless it is under way for long: who would write waits."""
+        async with self._alone(node.ino):
+            session = self._sessions.get(node.ino)
+            if session is None:
+                yield
+                return
+            session.is_counted = True
+            try:
+                await self.until_idle(session)
+                yield
+            finally:
+                session.is_counted = False
+
     async def settle_now(self, node: Node) -> None:
         session = self._sessions.get(node.ino)
         if session is not None:
@@ -296,6 +311,7 @@ class Sessions:
     def _take_up_between(self, session: Session, ended: Ended) -> None:
         """*session* goes on with what its file takes now; it stays noted, since the file may lose its name before it is written again."""
         session.ranges = Ranges()
+        session.counts += 1
         if ended.final == ended.counted and not session.held:
             return  # nothing is to be told: who tries again and again at his limit keeps no recount up
         purse, held = self.grants.purse(session.payer), Amount(session.held)
@@ -362,12 +378,13 @@ class Sessions:
         session = self._sessions.get(node.ino)
         if session is not None:
             session.ranges.cut(metering.rounded(size, self._core.unit))
+            session.counts += 1
 
     def closed(self, handle: Handle) -> None:
         node = handle.node
         self.gather()
         self.nameless.closed(handle)
-        if node.handles or node.truncating:
+        if node.handles:
             return
         session = self._sessions.get(node.ino)
         if (

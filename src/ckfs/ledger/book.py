@@ -327,8 +327,9 @@ def _account(tx: Transaction, uid: Uid) -> Account:
 
 
 def _shown(account: Account) -> Account:
-    """Nobody has less than nothing, whatever has yet to be posted."""
-    return replace(account, used=account.used.not_below_zero())
+    """Nobody has less than nothing: what was taken from a file whose writer has yet to post what it wrote is claimed by that one."""
+    used = account.used.not_below_zero()
+    return replace(account, used=used, claimed=(account.claimed + account.used - used).not_below_zero())
 
 
 def _accounts(tx: Transaction) -> list[Account]:

@@ -97,7 +97,7 @@ class Door(Namespace):
         flags = fcntl.fcntl(fd, fcntl.F_GETFL) & _KEPT_BY_DESCRIPTORS
         opened = self.open(spot, flags, expected)
         try:
-            is_other = not _is_same_file(opened.fd, fd)
+            is_other = not syscalls.is_same_file(opened.fd, fd)
             os.dup2(opened.fd, fd, inheritable=False)
             return is_other
         finally:
@@ -220,10 +220,3 @@ class Door(Namespace):
             self.reports.changing(target, fd, expected, name),
         ):
             attributes.remove(fd, name)
-
-
-def _is_same_file(opened: int, before: int) -> bool:
-    try:
-        return os.path.sameopenfile(opened, before)
-    except OSError:  # ESTALE: another host has removed it
-        return False

@@ -241,3 +241,10 @@ def data_in(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
             raise
         yield begin, upto
         begin = upto
+
+
+def is_same_file(opened: int, before: int) -> bool:
+    try:
+        return os.path.sameopenfile(opened, before)
+    except OSError:  # ESTALE: another host has removed it
+        return False
