@@ -139,6 +139,8 @@ async def test_who_opens_what_was_emptied_elsewhere_has_one_file_open(
         purge(one)
         if is_torn:
             await other.fs.content.write(before, HELD.bytes, bytes(UNIT))
+        else:
+            await until(lambda: counts(other))
         after = await other.alice.open(IMAGE, os.O_WRONLY)
         assert await other.fs.content.write(before, 0, b"x" * UNIT) == UNIT
         await other.alice.close(after)

@@ -46,10 +46,11 @@ File = tuple[int, int]
 
 @dataclass(slots=True)
 class _Kept:
-    """*fd* is None of what is open here."""
+    """*fd* may be None of what is open here, as long as it is."""
 
     left: Left
     fd: int | None
+    is_open_here: bool = False
     is_looked_at: bool = False
     """A thread has the descriptor."""
 
@@ -124,6 +125,7 @@ class NamelessFiles:
         with alone_with(fd, within_s=0) as is_alone:
             knows = is_alone and not handle.is_pinned
             standing = nameless.standing_of(fd, self.core.mount_id) if knows else Standing.HELD
+        kept.is_open_here = False
         if standing is Standing.HELD and kept.fd is None:
             kept.fd = os.dup(handle.fd)
         self._took(_file_of(status), kept, standing)
@@ -163,9 +165,19 @@ class NamelessFiles:
         for handle in self._nameless_here():
             with contextlib.suppress(BadHandle):  # it has been closed meanwhile
                 await self._take_over(handle)
-        kept = [item for item in self._kept.items() if item[1].fd is not None and not item[1].is_looked_at]
+        self._look_what_is_open()
+        kept = [item for item in self._kept.items() if not (item[1].is_open_here or item[1].is_looked_at)]
         for begin in range(0, len(kept), _MOST_IN_A_CALL):
             await self._look_at(kept[begin : begin + _MOST_IN_A_CALL])
+
+    def _look_what_is_open(self) -> None:
+        """Handles come to lead to another file where one takes the place of what they led to."""
+        doubtful = [item for item in self._kept.items() if item[1].is_open_here and item[1].fd is not None]
+        if doubtful:
+            handles = filter(self._is_looked_at, self.core.handles.all())
+            files = {_file_of(os.fstat(handle.fd)) for handle in handles}
+            for file, kept in doubtful:
+                kept.is_open_here = file in files
 
     def _nameless_here(self) -> list[Handle]:
         """Those of the open files that have no name, and are not counted here. No more than some are looked at, the others next
@@ -202,10 +214,12 @@ class NamelessFiles:
         file, taken = await core.gate.call(work, undo=_close, releases=(handle.pin(),))
         status = os.fstat(file.fd)
         is_open = any(_is_open_as(other, status) for other in handle.node.handles)
+        is_kept_open = taken is not None and (not is_open or self.may_be_more)
         if taken is not None:
-            self._keep(_file_of(status), _Kept(taken.left, None if is_open else file.fd))
+            fd = file.fd if is_kept_open else None
+            self._keep(_file_of(status), _Kept(taken.left, fd, is_open_here=is_open))
             self._tell(taken)
-        if taken is None or is_open:
+        if not is_kept_open:
             os.close(file.fd)
 
     def _tell(self, taken: Taken) -> None:
