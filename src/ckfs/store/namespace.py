@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from ckfs.model import Owner, Record
@@ -39,7 +39,7 @@ class Namespace(Way):
     ) -> tuple[int, Found]:
         """A new regular file, open with *flags* (access mode and O_APPEND) and marked as being written by *writer*;
         FileExistsError if the name is taken."""
-        with self._changed_parent(spot) as (dir_fd, name):
+        with self._changed_parent(spot) as (dir_fd, name), self.reports.naming(spot, dir_fd):
             new = self._built(dir_fd, spot, build)
             flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(name, flags, _PRIVATE_FILE, dir_fd=dir_fd)
@@ -136,17 +136,21 @@ class Namespace(Way):
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
             if expected is not None:
                 check_same(self.examine_in(old_fd, old_name), expected)
-            told = self.reports.linking(old, new, (old_fd, old_name))
-            os.link(old_name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=False)
-            told()
+            with self.reports.naming(new, new_fd):
+                told = self.reports.linking(old, new, (old_fd, old_name))
+                os.link(old_name, new_name, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=False)
+                told()
 
     @noting
     def rename(self, old: Spot, new: Spot, flags: int = 0) -> None:
         """Rename within one identity. EINVAL where the store does not know a flag."""
         with self._changed_parent(old) as (old_fd, old_name), self._parent(new) as (new_fd, new_name):
-            moving = self.reports.moving(old, new, (old_fd, old_name), (new_fd, new_name), flags)
-            with moving:  # and inside both blocks, as the owner
-                syscalls.rename(old_fd, old_name, new_fd, new_name, flags)
+            old_at, new_at = (old_fd, old_name), (new_fd, new_name)
+            with (  # and inside both blocks, as the owner
+                self.reports.naming(new, old_fd, new_fd),
+                self.reports.moving(old, new, old_at, new_at, flags),
+            ):
+                syscalls.rename(*old_at, *new_at, flags)
 
     @noting
     def rename_noted(self, old: Spot, new: Spot, expected: Inode, name: bytes, value: bytes | None) -> Found:
@@ -157,22 +161,32 @@ class Namespace(Way):
             check_same(before, expected)
             if value is not None:
                 attributes.put(attributes.path_of(old_fd, old_name), name, value)
-            told = self.reports.passing(old, new, (old_fd, old_name))
-            syscalls.rename(old_fd, old_name, new_fd, new_name, 0)
-            told()
+            with self.reports.naming(old, old_fd, new_fd):
+                told = self.reports.passing(old, new, (old_fd, old_name))
+                syscalls.rename(old_fd, old_name, new_fd, new_name, 0)
+                told()
             return self.examine_in(new_fd, new_name)
 
+    @contextlib.contextmanager
+    def _losing(self, spot: Spot) -> Iterator[tuple[int, bytes]]:
+        with (
+            self._changed_parent(spot) as (dir_fd, name),
+            self.reports.naming(spot, dir_fd),
+            self.reports.losing(spot, (dir_fd, name)),
+        ):
+            yield dir_fd, name
+
     def unlink(self, spot: Spot) -> None:
-        with self._changed_parent(spot) as (dir_fd, name), self.reports.losing(spot, (dir_fd, name)):
+        with self._losing(spot) as (dir_fd, name):
             os.unlink(name, dir_fd=dir_fd)
 
     def rmdir(self, spot: Spot) -> None:
-        with self._changed_parent(spot) as (dir_fd, name), self.reports.losing(spot, (dir_fd, name)):
+        with self._losing(spot) as (dir_fd, name):
             os.rmdir(name, dir_fd=dir_fd)
 
     def remove(self, spot: Spot) -> None:
         """Unlink or rmdir, whichever fits."""
-        with self._changed_parent(spot) as (dir_fd, name), self.reports.losing(spot, (dir_fd, name)):
+        with self._losing(spot) as (dir_fd, name):
             try:
                 os.unlink(name, dir_fd=dir_fd)
             except (IsADirectoryError, PermissionError):

@@ -4,8 +4,8 @@ What goes is looked at just before: a stat, the names of its attributes, its num
 have set some. Nothing is raised here that would keep anybody from removing a file. What has several names counts until
 the last one goes.
 
-Two mounts that change the same name, or the same attributes, at the very same moment may both have seen what was there before:
-a recount puts right what was counted twice then.
+On a store of this host one mount at a time changes the names of a directory. On another one two that change the same name at the very
+same moment may both have seen what was there before: a recount puts right what was counted twice then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
 from ckfs.store import attributes, syscalls, writers
-from ckfs.store.alone import alone_with
+from ckfs.store.alone import alone_in, alone_with
 from ckfs.store.metering import Meter, attribute_bytes, bytes_of, charge_of, is_charged, number_at, rounded
 from ckfs.store.removed import ATTRIBUTE as NOTE
 from ckfs.store.shares import Shares
@@ -43,6 +43,9 @@ def untold() -> None:
 
 class Unreported:
     """What a door says that has nobody to tell: nothing, and so it looks at nothing for that."""
+
+    def naming(self, spot: Spot, *directories: int) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def made(self, spot: Spot, status: os.stat_result) -> None:
         pass
@@ -119,6 +122,13 @@ class Reports:
 
     # What comes and goes
 
+    def naming(self, spot: Spot, *directories: int) -> AbstractContextManager[None]:
+        """While the block gives or takes *spot*, or another name in the open *directories*, no other mount of this host does: what
+        is there before is what is replaced, or goes."""
+        if spot.charged_to is None or not self._is_exact(spot, directories[0]):
+            return contextlib.nullcontext()
+        return alone_in(directories)
+
     def made(self, spot: Spot, status: os.stat_result) -> None:
         """A new file or directory, without anything in it."""
         if (payer := spot.charged_to) is not None:
@@ -133,8 +143,9 @@ class Reports:
         if payer is None or status is None:
             yield
             return
-        with _held(at, status, exactly=self._is_exact(spot, at[0]) and spot.payer is None) as held:
-            gone = None if held is not None else self._seen_before(spot, at, status)
+        exactly = self._is_exact(spot, at[0]) and spot.payer is None and stat.S_ISREG(status.st_mode)
+        with _held(at) if exactly else contextlib.nullcontext() as held:
+            gone = None if exactly else self._seen_before(spot, at, status)
             yield
             if held is not None and (charge := self.shares.gone(held, payer)) is not None:
                 gone = _Counted(number_at(held), charge)
@@ -275,12 +286,11 @@ def _has_other_name(spot: Spot, status: os.stat_result, names: list[bytes]) -> b
 
 
 @contextlib.contextmanager
-def _held(at: At, status: os.stat_result, *, exactly: bool) -> Iterator[int | None]:
-    """A descriptor of the file *at*, by which it can be looked at when its name has gone. None of a directory, which has one name."""
+def _held(at: At) -> Iterator[int | None]:
+    """A descriptor of the file *at*, by which it can be looked at when its name has gone; None if it has gone already."""
     fd = None
-    if exactly and stat.S_ISREG(status.st_mode):
-        with contextlib.suppress(OSError):
-            fd = os.open(at[1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at[0])
+    with contextlib.suppress(OSError):
+        fd = os.open(at[1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at[0])
     try:
         yield fd
     finally:
