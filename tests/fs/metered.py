@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class Sums:
     charged: defaultdict[Uid, Amount] = field(default_factory=lambda: defaultdict(Amount))
     elsewhere: set[MountId] = field(default_factory=set)
     calls: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def made(self, payer: Uid, charge: Amount) -> None:
         self._add(payer, charge)
@@ -57,8 +59,9 @@ class Sums:
         return mount in self.elsewhere
 
     def _add(self, payer: Uid, amount: Amount) -> None:
-        self.calls += 1
-        self.charged[payer] += amount
+        with self._lock:
+            self.calls += 1
+            self.charged[payer] += amount
 
     @contextlib.contextmanager
     def written(self, store: Store, fd: int, payer: Uid) -> Iterator[None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -628,3 +630,40 @@ def test_nobody_unknown_has_anything(metered: Metered) -> None:
 def test_an_open_file_without_a_payer_belongs_to_whom_the_store_says(metered: Metered) -> None:
     assert OpenFile(3).paid_by(None) == OpenFile(3)
     assert OpenFile(3).paid_by(BOB.uid).payer == BOB.uid
+
+
+# Several mounts at once
+
+NAMES_OF_ALL = [b"0", b"1", b"2"]
+ENOUGH = 1500
+
+
+def change_names(metered: Metered, store: Store, seed: int) -> None:
+    """Make, rename over one another and remove the same files as others do."""
+    one, dice = Metered(store, metered.meter, metered.top), random.Random(seed)
+    for _ in range(ENOUGH):
+        old, new = (metered.top.below(name) for name in dice.sample(NAMES_OF_ALL, 2))
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            match dice.randrange(3):
+                case 0:
+                    one.make(old)
+                case 1:
+                    store.door.rename(old, new)
+                case _:
+                    store.door.unlink(old)
+
+
+@pytest.mark.plain_alone("on a network's store a recount puts right what two saw at the very same moment")
+def test_of_names_that_several_mounts_change_at_once_each_file_is_freed_once(metered: Metered) -> None:
+    place = metered.store.path
+    with contextlib.ExitStack() as stack:
+        stores = [
+            stack.enter_context(
+                contextlib.closing(open_store(place, keeper_of(Path(place)), meter=metered.meter))
+            )
+            for _ in range(3)
+        ]
+        pool = stack.enter_context(ThreadPoolExecutor(len(stores)))
+        for done in [pool.submit(change_names, metered, store, seed) for seed, store in enumerate(stores)]:
+            done.result()
+    metered.meter.check(metered.store)

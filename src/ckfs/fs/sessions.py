@@ -148,6 +148,8 @@ class Sessions:
     def created(self, node: Node) -> None:
         """What was just made is marked as being written here, and the ledger notes it in a while: it may lose its name before the
         first write, and then only the note tells a recount of it."""
+        if node.ino in self._sessions:  # somebody else here has begun to write it already
+            return
         payer, base = self._core.payer_of(node), Amount(0, files=1)
         self._sessions[node.ino] = Session(node.ino, payer, base, node.entry_above)
         self.grants.note(payer, Opened(node.ino, base))
