@@ -290,6 +290,9 @@ async def test_the_store_is_up_again_once_it_answers_a_probe(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gate.watch)
         await _answered_late(hang, mock_clock, lambda: gate.call(hang), _OP_S)
+        await wait_all_tasks_blocked(0.001)
+        assert not probe.entered.is_set()  # first the kernel looks the name up once more
+        mock_clock.jump(0.25)
         await probe.has_begun()
         with pytest.raises(StoreDown):
             await gate.call(lambda: 7)
@@ -354,7 +357,8 @@ async def test_a_probe_that_finds_no_thread_is_repeated(
             patched.setattr(trio.lowlevel, "start_thread_soon", none_left)
             nursery.start_soon(gate.watch)
             while not tried.calls:
-                await trio.lowlevel.checkpoint()
+                await wait_all_tasks_blocked(0.001)
+                mock_clock.jump(0.25)
         assert not gate.is_up
         while not gate.is_up:
             await wait_all_tasks_blocked(0.001)

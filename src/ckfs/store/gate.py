@@ -50,6 +50,8 @@ class LockRelease(ABC):
 _METADATA_THREADS = 48
 _DATA_THREADS = 32
 _THREADS_PER_SET = 16
+_PROBE_AFTER_S = 0.25
+"""The kernel looks a name up once more when it was told that this took too long, which must not wait again: where all else answers, it would."""
 _PROBE_INTERVAL_S = 0.5
 _SLOW_LOOK_S = 0.02
 _THREADS_AFTER_SLOW_LOOK_S = 10.0
@@ -358,6 +360,7 @@ class Gate:
         while True:
             await self._came_down.wait()
             self._came_down = trio.Event()
+            await trio.sleep(_PROBE_AFTER_S)
             while not await self._probe_once():  # noqa: ASYNC110 - a store sends no event when it answers again
                 await trio.sleep(_PROBE_INTERVAL_S)
             log.warning("store up again")
