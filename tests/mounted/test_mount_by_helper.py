@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounting import END_TIMEOUT, SOURCE, make_store
+from tests.support.mounting import END_TIMEOUT, SOURCE, daemons, make_store
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
 HELPER = SOURCE.parent / "mount-helpers" / "mount.ckfs"
@@ -119,6 +119,7 @@ def host(workdir: Path) -> Iterator[Host]:
         finally:
             while made.mounts() and made.run("umount", "-l", made.mountpoint).returncode == 0:
                 pass
+            _wait_until(lambda: not daemons(made.mountpoint))  # it has things in the store to do yet
     finally:
         holder.kill()
         holder.communicate()
