@@ -190,7 +190,7 @@ class Crowd:
             post(mount, number, told)
             self.done.extend(f"    {mount.decode()} posts {number}: {posting}" for posting in told)
 
-        self.ledger.post = posted  # type: ignore[method-assign]
+        self.ledger.post = posted  # type: ignore[method-assign]  # of this one ledger
 
     async def write(self, mount: Mount, steps: int) -> None:
         dice = self.order.dice

@@ -51,6 +51,7 @@ class _Kept:
     left: Left
     fd: int | None
     is_open_here: bool = False
+    """Something that is open here leads to it: as long as that is so it is not free, and is not looked at."""
     is_looked_at: bool = False
     """A thread has the descriptor."""
 

@@ -244,6 +244,7 @@ def data_in(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def is_same_file(opened: int, before: int) -> bool:
+    """Whether two descriptors lead to one file of the store; False also if one of them is closed, or stale. Raises nothing."""
     try:
         return os.path.sameopenfile(opened, before)
     except OSError:  # ESTALE: another host has removed it
