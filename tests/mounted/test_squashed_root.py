@@ -553,6 +553,28 @@ def copying(store: Path, uid: int) -> Iterator[Copying]:
             yield one
 
 
+@pytest.mark.parametrize(
+    ("attribute", "stays"), [("user.ckfs.digest", False), ("user.note", True)], ids=["a digest", "a note"]
+)
+def test_what_another_mount_keeps_with_an_old_file_stays_unless_it_is_a_digest(
+    squashed: FaultStore, store: Path, workdir: Path, attribute: str, *, stays: bool
+) -> None:
+    """A mount makes digests behind everybody's back, also of an image that another mount has just copied to its new owner."""
+    with mounted(store, workdir / "mount", options=[KEPT_BY]) as mount:
+        os.mkdir(f"{mount.path}/{SET}")
+        create(f"{mount.path}/{SET}/image", b"image")
+    with copying(store, ALICE) as hand_over:
+        hand_over.begin()
+        while hand_over.step():
+            pass
+        hand_over.finish()
+        (old,) = squashed.backing.glob(f"store/users/{ACCOUNT.pw_uid}/{SET}*/image")
+        os.setxattr(old, attribute, b"kept in that moment")
+        hand_over.put_old_aside()
+        hand_over.remove_old()
+    assert bool(tops(squashed, SET, ACCOUNT.pw_uid)) is stays
+
+
 def test_one_whose_image_was_copied_without_his_last_words_hears_of_it(
     squashed: FaultStore, store: Path, workdir: Path
 ) -> None:

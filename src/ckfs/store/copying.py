@@ -6,9 +6,9 @@ import errno
 import os
 from collections.abc import Iterator
 
-from ckfs.model import Owner, State
+from ckfs.model import Owner, Record, State
 from ckfs.names import Inode
-from ckfs.store import record, walks
+from ckfs.store import digests, record, walks
 from ckfs.store.door import Door
 from ckfs.store.identity import acting_as
 from ckfs.store.spots import Found, OpenFile, Spot, Times
@@ -16,16 +16,39 @@ from ckfs.store.syscalls import names_in
 
 _PIECE_BYTES = 1 << 20
 
-Contents = dict[bytes, tuple[Inode, int, int, int]]
-"""Of a file or directory and all below it: number, size in bytes, mtime and ctime in ns, by path.
+Contents = dict[bytes, tuple[Record, int, int, int]]
+"""Of a file or directory and all below it: record, size in bytes, mtime and ctime in ns, by path.
 
-The ctime tells of what the other two do not: chmod, links, attributes, new and renamed files of every kind.
+The ctime tells of what the others do not: links, attributes, new and renamed files of every kind.
 """
+Attributes = dict[bytes, dict[bytes, bytes]]
+"""The users' attributes of the same, and what ckfs keeps beside a record, but for digests: these may come at any time, and are of what was there
+before."""
 
 
 def contents(door: Door, source: Spot) -> Contents:
     """What is there now, to see later whether anything changed."""
     return {path: _fingerprint(found) for path, found in everything(door, source)}
+
+
+def attributes_in(door: Door, source: Spot) -> Attributes:
+    """As they are now."""
+    return {path: _attributes_of(door, _at(source, path), found) for path, found in everything(door, source)}
+
+
+def _at(top: Spot, path: bytes) -> Spot:
+    return top.below(*filter(None, path.split(b"/")))
+
+
+def _attributes_of(door: Door, source: Spot, found: Found) -> dict[bytes, bytes]:
+    ino = found.record.ino
+    kept = (name for name in _copied_attributes(door, source, ino) if name != digests.ATTRIBUTE)
+    return {name: door.get_attribute(source, ino, name) for name in kept}
+
+
+def _copied_attributes(door: Door, source: Spot, ino: Inode) -> list[bytes]:
+    names = door.list_attributes(source, ino)
+    return [name for name in names if name.startswith(b"user.") and name != record.ATTRIBUTE]
 
 
 def writers(door: Door, source: Spot) -> dict[bytes, set[bytes]]:
@@ -45,9 +68,9 @@ def everything(door: Door, source: Spot) -> Iterator[tuple[bytes, Found]]:
         yield from walks.everything(door, source)
 
 
-def _fingerprint(found: Found) -> tuple[Inode, int, int, int]:
+def _fingerprint(found: Found) -> tuple[Record, int, int, int]:
     status = found.stat
-    return found.record.ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return found.record, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def copy_tree(door: Door, source: Spot, target: Spot) -> Iterator[None]:
@@ -125,8 +148,7 @@ def _copy_piece(reading: OpenFile, writing: OpenFile, offset: int, identity: Own
 def finish(door: Door, source: Spot, target: Spot, found: Found) -> None:
     """The users' attributes, and the times, which everything before has moved."""
     ino = found.record.ino
-    for name in door.list_attributes(source, ino):
-        if name.startswith(b"user.") and name != record.ATTRIBUTE:
-            door.set_attribute(target, ino, name, door.get_attribute(source, ino, name))
+    for name in _copied_attributes(door, source, ino):
+        door.set_attribute(target, ino, name, door.get_attribute(source, ino, name))
     times = Times(found.stat.st_atime_ns, found.stat.st_mtime_ns)
     door.update(target, found.record.ino, lambda unchanged: unchanged, times=times)

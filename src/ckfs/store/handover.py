@@ -23,7 +23,7 @@ from ckfs.model import Owner
 from ckfs.names import Inode, SetName
 from ckfs.store import remains
 from ckfs.store.charges import charges_of_set
-from ckfs.store.copying import Contents, contents, copy_tree, writers
+from ckfs.store.copying import Attributes, Contents, attributes_in, contents, copy_tree, writers
 from ckfs.store.entries import SetEntry, place_beside, place_of_copy
 from ckfs.store.identity import ROOT
 from ckfs.store.layout import Store
@@ -189,6 +189,7 @@ class Copying:
         self.bytes_in_all = 0
         self._old = entry.spot
         self._before: Contents = {}
+        self._attributes: Attributes = {}
         self._lock: int | None = None
         self._unfinished = False
         self._left = False
@@ -203,6 +204,7 @@ class Copying:
             if self._store.names.read(self._name) != self._entry:
                 raise Stale("the set has changed meanwhile")
             self._before = contents(self._door, self._entry.spot)
+            self._attributes = attributes_in(self._door, self._entry.spot)
             self.bytes_in_all = 2 * sum(size for _, size, _, _ in self._before.values())
             top = self._door.examine(self._entry.spot, self._entry.ino)
             self._copied = self._copied.of_top(self._entry.ino, top.record.mode)
@@ -304,7 +306,7 @@ class Copying:
         :func:`remains.remove_left` removes it, some time later."""
         with self._busy:
             try:
-                remains.remove_old(self._store, self._name, self._old, self._before)
+                remains.remove_old(self._store, self._name, self._old, self._before, self._attributes)
             except OSError as error:
                 if error.errno not in remains.IN_USE:
                     raise

@@ -15,7 +15,7 @@ import time
 
 from ckfs.errors import FsError, Stale, StoreDown, Unreached
 from ckfs.names import SetName, shown
-from ckfs.store.copying import Contents, contents, everything
+from ckfs.store.copying import Attributes, Contents, attributes_in, contents, everything
 from ckfs.store.copylocks import read_note
 from ckfs.store.entries import SetEntry, place_beside
 from ckfs.store.layout import Store
@@ -120,10 +120,10 @@ def aside(name: SetName, old: SetEntry) -> Spot:
     return dataclasses.replace(old, place=place_beside(name, old.ino) + b"~old").spot
 
 
-def remove_old(store: Store, name: SetName, aside: Spot, before: Contents) -> None:
+def remove_old(store: Store, name: SetName, aside: Spot, before: Contents, attributes: Attributes) -> None:
+    """Remove what is *aside*, unless it has changed since it looked as *before* and had the users' *attributes*."""
     try:
-        # Moving it has changed the top's own ctime.
-        if _without_ctime_of_top(contents(store.door, aside)) == _without_ctime_of_top(before):
+        if _is_same(store, aside, before, attributes):
             store.door.unmetered.remove_tree(aside)
             return
         reason: str | None = "another mount wrote there in that moment"
@@ -135,5 +135,17 @@ def remove_old(store: Store, name: SetName, aside: Spot, before: Contents) -> No
     log.warning("set %s was copied, and stays at %s too: %s", shown(name), shown(place), reason)
 
 
+def _is_same(store: Store, aside: Spot, before: Contents, attributes: Attributes) -> bool:
+    now = contents(store.door, aside)
+    if _without_ctime_of_top(now) == _without_ctime_of_top(before):  # which moving it has changed
+        return True
+    # A digest that another mount has made of an image changes its ctime, and nothing that anybody would miss.
+    return _without_ctimes(now) == _without_ctimes(before) and attributes_in(store.door, aside) == attributes
+
+
 def _without_ctime_of_top(found: Contents) -> Contents:
-    return {**found, b"": (*found[b""][:3], 0)}
+    return found | _without_ctimes({b"": found[b""]})
+
+
+def _without_ctimes(found: Contents) -> Contents:
+    return {path: (*look[:3], 0) for path, look in found.items()}
