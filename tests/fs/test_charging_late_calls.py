@@ -14,13 +14,15 @@ import pytest
 import trio
 
 from ckfs.errors import StoreDown
-from ckfs.fs import sessions
+from ckfs.fs import content, sessions
 from ckfs.ledger.book import Book
+from ckfs.model import State
 from ckfs.names import Uid
 from ckfs.policy.quota import Amount
+from ckfs.store import shares
 from ckfs.store.charges import look_again
 from ckfs.store.door import Door
-from tests.fs.cores import ALICE, Mount, charged, charging_of
+from tests.fs.cores import ALICE, Mount, charged, charging_of, lies_at
 from tests.fs.test_charging import ENOUGH_S, SET, UNIT, limit, settled
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
@@ -39,12 +41,12 @@ class Slow:
     def in_call(self, name: str, *, fails: bool = False) -> None:
         real, is_slow = getattr(Door, name), threading.Lock()
 
-        def call(door: Door, *args: object) -> object:
+        def call(door: Door, *args: object, **named: object) -> object:
             if is_slow.acquire(blocking=False):
                 assert self.go.wait(ENOUGH_S)
                 if fails:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return real(door, *args)
+            return real(door, *args, **named)
 
         self._monkeypatch.setattr(Door, name, call)
 
@@ -208,3 +210,21 @@ async def test_an_attribute_that_is_set_late_is_claimed_until_it_is_there(
                 await mount.fs.extended.set(other, b"user.note", b"x", ALICE)
         assert await settled(ledger, mount) == Amount(3 * UNIT, 2)
         assert ledger.account(Uid(ALICE.uid)).claimed.files == 0
+
+
+async def test_what_is_emptied_late_is_torn_and_written_by_nobody(
+    store: Path, ledger: Book, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "_SETTLE_INTERVAL_S", 0.01)
+    async with watched(store, ledger) as mount, trio.open_nursery() as nursery:
+        nursery.start_soon(mount.fs.content.settle_later)
+        await mount.alice.mkdir(SET)
+        await mount.alice.save(f"{SET}/image", bytes(3 * UNIT))
+        slow.in_call("update")
+        image = os.fsencode(lies_at(store, SET) / "image")
+        await given_up(mount, mount.alice.open(f"{SET}/image", os.O_WRONLY | os.O_TRUNC))
+        await let_go(mount, slow)
+        await until(lambda: os.stat(image).st_size == 0 and not shares.read(image))
+        assert await mount.alice.state(f"{SET}/image") is State.PARTIAL
+        await settled(ledger, mount)
+        nursery.cancel_scope.cancel()

@@ -256,14 +256,11 @@ class Core:
             return await self.gate.call(work, releases=(self.looks.begin(directory),), of_set=of_set)
         raise StoreDown("an earlier change of the same directory is still under way")
 
-    async def opening(
-        self, node: Node, work: Callable[[], T], *, undo: Callable[[T], None], locked: bool = False
-    ) -> T:
-        """As :meth:`below`, for *work* that opens *node*; *undo* closes what came too late. *locked* as for :meth:`on`."""
+    async def opening(self, node: Node, work: Callable[[], T], *, undo: Callable[[T], None]) -> T:
+        """As :meth:`below`, for *work* that opens *node*; *undo* closes what came too late."""
 
         async def run() -> T:
-            releases = [await self.locks.acquire(node.ino)] if locked else []
-            return await self.gate.call(work, undo=undo, releases=releases, of_set=self.set_key(node))
+            return await self.gate.call(work, undo=undo, of_set=self.set_key(node))
 
         return await self.moved.again((node,), run, GONE)
 

@@ -199,7 +199,7 @@ class Node:
         self.unwritten: Unwritten | None = None
         """The end of a write, for which there was no room."""
         self.unsettled = False
-        """Its last writer has ended, but the store could not be told: that is tried again."""
+        """Its last writer has ended, but the store could not be told, or does not know of it: that is tried again."""
         self.truncating = 0
         """How many are opening it to overwrite it."""
         self.renewals = 0

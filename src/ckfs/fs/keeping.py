@@ -22,7 +22,7 @@ from ckfs.fs.liveness import Fate
 from ckfs.fs.reserve import Reserve
 from ckfs.fs.superseded import Superseded
 from ckfs.model import Caller, Owner, State
-from ckfs.names import shown
+from ckfs.names import Inode, shown
 from ckfs.owners.processes import program_of
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
@@ -164,10 +164,9 @@ class Keeping:
             if not is_kept and not self._is_left(spot, found):
                 return
             note = self._note(place, owner, found, caller) if is_kept else None
-            with self._written_on(spot, found):
-                self._renew(spot, note, found, begun=begun)
-            for fd in open_here:
-                door.open_instead(spot, node.ino, fd)
+            with self._renewed(spot, note, found, begun=begun) as new:  # which may have lost its name by now
+                for fd in open_here:
+                    door.open_instead(new, node.ino, fd)
 
         async def run() -> None:
             # Also of one that is not kept: others may have a part in telling that it is gone.
@@ -195,21 +194,27 @@ class Keeping:
         return Amount(await self.core.on(node, look), files=1)
 
     @contextlib.contextmanager
-    def _written_on(self, spot: Spot, found: Found) -> Iterator[None]:
-        """In the block another file takes the place of *found*: if this mount writes that one, it writes the other from then on."""
+    def _renewed(self, spot: Spot, note: Note | None, found: Found, *, begun: bool) -> Iterator[OpenFile]:
+        """The new, empty file that takes the place of *found*, at *spot*, open for the block: if this mount writes that one, it writes
+        the other from then on. The old one goes to the trash with *note*, or for good without one."""
         door, mount, ino = self.core.store.door, self.core.mount_id, found.record.ino
         is_written = mount in door.writers(spot, ino)
         if is_written:
             door.unmark(spot, ino, mount)
-        try:
-            yield
-        finally:
-            if is_written:
-                self.core.mark(mount, spot, ino, lambda found: found.record)
+        with contextlib.ExitStack() as opened:
+            new: OpenFile | None = None
+            try:
+                new = self._renew(spot, note, found, begun=begun)
+                opened.callback(os.close, new.fd)
+            finally:
+                if is_written:
+                    self.core.mark(mount, new or spot, ino, lambda found: found.record)
+            yield new
 
-    async def follow(self, node: Node, file: OpenFile) -> None:
-        """Another mount has let a new file take the place of *node*, open as *file* now: what was open of it leads there, too, from now on."""
-        door, mount, ino, spot = self.core.store.door, self.core.mount_id, node.ino, node.spot
+    async def follow(self, handle: Handle) -> None:
+        """Another mount has let a new file take the place of what *handle* is of, which that leads to: all that was open of it does from now on."""
+        node, file, door, mount = handle.node, handle.file, self.core.store.door, self.core.mount_id
+        ino = node.ino
 
         def work(open_here: list[OpenFile]) -> None:
             is_written = False
@@ -220,7 +225,7 @@ class Keeping:
                     if mount in door.writers(one, ino):
                         door.unmark(one, ino, mount)
                         is_written = True
-                door.open_instead(spot, ino, one.fd)
+                door.open_instead(file, ino, one.fd)
             if is_written:
                 self.core.mark(mount, file, ino, lambda found: found.record)
 
@@ -233,30 +238,42 @@ class Keeping:
                     lambda: work(open_here), releases=releases, of_set=self.core.set_key(node)
                 )
 
-    def _renew(self, spot: Spot, note: Note | None, found: Found, *, begun: bool) -> None:
+    def _renew(self, spot: Spot, note: Note | None, found: Found, *, begun: bool) -> OpenFile:
         """Put a new, empty file at *spot*; the old one goes to the trash with *note*, or for good without one."""
         door, ino = self.core.store.door, found.record.ino
-        new = self.core.store.names.staging_spot(spot.identity, spot.volume)
+        staged = self.core.store.names.staging_spot(spot.identity, spot.volume)
         of_new = lifecycle.after(found.record, Event.REPLACED) if begun else found.record
-        door.make_hidden(new, of_new, b"")
+        door.make_hidden(staged, of_new, b"")
         try:
-            for name in door.list_attributes(spot, ino):
-                if name.startswith(b"user.") and not name.startswith(record.ATTRIBUTE):
-                    door.set_attribute(new, ino, name, door.get_attribute(spot, ino, name))
-            item = None if note is None else self.core.store.trash.link(spot, note)
+            new = door.open(staged, os.O_RDONLY, ino)  # before another mount can remove it
             try:
-                door.rename(new, spot)
+                item = self._put_in_place(staged, spot, note, ino)
             except BaseException:
-                if item is not None:
-                    self.core.store.trash.drop(item)
+                os.close(new.fd)
                 raise
         except BaseException:
             with contextlib.suppress(OSError):
-                door.unlink(new)
+                door.unlink(staged)
+            raise
+        if item is not None:
+            self._count(item, "emptied")
+        return new
+
+    def _put_in_place(self, staged: Spot, spot: Spot, note: Note | None, ino: Inode) -> Item | None:
+        door = self.core.store.door
+        for name in door.list_attributes(spot, ino):
+            if name.startswith(b"user.") and not name.startswith(record.ATTRIBUTE):
+                door.set_attribute(staged, ino, name, door.get_attribute(spot, ino, name))
+        item = None if note is None else self.core.store.trash.link(spot, note)
+        try:
+            door.rename(staged, spot)
+        except BaseException:
+            if item is not None:
+                self.core.store.trash.drop(item)
             raise
         if item is not None:  # the number stays with the name; what comes back from the trash is another file
             door.amend(item.spot, ino, lambda old: old.record.with_(ino=new_inode()))
-            self._count(item, "emptied")
+        return item
 
     def _note(self, place: Place, owner: Owner | None, found: Found, caller: Caller) -> Note:
         return Note(

@@ -6,15 +6,19 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from ckfs.errors import FsError, Stale
+import trio
+
+from ckfs.errors import FsError, Stale, StoreDown
 from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, place_of, stored_owner, volume_of
 from ckfs.fs.left import Left
+from ckfs.fs.moved import GONE
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
 from ckfs.model import Caller, Record, State
@@ -29,6 +33,9 @@ log = logging.getLogger(__name__)
 
 KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC
 """Of a caller's open flags, those that the store's own descriptor gets too."""
+
+
+Work = Callable[[list[int]], tuple[OpenFile, bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ class Opening:
         def change(record: Record) -> Record:
             return self.states.begun(record, caller, Event.REPLACED)
 
-        def work() -> tuple[OpenFile, bool]:
+        def work(open_here: list[int]) -> tuple[OpenFile, bool]:
             """Also whether what was open here is another file of the store by now."""
             if held is not None:
                 file, found = door.open_again(held, access), door.examine(held, ino)
@@ -62,6 +69,7 @@ class Opening:
                     target = file if access & os.O_ACCMODE else node.spot
                     with self._marked(mount, file, ino, access, keep=is_marked):
                         door.update(target, ino, change, size=0)
+                    node.failed = True  # unless somebody gets it, which this thread does not know
                 is_other = not all(is_same_file(file.fd, one) for one in open_here)
             except BaseException:
                 os.close(file.fd)
@@ -75,50 +83,79 @@ class Opening:
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
         is_marked = any(handle.mount is not None for handle in node.handles)
-        open_here = [handle.fd for handle in node.handles]
+
+        def opened(file: OpenFile) -> Handle:
+            if truncate:
+                self.core.charging.cut(node, 0)
+                node.failed, node.killed, node.unwritten = False, False, None
+            return self._handle(node, file, caller, flags, wrote=truncate)
+
+        open_it = self._overwrite if truncate else self._as_it_is
         with node.being_truncated() if truncate else contextlib.nullcontext():
             try:
-                file, is_other = await self._as_it_is(
-                    node, lambda: self.core.opening(node, work, undo=_close, locked=truncate)
+                handle, is_other = await self.core.moved.again(
+                    (node,), lambda: open_it(node, work, opened), GONE
                 )
             except (Stale, FileNotFoundError):
                 if not node.handles:
                     raise
                 held = node.handles[0].file  # it has no name any more, but somebody has it open
-                file, is_other = await self.core.gate.call(
-                    work, undo=_close, releases=(node.handles[0].pin(),)
-                )
+                handle, is_other = await open_it(node, work, opened, node.handles[0])
             if is_other and held is None:
-                await self._follow(node, file)
-        if truncate:
-            self.core.charging.cut(node, 0)
-            node.failed, node.killed, node.unwritten = False, False, None
-        number = self.opened(node, file, caller, flags, wrote=truncate)
+                await self._follow(handle)
+        number = self.core.handles.add(handle)
         if truncate:
             await self.core.charging.settle_now(node)
-            await self.core.charging.begun(self.core.handle(number))
+            await self.core.charging.begun(handle)
         return number
 
-    async def _follow(self, node: Node, file: OpenFile) -> None:
+    async def _overwrite(
+        self, node: Node, work: Work, opened: Callable[[OpenFile], Handle], *by: Handle
+    ) -> tuple[Handle, bool]:
+        """Open and empty it, *by* an open descriptor if it has no name. Who lets another file take its place, for which the lock is needed, too,
+        finds it open, and marked by who has it so."""
+        run = _Pinned(work, (*node.handles, *by))
         try:
-            await self.sets.keeping.follow(node, file)
+            lock = await self.core.locks.acquire(node.ino)
         except BaseException:
-            close_soon(file.fd)
+            run.release()
             raise
+        try:
+            file, is_other = await self.core.gate.call(
+                run, undo=_close, releases=(lock.share(), run.release), of_set=self.core.set_key(node)
+            )
+            return opened(file), is_other
+        except (StoreDown, trio.Cancelled):
+            node.unsettled = True  # it may be emptied yet, and marked, by a call that nobody waits for
+            raise
+        finally:
+            lock()
 
-    @staticmethod
     async def _as_it_is(
-        node: Node, open_it: Callable[[], Awaitable[tuple[OpenFile, bool]]]
-    ) -> tuple[OpenFile, bool]:
-        """Open it anew if another file has taken its place meanwhile: what was open then leads to that already."""
+        self, node: Node, work: Work, opened: Callable[[OpenFile], Handle], *by: Handle
+    ) -> tuple[Handle, bool]:
+        """As :meth:`_overwrite`, to leave it as it is. Open it anew if another file has taken its place meanwhile: what was open then
+        leads to that already."""
         while True:
-            renewals = node.renewals
-            file, is_other = await open_it()
+            renewals, run = node.renewals, _Pinned(work, (*node.handles, *by))
+            file, is_other = await self.core.gate.call(
+                run, undo=_close, releases=(run.release,), of_set=self.core.set_key(node)
+            )
             while node.renewing is not None:
                 await node.renewing.wait()
             if node.renewals == renewals:
-                return file, is_other
+                return opened(file), is_other
             close_soon(file.fd)
+
+    async def _follow(self, handle: Handle) -> None:
+        try:
+            await self.sets.keeping.follow(handle)
+        except BaseException:
+            handle.node.without_handle(handle)
+            handle.close_when_unused(partial(close_soon, handle.fd))
+            if handle.wrote:
+                handle.node.failed = handle.node.unsettled = True
+            raise
 
     @contextlib.contextmanager
     def _marked(
@@ -159,6 +196,9 @@ class Opening:
             raise OSError(errno.EIO, "a partial image")
 
     def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
+        return self.core.handles.add(self._handle(node, file, caller, flags, wrote=wrote))
+
+    def _handle(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> Handle:
         handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
         handle.appends = bool(flags & os.O_APPEND)
         handle.direct = self._goes_past_the_cache(node, flags)
@@ -168,7 +208,7 @@ class Opening:
         handle.is_near = self._is_near(node)
         node.was_charged_to = self.core.payer_of(node)
         node.with_handle(handle)
-        return self.core.handles.add(handle)
+        return handle
 
     def _is_near(self, node: Node) -> bool:
         """What has no name any more lies where it did when others opened it."""
@@ -193,6 +233,22 @@ class Opening:
     def is_direct(self, number: FileHandle) -> bool:
         """Whether the kernel is to keep no pages for this handle."""
         return self.core.handle(number).direct
+
+
+class _Pinned:
+    """*work* with the descriptors of *handles*, which stay open until :meth:`release`."""
+
+    def __init__(self, work: Work, handles: tuple[Handle, ...]) -> None:
+        self._work = work
+        self._fds = [handle.fd for handle in handles]
+        self._pins = [handle.pin() for handle in handles]
+
+    def __call__(self) -> tuple[OpenFile, bool]:
+        return self._work(self._fds)
+
+    def release(self) -> None:
+        for pin in self._pins:
+            pin()
 
 
 def _close(opened: tuple[OpenFile, bool]) -> None:

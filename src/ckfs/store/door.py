@@ -91,11 +91,14 @@ class Door(Namespace):
             self._hold(fd)
         return OpenFile(fd)
 
-    def open_instead(self, spot: Spot, expected: Inode, fd: int) -> bool:
-        """Let the descriptor *fd* lead to what is at *spot* now, opened as before; nobody needs to know. Whether that is another file
+    def open_instead(self, target: Target, expected: Inode, fd: int) -> bool:
+        """Let the descriptor *fd* lead to *target* from now on, opened as before; nobody needs to know. Whether that is another file
         of the store than before."""
         flags = fcntl.fcntl(fd, fcntl.F_GETFL) & _KEPT_BY_DESCRIPTORS
-        opened = self.open(spot, flags, expected)
+        if isinstance(target, OpenFile):
+            opened = self.open_again(target, flags)
+        else:
+            opened = self.open(target, flags, expected)
         try:
             is_other = not syscalls.is_same_file(opened.fd, fd)
             os.dup2(opened.fd, fd, inheritable=False)

@@ -38,7 +38,7 @@ class InodeLocks:
         """Whether a change of *ino*, or of any name in it that has a lock of its own, hangs in the store."""
         return any(lock.overdue for key, lock in self._locks.items() if key[0] == ino)
 
-    async def acquire(self, ino: int, name: bytes = b"") -> LockRelease:
+    async def acquire(self, ino: int, name: bytes = b"") -> Held:
         """Wait for the lock and return what gives it back, which the gate calls when the store call is really over.
 
         StoreDown if whoever holds it does not finish in time; at once if its time is over already, so that many who
@@ -50,7 +50,7 @@ class InodeLocks:
             self._locks[key] = _Lock()
         else:
             await self._wait(key, lock)
-        return _Held(self, key)
+        return Held(self, key)
 
     async def _wait(self, key: LockKey, lock: _Lock) -> None:
         turn = trio.Event()
@@ -84,13 +84,23 @@ class InodeLocks:
             turn.set()  # still in the queue: not granted
 
 
-class _Held(LockRelease):
+class Held(LockRelease):
+    """Whoever has it, or a share of it, calls it once; the last call gives the lock back."""
+
     def __init__(self, locks: InodeLocks, key: LockKey) -> None:
         self._locks = locks
         self._key = key
+        self._holders = 1
+
+    def share(self) -> Held:
+        """For one more who holds it."""
+        self._holders += 1
+        return self
 
     def __call__(self) -> None:
-        self._locks.release(self._key)
+        self._holders -= 1
+        if not self._holders:
+            self._locks.release(self._key)
 
     def overdue(self) -> None:
         self._locks.overdue(self._key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -21,6 +22,8 @@ from ckfs.store.spots import Found, Spot
 _WORST_FIRST = (State.PARTIAL, State.UNKNOWN, State.WRITING, State.COMPLETE, State.SUPERSEDED)
 """All are superseded only where nothing newer is beside them."""
 _MOST_STATES = 10_000
+_REMOVED_WHILE_OPEN = re.compile(rb"\.nfs[0-9a-f]{24}")
+"""So a client of NFS calls what was removed on it while it has it open."""
 
 
 def records(door: Door, spot: Spot) -> list[tuple[bytes, Record]]:
@@ -98,7 +101,7 @@ def _path_to(door: Door, fd: int, wanted: Inode, budget: Iterator[int]) -> list[
         found = _or_none(door, fd, name)
         if next(budget, None) is None:
             return []
-        if found is None:
+        if found is None or _REMOVED_WHILE_OPEN.fullmatch(name):
             continue
         here = (name, found.record.ino)
         if found.record.ino == wanted:
