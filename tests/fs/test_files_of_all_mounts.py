@@ -153,7 +153,7 @@ class Crowd:
         for mount in self.mounts:
             await self._recount(mount)
         with trio.move_on_after(ENOUGH_S):
-            while not self._is_settled():  # noqa: ASYNC110 - the ledger tells nobody
+            while not self._is_settled() or self.ledger.basis(Uid(ALICE.uid)).files:  # noqa: ASYNC110 - the ledger tells nobody
                 await trio.sleep(0.1)
         account = self.ledger.account(Uid(ALICE.uid))
         there = count(self.mounts[0].core.store, Uid(ALICE.uid), UNIT)
