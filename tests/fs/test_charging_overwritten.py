@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -26,6 +26,8 @@ from tests.fs.cores import Mount, charged
 from tests.fs.test_charging import ENOUGH_S, SET, UNIT, settled
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
+
+T = TypeVar("T")
 
 ROUNDS = 4
 """Of two calls that are let go at once either may go on first."""
@@ -48,25 +50,37 @@ def is_wanted(mount: Mount, ino: Inode) -> bool:
     return lock is not None and bool(lock.waiting)
 
 
-class Emptied:
-    """Whoever empties a file has just done so, and waits; *other*, another mount, has said by then that the file is torn."""
+class Held:
+    """The first call of a method of the door has been made, and waits before it returns."""
 
-    def __init__(self, other: Mount) -> None:
-        self._other = other
+    def __init__(self) -> None:
         self.has_come = threading.Event()
         self.may_go = threading.Event()
 
-    def instead_of(self, update: Callable[..., Found]) -> Callable[..., Found]:
-        def updated(door: Door, target: Target, *args: Any, **named: Any) -> Found:
-            found = update(door, target, *args, **named)
+    def instead_of(
+        self, real: Callable[..., T], then: Callable[..., None] = lambda *_: None
+    ) -> Callable[..., T]:
+        """What is called instead of *real*; *then* is done before it waits, with the target and what *real* returned."""
+
+        def called(door: Door, target: Target, *args: Any, **named: Any) -> T:
+            result = real(door, target, *args, **named)
             if not self.has_come.is_set():
-                torn = found.record.with_(state=State.PARTIAL)
-                self._other.core.store.door.amend(target, found.record.ino, lambda _: torn)
+                then(target, result)
                 self.has_come.set()
                 assert self.may_go.wait(ENOUGH_S)
-            return found
+            return result
 
-        return updated
+        return called
+
+
+def torn_by(other: Mount) -> Callable[[Target, Found], None]:
+    """*other*, another mount, says that a file is torn."""
+
+    def say(target: Target, found: Found) -> None:
+        torn = found.record.with_(state=State.PARTIAL)
+        other.core.store.door.amend(target, found.record.ino, lambda _: torn)
+
+    return say
 
 
 def removed_by(other: Mount) -> Callable[..., contextlib.AbstractContextManager[OpenFile]]:
@@ -90,10 +104,10 @@ async def test_what_is_replaced_and_removed_while_somebody_opens_it_to_overwrite
     async with charged(store, ledger) as mount, charged(store, ledger, node="b") as other:
         await mount.alice.mkdir(SET)
         for number in range(ROUNDS):
-            path, emptied = f"{SET}/.image{number}", Emptied(other)
+            path, emptied = f"{SET}/.image{number}", Held()
             await mount.alice.save(path, bytes(3 * UNIT))
             with monkeypatch.context() as patched:
-                patched.setattr(Door, "update", emptied.instead_of(Door.update))
+                patched.setattr(Door, "update", emptied.instead_of(Door.update, torn_by(other)))
                 patched.setattr(Keeping, "_renewed", removed_by(other))
                 async with mount.alice.at(path) as ino, trio.open_nursery() as nursery:
                     nursery.start_soon(overwrite, mount, path)
@@ -102,3 +116,31 @@ async def test_what_is_replaced_and_removed_while_somebody_opens_it_to_overwrite
                     await until(partial(is_wanted, mount, ino))
                     emptied.may_go.set()
             assert await settled(ledger, mount, other) == Amount(UNIT, 1)
+
+
+async def test_who_opens_it_before_and_after_another_mount_has_overwritten_it_has_one_file_open(
+    store: Path, ledger: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who came first is told so last."""
+    async with charged(store, ledger) as mount, charged(store, ledger, node="b") as other:
+        await mount.alice.mkdir(SET)
+        await mount.alice.save(f"{SET}/image", bytes(3 * UNIT))
+        opened, first = Held(), []
+
+        async def open_first() -> None:
+            first.append(await mount.alice.open(f"{SET}/image", os.O_WRONLY))
+
+        async with trio.open_nursery() as nursery:
+            with monkeypatch.context() as patched:
+                patched.setattr(Door, "open_found", opened.instead_of(Door.open_found))
+                nursery.start_soon(open_first)
+                await until(opened.has_come.is_set)
+            await overwrite(other, f"{SET}/image")
+            second = await mount.alice.open(f"{SET}/image", os.O_WRONLY)
+            opened.may_go.set()
+        await mount.fs.content.write(first[0], 0, b"first")
+        await mount.fs.content.write(second, 5, b" and second")
+        for handle in (first[0], second):
+            await mount.alice.close(handle)
+        assert await other.alice.load(f"{SET}/image") == b"first and second"
+        await settled(ledger, mount, other)

@@ -22,6 +22,7 @@ from ckfs.owners.processes import Process
 from ckfs.store.entries import SetEntry
 from ckfs.store.gate import Release
 from ckfs.store.spots import HOME, Found, OpenFile, Spot, VolumeId
+from ckfs.store.syscalls import FileId
 
 _DEEPEST = 10_000
 
@@ -40,6 +41,7 @@ class Handle:
         "has_read",
         "has_written",
         "is_near",
+        "leads_to",
         "marked",
         "mount",
         "node",
@@ -63,6 +65,8 @@ class Handle:
         """The kernel keeps no pages for it."""
         self.is_near = False
         """It lies on this host's own disks or in its memory: the event loop may ask of it."""
+        self.leads_to: FileId | None = None
+        """The file of the store that it was last known to lead to; None if that is not known, or of no matter."""
         self.reading = trio.Lock()
         self.process: Process | None = None
         """Who writes through it, if that is known."""

@@ -15,6 +15,7 @@ from typing import TypeVar
 import trio
 
 from ckfs.errors import FsError, Stale
+from ckfs.fs.charges import Hold
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, place_of, volume_of
@@ -33,7 +34,7 @@ from ckfs.store.gate import Release
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
 from ckfs.store.spots import HOME, Found, OpenFile, Spot, VolumeId
-from ckfs.store.syscalls import is_same_file
+from ckfs.store.syscalls import FileId, file_id, is_same_file
 
 log = logging.getLogger(__name__)
 
@@ -157,28 +158,23 @@ class Keeping:
         place = node.place
         owner, door, spot = node.set_entry.owner, self.core.store.door, node.spot
 
-        def work(open_here: list[int]) -> None:
+        def work(open_here: list[OpenFile]) -> FileId | None:
             found = door.examine(spot, node.ino)
             self.guard.check(place, found, caller)
             is_kept = self._keeps_at(spot, found)
             if not is_kept and not self._is_left(spot, found):
-                return
+                return None
             note = self._note(place, owner, found, caller) if is_kept else None
             with self._renewed(spot, note, found, begun=begun) as new:  # which may have lost its name by now
-                for fd in open_here:
-                    door.open_instead(new, node.ino, fd)
+                for one in open_here:
+                    door.open_instead(new, node.ino, one.fd)
+                return file_id(os.fstat(new.fd))
 
         async def run() -> None:
             # Also of one that is not kept: others may have a part in telling that it is gone.
             cost, charging = await self._cost_of_keeping(node), self.core.charging
-            async with charging.claimed(self.core.payer_of(node), cost) as hold, charging.paused(node):
-                lock = await self.core.locks.acquire(node.ino)
-                open_here = [handle.fd for handle in node.handles]
-                releases: list[Release] = [lock, hold(), *(handle.pin() for handle in node.handles)]
-                with node.being_renewed():
-                    await self.core.gate.call(
-                        lambda: work(open_here), releases=releases, of_set=self.core.set_key(node)
-                    )
+            async with charging.claimed(self.core.payer_of(node), cost) as hold:
+                await self._lead(node, work, hold)
 
         try:
             await self.with_room(node.set_entry.stored, run, volume_of(node))
@@ -212,31 +208,50 @@ class Keeping:
             yield new
 
     async def follow(self, handle: Handle) -> None:
-        """Another mount has let a new file take the place of what *handle* is of, which that leads to: all that was open of it does from now on."""
-        node, file, door, mount = handle.node, handle.file, self.core.store.door, self.core.mount_id
+        """Another mount has let another file take the place of what *handle* is of: all that is open of it here leads to what its name leads to,
+        from now on; to what *handle* does if it has none any more."""
+        node, door, mount = handle.node, self.core.store.door, self.core.mount_id
         ino = node.ino
 
-        def work(open_here: list[OpenFile]) -> None:
-            is_written = False
-            for one in open_here:
-                if is_same_file(one.fd, file.fd):
-                    continue
-                with contextlib.suppress(OSError, FsError):  # on a network's store it may be gone for good
-                    if mount in door.writers(one, ino):
-                        door.unmark(one, ino, mount)
-                        is_written = True
-                door.open_instead(file, ino, one.fd)
-            if is_written:
-                self.core.mark(mount, file, ino, lambda found: found.record)
+        def work(open_here: list[OpenFile]) -> FileId:
+            is_written, current = False, handle.file
+            with contextlib.ExitStack() as opened:
+                with contextlib.suppress(FileNotFoundError, Stale):
+                    current = door.open(node.spot, os.O_RDONLY, ino)
+                    opened.callback(os.close, current.fd)
+                for one in open_here:
+                    if is_same_file(one.fd, current.fd):
+                        continue
+                    with contextlib.suppress(
+                        OSError, FsError
+                    ):  # on a network's store it may be gone for good
+                        if mount in door.writers(one, ino):
+                            door.unmark(one, ino, mount)
+                            is_written = True
+                    door.open_instead(current, ino, one.fd)
+                if is_written:
+                    self.core.mark(mount, current, ino, lambda found: found.record)
+                return file_id(os.fstat(current.fd))
 
+        await self._lead(node, work)
+
+    async def _lead(self, node: Node, work: Callable[[list[OpenFile]], FileId | None], *holds: Hold) -> None:
+        """Let *work* lead what is open here of *node* to another file; nobody opens or writes it meanwhile. It returns to which, if to any."""
         async with self.core.charging.paused(node):
-            lock = await self.core.locks.acquire(ino)
-            open_here = [handle.file for handle in node.handles]
-            releases: list[Release] = [lock, *(handle.pin() for handle in node.handles)]
+            lock, handles = await self.core.locks.acquire(node.ino), node.handles
+            files = [handle.file for handle in handles]
+            releases: list[Release] = [
+                lock,
+                *(hold() for hold in holds),
+                *(handle.pin() for handle in handles),
+            ]
             with node.being_renewed():
-                await self.core.gate.call(
-                    lambda: work(open_here), releases=releases, of_set=self.core.set_key(node)
+                leads_to = await self.core.gate.call(
+                    lambda: work(files), releases=releases, of_set=self.core.set_key(node)
                 )
+            if leads_to is not None:
+                for handle in handles:
+                    handle.leads_to = leads_to
 
     def _renew(self, spot: Spot, note: Note | None, found: Found, *, begun: bool) -> OpenFile:
         """Put a new, empty file at *spot*; the old one goes to the trash with *note*, or for good without one."""

@@ -95,7 +95,7 @@ class Naming:
             # Another mount made it since the kernel looked: let it look again, and check permissions this time.
             raise Stale("the file exists by now") from None
         node = self.core.inodes.get(found.record.ino)
-        number = self.opening.opened(node, opened[0][0], caller, flags, wrote=True)
+        number = self.opening.made(node, opened[0][0], found, caller, flags)
         self.core.charging.created(node)
         return number, found
 

@@ -26,8 +26,9 @@ from ckfs.names import FileHandle, Inode, MountId
 from ckfs.owners.processes import process_of
 from ckfs.policy.lifecycle import Event
 from ckfs.store import writing
+from ckfs.store.gate import Release
 from ckfs.store.spots import Found, OpenFile, Target
-from ckfs.store.syscalls import is_same_file
+from ckfs.store.syscalls import FileId, file_id
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC
 """Of a caller's open flags, those that the store's own descriptor gets too."""
 
 
-Work = Callable[[list[int]], tuple[OpenFile, bool]]
+Work = Callable[[], tuple[OpenFile, FileId]]
+Opened = Callable[[OpenFile, FileId], Handle]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,7 @@ class Opening:
         def change(record: Record) -> Record:
             return self.states.begun(record, caller, Event.REPLACED)
 
-        def work(open_here: list[int]) -> tuple[OpenFile, bool]:
-            """Also whether what was open here is another file of the store by now."""
+        def work() -> tuple[OpenFile, FileId]:
             if held is not None:
                 file, found = door.open_again(held, access), door.examine(held, ino)
             else:
@@ -70,11 +71,10 @@ class Opening:
                     with self._marked(mount, file, ino, access, keep=is_marked):
                         door.update(target, ino, change, size=0)
                     node.failed = True  # unless somebody gets it, which this thread does not know
-                is_other = not all(is_same_file(file.fd, one) for one in open_here)
             except BaseException:
                 os.close(file.fd)
                 raise
-            return file, is_other
+            return file, file_id(found.stat)
 
         if truncate:
             await self.core.assure_membership(None)
@@ -84,24 +84,26 @@ class Opening:
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
         is_marked = any(handle.mount is not None for handle in node.handles)
 
-        def opened(file: OpenFile) -> Handle:
+        def opened(file: OpenFile, leads_to: FileId) -> Handle:
             if truncate:
                 self.core.charging.cut(node, 0)
                 node.failed, node.killed, node.unwritten = False, False, None
-            return self._handle(node, file, caller, flags, wrote=truncate)
+            return self._handle(node, file, leads_to, caller, flags, wrote=truncate)
 
         open_it = self._overwrite if truncate else self._as_it_is
         with node.being_truncated() if truncate else contextlib.nullcontext():
             try:
-                handle, is_other = await self.core.moved.again(
-                    (node,), lambda: open_it(node, work, opened), GONE
-                )
+                handle = await self.core.moved.again((node,), lambda: open_it(node, work, opened), GONE)
             except (Stale, FileNotFoundError):
                 if not node.handles:
                     raise
-                held = node.handles[0].file  # it has no name any more, but somebody has it open
-                handle, is_other = await open_it(node, work, opened, node.handles[0])
-            if is_other and held is None:
+                by = node.handles[0]  # it has no name any more, but somebody has it open
+                held, unpin = by.file, by.pin()
+                try:
+                    handle = await open_it(node, work, opened, by)
+                finally:
+                    unpin()
+            else:
                 await self._follow(handle)
         number = self.core.handles.add(handle)
         if truncate:
@@ -109,45 +111,37 @@ class Opening:
             await self.core.charging.begun(handle)
         return number
 
-    async def _overwrite(
-        self, node: Node, work: Work, opened: Callable[[OpenFile], Handle], *by: Handle
-    ) -> tuple[Handle, bool]:
+    async def _overwrite(self, node: Node, work: Work, opened: Opened, *by: Handle) -> Handle:
         """Open and empty it, *by* an open descriptor if it has no name. Who lets another file take its place, for which the lock is needed, too,
         finds it open, and marked by who has it so."""
-        run = _Pinned(work, (*node.handles, *by))
+        lock = await self.core.locks.acquire(node.ino)
         try:
-            lock = await self.core.locks.acquire(node.ino)
-        except BaseException:
-            run.release()
-            raise
-        try:
-            file, is_other = await self.core.gate.call(
-                run, undo=_close, releases=(lock.share(), run.release), of_set=self.core.set_key(node)
-            )
-            return opened(file), is_other
+            set_key = self.core.set_key(node)
+            releases: list[Release] = [lock.share(), *(handle.pin() for handle in by)]
+            return opened(*await self.core.gate.call(work, undo=_close, releases=releases, of_set=set_key))
         except (StoreDown, trio.Cancelled):
             node.unsettled = True  # it may be emptied yet, and marked, by a call that nobody waits for
             raise
         finally:
             lock()
 
-    async def _as_it_is(
-        self, node: Node, work: Work, opened: Callable[[OpenFile], Handle], *by: Handle
-    ) -> tuple[Handle, bool]:
-        """As :meth:`_overwrite`, to leave it as it is. Open it anew if another file has taken its place meanwhile: what was open then
-        leads to that already."""
+    async def _as_it_is(self, node: Node, work: Work, opened: Opened, *by: Handle) -> Handle:
+        """As :meth:`_overwrite`, and leave it as it is. Open it anew if another file has taken its place meanwhile: what was open then leads to
+        that already."""
         while True:
-            renewals, run = node.renewals, _Pinned(work, (*node.handles, *by))
-            file, is_other = await self.core.gate.call(
-                run, undo=_close, releases=(run.release,), of_set=self.core.set_key(node)
-            )
+            renewals, set_key = node.renewals, self.core.set_key(node)
+            releases = [handle.pin() for handle in by]
+            file, leads_to = await self.core.gate.call(work, undo=_close, releases=releases, of_set=set_key)
             while node.renewing is not None:
                 await node.renewing.wait()
             if node.renewals == renewals:
-                return opened(file), is_other
+                return opened(file, leads_to)
             close_soon(file.fd)
 
     async def _follow(self, handle: Handle) -> None:
+        """If another mount has let another file take its place, all that is open of it here leads there from now on."""
+        if all(other.leads_to == handle.leads_to for other in handle.node.handles):
+            return
         try:
             await self.sets.keeping.follow(handle)
         except BaseException:
@@ -195,11 +189,15 @@ class Opening:
             log.warning("image %s is %s: not opened for uid %d", place, what, caller.uid)
             raise OSError(errno.EIO, "a partial image")
 
-    def opened(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> FileHandle:
-        return self.core.handles.add(self._handle(node, file, caller, flags, wrote=wrote))
+    def made(self, node: Node, file: OpenFile, found: Found, caller: Caller, flags: int) -> FileHandle:
+        """Of a new file, which is *found*."""
+        return self.core.handles.add(self._handle(node, file, file_id(found.stat), caller, flags, wrote=True))
 
-    def _handle(self, node: Node, file: OpenFile, caller: Caller, flags: int, *, wrote: bool) -> Handle:
+    def _handle(
+        self, node: Node, file: OpenFile, leads_to: FileId, caller: Caller, flags: int, *, wrote: bool
+    ) -> Handle:
         handle = Handle(node, file, caller, writable=bool(flags & os.O_ACCMODE))
+        handle.leads_to = leads_to
         handle.appends = bool(flags & os.O_APPEND)
         handle.direct = self._goes_past_the_cache(node, flags)
         handle.wrote = handle.marked = handle.admitted = wrote
@@ -235,21 +233,5 @@ class Opening:
         return self.core.handle(number).direct
 
 
-class _Pinned:
-    """*work* with the descriptors of *handles*, which stay open until :meth:`release`."""
-
-    def __init__(self, work: Work, handles: tuple[Handle, ...]) -> None:
-        self._work = work
-        self._fds = [handle.fd for handle in handles]
-        self._pins = [handle.pin() for handle in handles]
-
-    def __call__(self) -> tuple[OpenFile, bool]:
-        return self._work(self._fds)
-
-    def release(self) -> None:
-        for pin in self._pins:
-            pin()
-
-
-def _close(opened: tuple[OpenFile, bool]) -> None:
+def _close(opened: tuple[OpenFile, FileId]) -> None:
     os.close(opened[0].fd)

@@ -243,6 +243,14 @@ def data_in(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
         begin = upto
 
 
+FileId = tuple[int, int]
+"""Device and inode number: of one file of the store, for as long as it is open."""
+
+
+def file_id(status: os.stat_result) -> FileId:
+    return status.st_dev, status.st_ino
+
+
 def is_same_file(opened: int, before: int) -> bool:
     """Whether two descriptors lead to one file of the store; False also if one of them is closed, or stale. Raises nothing."""
     try:
