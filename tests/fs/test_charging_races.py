@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from ckfs.errors import LedgerDown, LedgerUnusable
-from ckfs.fs import grants
+from ckfs.fs import grants, sessions
 from ckfs.fs.metadata import Changes
 from ckfs.fs.recounting import Recounting
 from ckfs.ledger.book import Book
@@ -397,6 +397,31 @@ async def test_what_is_cut_while_more_is_claimed_is_claimed_again(store: Path, l
         assert session.held == 3 * UNIT
         await mount.alice.close(handle)
         assert await settled(ledger, mount) == Amount(4 * UNIT, 2)
+
+
+@pytest.mark.trio
+async def test_what_is_just_being_appended_is_not_there_for_nothing(
+    store: Path, ledger: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_IDLE_S", 0.1)
+    limit(ledger, units=20)
+    async with charged(store, ledger) as mount:
+        await mount.alice.mkdir(SET)
+        appends = await mount.alice.create(f"{SET}/.image", flags=os.O_WRONLY | os.O_APPEND)
+        writes = await mount.alice.open(f"{SET}/.image", os.O_WRONLY)
+        charging, appender = charging_of(mount), mount.core.handle(appends)
+        claim = await charging.claim(appender, 0, 1)
+        os.write(appender.fd, b"x")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(charging._count_anew, mount.core.handle(writes), 0, UNIT)
+            await trio.sleep(3 * sessions._IDLE_S)  # more than once as long as it waits for what is under way
+            charging.appended(claim, 0, 1)
+            charging.done(claim)
+        assert claim.session is not None
+        assert claim.session.held == UNIT
+        for handle in (appends, writes):
+            await mount.alice.close(handle)
+        await settled(ledger, mount)
 
 
 @pytest.mark.plain_alone("what is open without a name is not counted on a network's store")

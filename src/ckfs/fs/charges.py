@@ -26,6 +26,7 @@ class Session:
     """A file that this mount is writing."""
 
     __slots__ = (
+        "appending",
         "base",
         "counts",
         "ended",
@@ -54,6 +55,8 @@ class Session:
         """In bytes, of the payer's purse."""
         self.under_way = 0
         """Writes that were claimed for, and are not over in the store, whether or not anybody waits for them."""
+        self.appending = 0
+        """Those of them of which nobody knows yet where they write."""
         self.idle: trio.Event | None = None
         """Set when none is under way any more."""
         self.is_counted = False

@@ -228,6 +228,7 @@ class Charging:
                 raise _over_quota()
             session.held += cost
         session.under_way += 1
+        session.appending += 1
         return Claim(session, min(count, cost - unit), appended=cost)
 
     def appended(self, claim: Claim, begin: int, end: int) -> None:
@@ -244,6 +245,7 @@ class Charging:
         session = claim.session
         assert session is not None
         session.under_way -= 1
+        session.appending -= claim.appended is not None
         if session.under_way:
             return
         if session.idle is not None:
@@ -300,10 +302,12 @@ class Charging:
             session = await self.sessions.of(handle)
             counts = session.counts
             there = await self._core.gate.call(look, releases=(handle.pin(),))
-            if session.counts == counts:  # else it may have been cut since it was seen
+            # Else it may have been cut since it was seen, or is just being appended, which is claimed for already.
+            if session.counts == counts and not session.appending:
                 for since, upto in there:
                     session.ranges.add(since // unit * unit, metering.rounded(upto, unit))
                 return
+            await self.sessions.until_idle(session)
 
     # What becomes of files
 

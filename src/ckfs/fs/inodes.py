@@ -246,7 +246,8 @@ class Node:
     async def until_truncated(self) -> None:
         """Wait until nobody opens it to overwrite it."""
         while self.truncating:
-            self.truncated = self.truncated or trio.Event()
+            if self.truncated is None:
+                self.truncated = trio.Event()
             await self.truncated.wait()
 
     @property

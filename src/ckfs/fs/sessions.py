@@ -139,7 +139,8 @@ class Sessions:
     @staticmethod
     async def until_idle(session: Session) -> None:
         if session.under_way:
-            session.idle = session.idle or trio.Event()
+            if session.idle is None:
+                session.idle = trio.Event()
             with trio.move_on_after(_IDLE_S):
                 await session.idle.wait()
 
