@@ -10,42 +10,45 @@ from dataclasses import dataclass
 from ckfs.model import Owner, Record
 from ckfs.names import Inode, SetName
 from ckfs.store.checking import mending, records
+from ckfs.store.checking.areas import Area
 from ckfs.store.checking.findings import Finding, Kind, Mend, Suspect
 from ckfs.store.checking.records import Trouble
-from ckfs.store.checking.walking import Directory, Seen, Unread, is_usable, look, owner_of, walk
-from ckfs.store.layout import Store
+from ckfs.store.checking.walking import Seen, Unread, is_usable, look, owner_of, walk
+from ckfs.store.spots import Spot
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A place, or an item of the trash: *components* lead to it, and *stored* is whose its files must be.
+    """A place, or an item of the trash: *components* of the *area* lead to it, and *stored* is whose its files must be.
 
     *stored* None: they are just changing hands. *ino* is the number that the set's name says, if it has one.
     """
 
+    area: Area
     components: tuple[bytes, ...]
     stored: Owner | None
     any_group: bool = False
     name: SetName | None = None
     ino: Inode | None = None
 
-    @property
-    def base(self) -> bytes:
-        return b"/".join(self.components[:-1])
-
     def is_top(self, seen: Seen) -> bool:
         return len(seen.trail) == 1
 
+    def spot(self, seen: Seen, owner: Owner) -> Spot:
+        """Where *seen* lies, as *owner* reaches it."""
+        components = (*self.components[:-1], *seen.trail[1:], seen.name)
+        return Spot(owner, components, volume=self.area.volume)
 
-def walk_tree(store: Store, tree: Tree) -> Iterator[Seen | Unread]:
+
+def walk_tree(tree: Tree) -> Iterator[Seen | Unread]:
     *above, name = tree.components
     try:
-        with Directory.at(store.path) as root, root.inside(*above) as directory:
-            yield from walk(directory, name, tree.base)
+        with tree.area.root() as root, root.inside(*above) as directory:
+            yield from walk(directory, name, tree.area.path(*above))
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        yield Unread(b"/".join(tree.components), 0, error)
+        yield Unread(tree.area.path(*tree.components), 0, error)
 
 
 def troubles(seen: Seen, tree: Tree, across: set[int]) -> Iterator[Suspect]:

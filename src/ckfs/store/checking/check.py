@@ -17,12 +17,13 @@ from ckfs.policy import settings
 from ckfs.policy.settings import Policy
 from ckfs.store import layout
 from ckfs.store.checking import leftovers, registry, shared, top
+from ckfs.store.checking.areas import Area, areas
 from ckfs.store.checking.below import Tree, number_of, troubles, walk_tree
 from ckfs.store.checking.findings import NUMBERS, OF_RECORDS, Finding, Kind, Suspect, settled
 from ckfs.store.checking.naming import Naming
 from ckfs.store.checking.numbers import Numbers
 from ckfs.store.checking.registry import HasDied
-from ckfs.store.checking.survey import survey
+from ckfs.store.checking.survey import key_of, survey
 from ckfs.store.checking.walking import Seen, Unread
 from ckfs.store.entries import USERS
 from ckfs.store.layout import Store
@@ -91,14 +92,18 @@ class _Run:
         self.policy = self._policy()
         yield from self._confirmed(lambda: registry.mounts(self.store, self.has_died))
         naming = yield from self._names()
-        yield from self._confirmed(lambda: leftovers.trash(self.store))
+        yield from self._confirmed(lambda: self._in_each(leftovers.trash))
         mended = False
         for finding in self._below_and_shared(naming):
             mended = mended or bool(finding.done)
             yield finding
         if mended:  # what has a new record has a number that a name of it may not say
             yield from self._names()
-        yield from self._confirmed(lambda: leftovers.staging(self.store))
+        yield from self._confirmed(lambda: self._in_each(leftovers.staging))
+
+    def _in_each(self, look: Callable[[Area], Iterable[Suspect]]) -> Iterator[Suspect]:
+        for area in areas(self.store):
+            yield from look(area)
 
     def _confirmed(self, look: Callable[[], Iterable[Suspect]]) -> Iterator[Finding]:
         """What *look* finds twice."""
@@ -152,13 +157,15 @@ class _Run:
         for key, name in naming.found.held.items():
             with contextlib.suppress(OSError):
                 entry = self.store.names.read(name)
-                if (entry.stored.uid, entry.place) == key:  # else it has just been renamed
+                if key_of(entry) == key:  # else it has just been renamed
                     stored = None if entry.is_followed else entry.stored
-                    yield Tree(entry.spot.components, stored, name=name, ino=entry.ino)
+                    area = naming.found.areas[entry.volume]
+                    yield Tree(area, entry.spot.components, stored, name=name, ino=entry.ino)
         for orphan in naming.found.orphans:
             if not orphan.is_special and not naming.is_of_handover(orphan):
-                yield Tree((USERS, b"%d" % orphan.uid, orphan.place), orphan.stored)
-        yield from leftovers.trees_in_trash(self.store)
+                yield Tree(orphan.area, (USERS, b"%d" % orphan.uid, orphan.place), orphan.stored)
+        for area in areas(self.store):
+            yield from leftovers.trees_in_trash(area)
 
     def _below_and_shared(self, naming: Naming) -> Iterator[Finding]:
         yield from self._below(naming)
@@ -183,7 +190,7 @@ class _Run:
 
     def _seems_wrong(self, tree: Tree) -> bool:
         seems_wrong = False
-        for seen in walk_tree(self.store, tree):
+        for seen in walk_tree(tree):
             if isinstance(seen, Unread):
                 self.seen_wrong.put(_key(seen.number, Kind.UNREADABLE))
                 seems_wrong = True
@@ -217,7 +224,7 @@ class _Run:
             self.shared.add(ino)
 
     def _look_again(self, tree: Tree) -> Iterator[Finding]:
-        for seen in walk_tree(self.store, tree):
+        for seen in walk_tree(tree):
             if isinstance(seen, Unread):
                 if _key(seen.number, Kind.UNREADABLE) in self.seen_wrong:
                     yield Finding(Kind.UNREADABLE, seen.path, seen.error.strerror or str(seen.error))

@@ -39,6 +39,12 @@ class Kind(enum.Enum):
     NAME_STRANGER = "name-stranger", _W, "not a link: nothing that ckfs made", ""
     NAME_DAMAGED = "name-damaged", _E, "the entry cannot be read", "moved to staging/damaged-…"
     NAME_NEWER = "name-newer", _W, "the entry is of a later version of ckfs", ""
+    NAME_UNREACHED = (
+        "name-unreached",
+        _N,
+        "its files lie in a further store that this host does not reach",
+        "",
+    )
     NAME_LOST = "name-lost", _W, "the name leads to nothing", "taken away"
     NAME_MISPLACED = "name-misplaced", _E, "the set lies elsewhere than its name says", "says where it lies"
     NAME_NUMBER = "name-number", _W, "the name says another inode number than the set has", "says the set's"
@@ -113,7 +119,7 @@ NUMBERS = {kind: index for index, kind in enumerate(Kind)}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """*where* is the path below the store. *failure*: why it could not be mended. *done*: what was done, if it was."""
+    """*where* is the path below the store; of what lies in a further one, behind that one's name and a colon. *failure*: why it could not be mended. *done*: what was done, if it was."""
 
     kind: Kind
     where: bytes

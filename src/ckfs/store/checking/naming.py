@@ -18,9 +18,10 @@ from ckfs.model import Owner, Record
 from ckfs.names import NAME_MAX, ROOT_UID, Inode, SetName, Uid, shown
 from ckfs.policy.settings import Policy
 from ckfs.store.checking import mending, records
+from ckfs.store.checking.areas import Area
 from ckfs.store.checking.findings import Finding, Kind, Suspect
 from ckfs.store.checking.records import Trouble
-from ckfs.store.checking.survey import Key, Named, Orphan, Survey, path_of
+from ckfs.store.checking.survey import Key, Named, Orphan, Survey, key_of
 from ckfs.store.checking.walking import Directory, look, owner_of
 from ckfs.store.entries import USERS, SetEntry, place_beside
 from ckfs.store.handover import bring_files
@@ -50,6 +51,9 @@ class Naming:
             yield Suspect(Finding(Kind.UNREADABLE, path, error.strerror or str(error)))
         for name in self.found.strangers:
             yield Suspect(Finding(Kind.NAME_STRANGER, _path(name)))
+        for name, volume in self.found.unreached:
+            where = self.store.door.volumes.name_of(volume)
+            yield Suspect(Finding(Kind.NAME_UNREACHED, _path(name), where))
         for name in self.found.newer:
             yield Suspect(Finding(Kind.NAME_NEWER, _path(name)))
         for name, target in self.found.damaged:
@@ -69,17 +73,17 @@ class Naming:
     # Users' directories
 
     def _users(self) -> Iterator[Suspect]:
-        for user, seen in self.found.users:
-            path = USERS + b"/" + user
+        for area, user, seen in self.found.users:
+            path = area.path(USERS, user)
             if seen is None:
                 yield Suspect(Finding(Kind.USERS_STRANGER, path))
                 continue
             if seen.status.st_uid != int(user):
                 finding = Finding(Kind.USER_OWNER, path, f"but to uid {seen.status.st_uid}")
-                yield Suspect(finding, partial(give_user_directory, self.store, (USERS, user)))
+                yield Suspect(finding, partial(give_user_directory, area, (USERS, user)))
             if seen.status.st_mode & 0o777 != 0o700:
                 finding = Finding(Kind.USER_MODE, path, f"{seen.status.st_mode & 0o7777:04o}")
-                yield Suspect(finding, partial(close_user_directory, self.store, (USERS, user)))
+                yield Suspect(finding, partial(close_user_directory, area, (USERS, user)))
 
     # Names
 
@@ -103,12 +107,14 @@ class Naming:
         kept = self.found.held[key]
         for named in others:
             gone = named
-            if kept == key[1] and named.name != key[1]:
+            if kept == key[2] and named.name != key[2]:
                 with contextlib.suppress(OSError):
                     gone = dataclasses.replace(named, name=kept, entry=names.read(kept))
                     kept = self.found.held[key] = named.name
             finding = Finding(
-                Kind.NAME_TWIN, _path(gone.name), f"which is {shown(path_of(key))}, as {shown(kept)} says"
+                Kind.NAME_TWIN,
+                _path(gone.name),
+                f"which is {shown(self.found.path_of(key))}, as {shown(kept)} says",
             )
             yield Suspect(finding, partial(self._clear, gone))
 
@@ -122,7 +128,9 @@ class Naming:
         if lies is not None:
             settled.add(lies.key)
             stored = entry.stored if lies.uid == entry.stored.uid else lies.stored
-            says = dataclasses.replace(entry, stored=stored, place=lies.place)
+            mode = 0 if lies.record is None else lies.record.mode
+            says = dataclasses.replace(entry, stored=stored, place=lies.place, volume=lies.area.volume)
+            says = says.of_top(entry.ino, mode)
             finding = Finding(Kind.NAME_MISPLACED, path, f"at {shown(lies.path)}")
             return Suspect(finding, partial(self._change, named, says, Kind.NAME_MISPLACED.mending))
         if at_its_place is not None and named.key not in self.found.held and named.key not in settled:
@@ -135,7 +143,9 @@ class Naming:
             return Suspect(Finding(Kind.NAME_TWIN, path, f"{shown(holder)}"), partial(self._clear, named))
         for part in self.by_number.get(entry.ino, ()):  # a copy, of which nobody knows whether it is all
             return Suspect(Finding(Kind.NAME_LOST, path, f"but there is {shown(part.path)}"))
-        return Suspect(Finding(Kind.NAME_LOST, path, shown(path_of(named.key))), partial(self._clear, named))
+        return Suspect(
+            Finding(Kind.NAME_LOST, path, shown(self.found.path_of(named.key))), partial(self._clear, named)
+        )
 
     def _orphan_of(self, ino: Inode, settled: set[Key]) -> Orphan | None:
         fitting = (orphan for orphan in self.by_number.get(ino, ()) if orphan.key not in settled)
@@ -187,7 +197,8 @@ class Naming:
         left = self._left_entry(orphan)
         stored = orphan.stored
         ino = self._number(orphan, stored, left)
-        entry = SetEntry(ino, self._owner(orphan, stored, left), stored, orphan.place)
+        entry = SetEntry(ino, self._owner(orphan, stored, left), stored, orphan.place, orphan.area.volume)
+        entry = entry.of_top(ino, orphan.mode)
         wanted = _name_of(orphan)
         for name in (wanted, SetName(place_beside(wanted, ino))):
             with contextlib.suppress(Exists):
@@ -200,7 +211,7 @@ class Naming:
         """What somebody who died between two steps left of the set's name."""
         if orphan.record is not None:
             return self.found.left.get(orphan.record.ino)
-        fitting = (e for e in self.found.left.values() if (e.stored.uid, e.place) == orphan.key)
+        fitting = (e for e in self.found.left.values() if key_of(e) == orphan.key)
         return next(fitting, None)
 
     def _number(self, orphan: Orphan, stored: Owner, left: SetEntry | None) -> Inode:
@@ -208,7 +219,7 @@ class Naming:
         if orphan.record is not None:
             return orphan.record.ino
         known = left.ino if left is not None else orphan.beside[1] if orphan.beside is not None else None
-        with Directory.at(self.store.path) as root, root.inside(USERS, b"%d" % orphan.uid) as directory:
+        with orphan.area.root() as root, root.inside(USERS, b"%d" % orphan.uid) as directory:
             seen = look(directory, orphan.place, [])
             before = records.reading(seen.raw, seen.status)
             if isinstance(before, Record):
@@ -241,18 +252,18 @@ def _name_of(orphan: Orphan) -> SetName:
     return SetName(name if len(name) <= NAME_MAX else orphan.place)
 
 
-def give_user_directory(store: Store, where: Components) -> str:
+def give_user_directory(area: Area, where: Components) -> str:
     """*where* is a user's directory, or his part of the trash."""
     *above, name = where
     uid = Uid(int(next(part for part in reversed(where) if part.isdigit())))
-    with Directory.at(store.path) as root, root.inside(*above) as directory:
+    with area.root() as root, root.inside(*above) as directory:
         seen = look(directory, name, [])
         mending.give(seen, dataclasses.replace(owner_of(seen.status), uid=uid))
     return f"given to uid {uid}"
 
 
-def close_user_directory(store: Store, where: Components) -> str:
+def close_user_directory(area: Area, where: Components) -> str:
     *above, name = where
-    with Directory.at(store.path) as root, root.inside(*above) as directory:
+    with area.root() as root, root.inside(*above) as directory:
         mending.change_mode(look(directory, name, []), 0o700)
     return Kind.USER_MODE.mending

@@ -145,7 +145,7 @@ def left_image(
     if not marks or not all(map(gone, marks)):
         return
     mounts = ", ".join(sorted(map(shown, marks)))
-    spot = Spot(tree.stored, tuple(seen.path.split(b"/")))
+    spot = tree.spot(seen, tree.stored)
     yield Suspect(
         Finding(Kind.IMAGE_LEFT, seen.path, f"mount {mounts}"),
         partial(_settle, store, spot, tree.name, known, marks, policy),

@@ -31,13 +31,13 @@ def findings(
     concerned: list[Tree] = []
     for tree in trees():
         known = len(concerned)
-        for seen, ino in _numbered(store, tree, suspected):
-            claims.setdefault(ino, {})[seen.number] = _claim(store, seen, tree, ino)
+        for seen, ino in _numbered(tree, suspected):
+            claims.setdefault(ino, {})[seen.number] = _claim(seen, tree, ino)
             if len(concerned) == known:
                 concerned.append(tree)
     keeps = {ino: min(rivals.values())[2] for ino, rivals in claims.items() if len(rivals) > 1}
     for tree in concerned:
-        for seen, ino in _numbered(store, tree, set(keeps)):
+        for seen, ino in _numbered(tree, set(keeps)):
             if seen.number == keeps[ino]:
                 continue
             suspect = Suspect(
@@ -48,8 +48,8 @@ def findings(
                 yield finding
 
 
-def _numbered(store: Store, tree: Tree, wanted: set[Inode]) -> Iterator[tuple[Seen, Inode]]:
-    for seen in walk_tree(store, tree):
+def _numbered(tree: Tree, wanted: set[Inode]) -> Iterator[tuple[Seen, Inode]]:
+    for seen in walk_tree(tree):
         ino = None if isinstance(seen, Unread) else number_of(seen)
         if ino in wanted:
             assert isinstance(seen, Seen)
@@ -57,9 +57,9 @@ def _numbered(store: Store, tree: Tree, wanted: set[Inode]) -> Iterator[tuple[Se
             yield seen, ino
 
 
-def _claim(store: Store, seen: Seen, tree: Tree, ino: Inode) -> Claim:
+def _claim(seen: Seen, tree: Tree, ino: Inode) -> Claim:
     is_named = tree.is_top(seen) and tree.ino == ino
-    rank = 0 if is_named else 2 if store.arrangement.is_trash(tree.components) else 1
+    rank = 0 if is_named else 2 if tree.area.arrangement.is_trash(tree.components) else 1
     directory = seen.directory
     born = reach(directory.owner, lambda: syscalls.birth_time_ns(directory.fd, seen.name))
     return rank, born or seen.status.st_ctime_ns, seen.number

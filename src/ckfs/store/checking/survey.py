@@ -15,17 +15,18 @@ from ckfs.model import Owner, Record
 from ckfs.names import Gid, Inode, SetName, Uid
 from ckfs.store import removed
 from ckfs.store.checking import records
+from ckfs.store.checking.areas import Area, areas
 from ckfs.store.checking.records import Trouble
 from ckfs.store.checking.walking import Directory, Seen, look, number_there, reach
 from ckfs.store.entries import USERS, SetEntry, decode, name_beside
 from ckfs.store.layout import Store
 from ckfs.store.namelinks import NAMES
-from ckfs.store.realms import STAGING, Arrangement
+from ckfs.store.realms import STAGING, Components
 from ckfs.store.removed import Note
-from ckfs.store.spots import HOME
+from ckfs.store.spots import VolumeId
 
-Key = tuple[int, bytes]
-"""A place: uid of the directory below ``users/``, and the name in it."""
+Key = tuple[VolumeId, int, bytes]
+"""A place: the store that it is in, uid of the directory below ``users/``, and the name in that."""
 
 _BESIDE = re.compile(
     rb"(?P<name>.+)~(?P<ino>[0-9a-f]{1,16})(?P<copy>~copy(?:~[0-9a-f]{16})?|~old)?", re.DOTALL
@@ -45,13 +46,14 @@ class Named:
 
     @property
     def key(self) -> Key:
-        return self.entry.stored.uid, self.entry.place
+        return key_of(self.entry)
 
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
     """A place that no name leads to. *record* None: it has none that can be read."""
 
+    area: Area
     uid: Uid
     place: bytes
     status: os.stat_result
@@ -63,11 +65,15 @@ class Orphan:
 
     @property
     def key(self) -> Key:
-        return self.uid, self.place
+        return self.area.volume, self.uid, self.place
 
     @property
     def path(self) -> bytes:
-        return path_of(self.key)
+        return self.area.path(*_components(self.key))
+
+    @property
+    def mode(self) -> int:
+        return self.status.st_mode if self.record is None else self.record.mode
 
     @property
     def is_special(self) -> bool:
@@ -88,6 +94,7 @@ class Orphan:
 class Survey:
     """*held*: the places that are right, each with the name that leads to it."""
 
+    areas: dict[VolumeId, Area]
     held: dict[Key, SetName] = field(default_factory=dict)
     twins: dict[Key, list[Named]] = field(default_factory=dict)
     """Places that several names lead to."""
@@ -101,45 +108,55 @@ class Survey:
     strangers: list[bytes] = field(default_factory=list)
     damaged: list[tuple[SetName, bytes]] = field(default_factory=list)
     newer: list[SetName] = field(default_factory=list)
+    unreached: list[tuple[SetName, VolumeId]] = field(default_factory=list)
     unread: list[tuple[bytes, OSError]] = field(default_factory=list)
-    users: list[tuple[bytes, Seen | None]] = field(default_factory=list)
+    users: list[tuple[Area, bytes, Seen | None]] = field(default_factory=list)
     """What is in ``users/`` and no user's directory (None), or one whose owner or mode is wrong."""
     left: dict[Inode, SetEntry] = field(default_factory=dict)
     """Entries that somebody who died left in ``staging/``, by their sets' numbers."""
     links: dict[int, Owner] = field(default_factory=dict)
     """As whose they are stored: sets that are files with several links, by the store's inode numbers."""
     locks: set[Inode] = field(default_factory=set)
-    """Sets that are being copied to their new owner, or were."""
+    """Sets that are being copied to their new owner, or to another store, or were."""
+
+    def path_of(self, key: Key) -> bytes:
+        return self.areas[key[0]].path(*_components(key))
 
 
 def survey(store: Store) -> Survey:
-    found = Survey()
+    found = Survey({area.volume: area for area in areas(store)})
     with Directory.at(store.path) as root:
-        _read_names(store, root, found)
-        _read_places(root, found, store.arrangement)
+        _read_names(root, found)
+        for area in found.areas.values():
+            _read_places(area, found)
         _read_staging(root, found)
     return found
 
 
-def path_of(key: Key) -> bytes:
-    return b"%s/%d/%s" % (USERS, *key)
+def key_of(entry: SetEntry) -> Key:
+    return entry.volume, entry.stored.uid, entry.place
+
+
+def _components(key: Key) -> Components:
+    _, uid, place = key
+    return USERS, b"%d" % uid, place
 
 
 # Names
 
 
-def _read_names(store: Store, root: Directory, found: Survey) -> None:
+def _read_names(root: Directory, found: Survey) -> None:
     with root.inside(NAMES) as names:
         for name in map(SetName, names.names()):
             try:
-                _read_name(root, names, name, found)
+                _read_name(names, name, found)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 found.unread.append((NAMES + b"/" + name, error))
 
 
-def _read_name(root: Directory, names: Directory, name: SetName, found: Survey) -> None:
+def _read_name(names: Directory, name: SetName, found: Survey) -> None:
     status = names.status_of(name)
     if not stat.S_ISLNK(status.st_mode):
         found.strangers.append(name)
@@ -154,15 +171,14 @@ def _read_name(root: Directory, names: Directory, name: SetName, found: Survey) 
             found.damaged.append((name, target))
         return
     found.numbers.add(entry.ino)
-    if (
-        entry.volume != HOME
-    ):  # its files lie in a further store: there is nothing here to set the name against
+    if entry.volume not in found.areas:
+        found.unreached.append((name, entry.volume))
         return
-    _place(root, Named(name, entry, status.st_ino, status.st_nlink), found)
+    _place(Named(name, entry, status.st_ino, status.st_nlink), found)
 
 
-def _place(root: Directory, named: Named, found: Survey) -> None:
-    top = _top(root, named.key)
+def _place(named: Named, found: Survey) -> None:
+    top = _top(found.areas[named.entry.volume], named.key)
     if top is None:
         found.loose.append((named, None))
         return
@@ -180,11 +196,12 @@ def _place(root: Directory, named: Named, found: Survey) -> None:
         found.following.append((named, isinstance(known, Record)))
 
 
-def _top(root: Directory, key: Key) -> Seen | None:
+def _top(area: Area, key: Key) -> Seen | None:
     """What lies at a place; None if nothing does."""
+    *above, place = _components(key)
     try:
-        with root.inside(USERS, b"%d" % key[0]) as directory:
-            return look(directory, key[1], [])
+        with area.root() as root, root.inside(*above) as directory:
+            return look(directory, place, [])
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -192,15 +209,15 @@ def _top(root: Directory, key: Key) -> Seen | None:
 # Places
 
 
-def _read_places(root: Directory, found: Survey, arrangement: Arrangement) -> None:
-    with root.inside(USERS) as users:
+def _read_places(area: Area, found: Survey) -> None:
+    with area.root() as root, root.inside(USERS) as users:
         for user in users.names():
             try:
-                _read_user(users, user, found, arrangement)
+                _read_user(area, users, user, found)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
-                found.unread.append((USERS + b"/" + user, error))
+                found.unread.append((area.path(USERS, user), error))
 
 
 def is_users_name(name: bytes) -> bool:
@@ -208,20 +225,22 @@ def is_users_name(name: bytes) -> bool:
     return name.isdigit() and name == b"%d" % int(name) and int(name) < 1 << 32
 
 
-def _read_user(users: Directory, user: bytes, found: Survey, arrangement: Arrangement) -> None:
+def _read_user(area: Area, users: Directory, user: bytes, found: Survey) -> None:
     seen = look(users, user, [USERS])
     if not seen.is_directory or not is_users_name(user):
-        found.users.append((user, None))
+        found.users.append((area, user, None))
         return
     if seen.status.st_uid != int(user) or stat.S_IMODE(seen.status.st_mode) & 0o777 != 0o700:
-        found.users.append((user, seen))
+        found.users.append((area, user, seen))
     with users.inside(user) as directory:
         for place in directory.names():
-            if arrangement.is_place(place) and (int(user), place) not in found.held:
-                _read_orphan(directory, seen.status, Uid(int(user)), place, found)
+            key = (area.volume, int(user), place)
+            if area.arrangement.is_place(place) and key not in found.held:
+                _read_orphan(directory, seen.status, key, found)
 
 
-def _read_orphan(directory: Directory, user: os.stat_result, uid: Uid, place: bytes, found: Survey) -> None:
+def _read_orphan(directory: Directory, user: os.stat_result, key: Key, found: Survey) -> None:
+    volume, uid, place = key
     try:
         seen = look(directory, place, [])
         if seen.refused is not None:
@@ -231,12 +250,14 @@ def _read_orphan(directory: Directory, user: os.stat_result, uid: Uid, place: by
     except FileNotFoundError:
         return
     except OSError as error:
-        found.unread.append((path_of((uid, place)), error))
+        found.unread.append((found.path_of(key), error))
         return
     record, trouble = (known, None) if isinstance(known, Record) else (None, known)
     said = removed.decode(note) if note is not None else None
-    stored = _stored_as(uid, seen.status, user, found)
-    found.orphans.append(Orphan(uid, place, seen.status, record, trouble, said, stored))
+    stored = _stored_as(Uid(uid), seen.status, user, found)
+    found.orphans.append(
+        Orphan(found.areas[volume], Uid(uid), place, seen.status, record, trouble, said, stored)
+    )
 
 
 # What is left in staging

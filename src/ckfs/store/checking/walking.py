@@ -69,10 +69,11 @@ class Directory:
 
     @classmethod
     def at(cls, path: str) -> Self:
-        return cls._opened(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return cls.of(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
     @classmethod
-    def _opened(cls, fd: int) -> Self:
+    def of(cls, fd: int) -> Self:
+        """*fd* is its own from now on."""
         return cls(fd, os.fstat(fd))
 
     def __enter__(self) -> Self:
@@ -102,7 +103,7 @@ class Directory:
         return here
 
     def _enter(self, name: bytes) -> Directory:
-        return Directory._opened(reach(self.owner, lambda: os.open(name, _PASSING, dir_fd=self.fd)))
+        return Directory.of(reach(self.owner, lambda: os.open(name, _PASSING, dir_fd=self.fd)))
 
     def above(self, known: os.stat_result) -> Directory | None:
         """The directory that holds this one; None if that is not the one that is *known*: it has been moved."""
