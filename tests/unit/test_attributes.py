@@ -88,6 +88,16 @@ def test_what_is_remembered_of_one_file_does_not_stay_with_the_next(path: Path, 
     assert (attributes.names(fd), attributes.get(fd, NAME)) == ([NAME], b"another")
 
 
+@pytest.mark.parametrize("call", ["put", "create", "get", "remove"])
+def test_a_users_own_attributes_are_not_remembered(path: Path, fd: int, call: str) -> None:
+    """He has as many as he likes, of 64 KiB each."""
+    attributes.remember(fd, "a file", NAME, b"first")
+    path.unlink()
+    value = [b"value"] if call in ("put", "create") else []
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        getattr(attributes, call)(fd, b"user.note", *value)
+
+
 def test_a_file_with_a_name_is_asked_itself(path: Path, fd: int) -> None:
     attributes.remember(fd, "a file", NAME, b"remembered")
     assert attributes.get_or_none(fd, NAME) is None

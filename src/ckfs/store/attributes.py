@@ -64,9 +64,11 @@ class _Kept:
         if isinstance(where, int) and (known := self._of.get(where)) is not None:
             known.values = {name: value for name, value in known.values.items() if name in names}
 
-    def of(self, where: Where, error: OSError) -> dict[bytes, bytes]:
-        """All of them, to be read and changed. Raises *error* if it is of another kind, or the file has a name."""
-        if error.errno != errno.ESTALE or not isinstance(where, int) or os.fstat(where).st_nlink:
+    def of(self, where: Where, error: OSError, name: bytes = _OWN) -> dict[bytes, bytes]:
+        """All of them, to be read and changed. Raises *error* if it is of another kind, or the file has a name, or the attribute is a user's:
+        he could fill this process's memory."""
+        is_stale = error.errno == errno.ESTALE and name.startswith(_OWN)
+        if not is_stale or not isinstance(where, int) or os.fstat(where).st_nlink:
             raise error
         return self._of.setdefault(where, _Known(None)).values
 
@@ -85,7 +87,7 @@ def get(where: Where, name: bytes) -> bytes:
     try:
         value = os.getxattr(where, name, follow_symlinks=isinstance(where, int))
     except OSError as error:
-        kept = _kept.of(where, error)
+        kept = _kept.of(where, error, name)
     else:
         _kept.heard(where, name, value)
         return value
@@ -108,7 +110,7 @@ def put(where: Where, name: bytes, value: bytes) -> None:
     try:
         os.setxattr(where, name, value, follow_symlinks=isinstance(where, int))
     except OSError as error:
-        _kept.of(where, error)[name] = value
+        _kept.of(where, error, name)[name] = value
     else:
         _kept.heard(where, name, value)
 
@@ -118,7 +120,7 @@ def create(where: Where, name: bytes, value: bytes) -> None:
     try:
         os.setxattr(where, name, value, os.XATTR_CREATE, follow_symlinks=isinstance(where, int))
     except OSError as error:
-        kept = _kept.of(where, error)
+        kept = _kept.of(where, error, name)
         if name in kept:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
         kept[name] = value
@@ -139,7 +141,7 @@ def remove(where: Where, name: bytes) -> None:
     try:
         os.removexattr(where, name, follow_symlinks=isinstance(where, int))
     except OSError as error:
-        if _kept.of(where, error).pop(name, None) is None:
+        if _kept.of(where, error, name).pop(name, None) is None:
             raise _no_attribute() from None
     else:
         _kept.heard_gone(where, name)
