@@ -24,6 +24,7 @@ from ckfs.store.door import Door
 from ckfs.store.spots import Found, OpenFile, Spot, Target
 from tests.fs.cores import Mount, charged
 from tests.fs.test_charging import ENOUGH_S, SET, UNIT, settled
+from tests.fs.test_charging_late_calls import until
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
 
@@ -36,12 +37,6 @@ ROUNDS = 4
 async def overwrite(mount: Mount, path: str) -> None:
     with contextlib.suppress(FileNotFoundError, Stale):
         await mount.alice.close(await mount.alice.open(path, os.O_WRONLY | os.O_TRUNC))
-
-
-async def until(done: Callable[[], bool]) -> None:
-    with trio.fail_after(ENOUGH_S):
-        while not done():  # noqa: ASYNC110 - what is waited for tells nobody
-            await trio.sleep(0.01)
 
 
 def is_wanted(mount: Mount, ino: Inode) -> bool:

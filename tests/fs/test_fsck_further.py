@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -11,14 +12,17 @@ import pytest
 import trio
 
 from ckfs.model import Record, State
+from ckfs.names import SetName
 from ckfs.store import removed
 from ckfs.store.checking.findings import Kind
 from ckfs.store.entries import decode
+from ckfs.store.handover import Copying
+from ckfs.store.layout import open_store
 from ckfs.store.record import ATTRIBUTE
 from ckfs.store.record import decode as record_of
 from ckfs.store.record import encode as encoded
 from ckfs.store.writers import mark_of
-from tests.fs.cores import ALICE, BOB, lies_at, mounted
+from tests.fs.cores import ALICE, BOB, keeper_of, lies_at, mounted
 from tests.fs.damage import GONE, fsck, left
 from tests.fs.test_further_stores import Stores
 from tests.fs.test_further_stores import stores as stores  # a fixture
@@ -195,4 +199,32 @@ def test_what_this_host_does_not_reach_is_taken_for_right_and_noted(filled: Stor
     assert (finding.kind, finding.where, finding.detail) == (Kind.NAME_UNREACHED, b"names/set", "fast")
     assert left([finding]) == []
     name_stores(filled.server, table("fast", filled.fast))
+    assert fsck(filled.server) == []
+
+
+def test_of_a_further_store_that_has_lost_all_nothing_is_taken_away(filled: Stores) -> None:
+    users = filled.fast.path / "users"
+    users.rename(filled.fast.path / "elsewhere")
+    before = filled.entry(SET)
+    found = fsck(filled.server, repair=True)
+    assert {(one.kind, one.where) for one in found} == {
+        (Kind.UNREADABLE, b"fast:users"),
+        (Kind.NAME_UNREACHED, b"names/set"),
+    }
+    assert filled.entry(SET) == before
+    (filled.fast.path / "elsewhere").rename(users)
+    assert fsck(filled.server) == []
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_a_set_that_is_just_being_moved_is_not_damaged(filled: Stores, steps: int) -> None:
+    """Its files are there twice, with the same numbers."""
+    with contextlib.closing(open_store(str(filled.home), keeper_of(filled.home))) as opened:
+        name = SetName(b"near")
+        entry = opened.names.read(name)
+        move = Copying(opened, name, entry, entry.stored, filled.fast.id.encode())
+        with contextlib.closing(move):
+            move.begin()
+            assert all(move.step() for _ in range(steps))
+            assert [one for one in fsck(filled.server) if one.kind.counts] == []
     assert fsck(filled.server) == []

@@ -222,9 +222,7 @@ class Keeping:
                 for one in open_here:
                     if is_same_file(one.fd, current.fd):
                         continue
-                    with contextlib.suppress(
-                        OSError, FsError
-                    ):  # on a network's store it may be gone for good
+                    with contextlib.suppress(OSError, FsError):  # on a network it may be gone for good
                         if mount in door.writers(one, ino):
                             door.unmark(one, ino, mount)
                             is_written = True

@@ -37,7 +37,9 @@ KEPT_FLAGS = os.O_ACCMODE | os.O_APPEND | os.O_SYNC | os.O_DSYNC
 
 
 Work = Callable[[], tuple[OpenFile, FileId]]
+"""Opens a file, in a thread."""
 Opened = Callable[[OpenFile, FileId], Handle]
+"""Makes the handle of what was opened, in the event loop."""
 
 
 @dataclass(frozen=True, slots=True)

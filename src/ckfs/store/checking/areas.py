@@ -26,8 +26,8 @@ class Area:
     @contextmanager
     def root(self) -> Iterator[Directory]:
         """Unreached if it is a further store that has gone meanwhile."""
-        if self.volume == HOME:
-            with Directory.at(self.store.path) as root:
+        if self.volume == HOME:  # not by its path, where something else may be mounted by now
+            with Directory.of(os.dup(self.store.root.fd)) as root:
                 yield root
             return
         there = Spot(ROOT, (USERS,), volume=self.volume)

@@ -5,6 +5,7 @@ Only what is right in these directories is looked at. Nothing is changed, nor ju
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -23,10 +24,13 @@ from ckfs.store.layout import Store
 from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, Components
 from ckfs.store.removed import Note
-from ckfs.store.spots import VolumeId
+from ckfs.store.spots import HOME, VolumeId
 
 Key = tuple[VolumeId, int, bytes]
 """A place: the store that it is in, uid of the directory below ``users/``, and the name in that."""
+
+Roots = dict[VolumeId, Directory]
+"""Of the store and its further ones, open."""
 
 _BESIDE = re.compile(
     rb"(?P<name>.+)~(?P<ino>[0-9a-f]{1,16})(?P<copy>~copy(?:~[0-9a-f]{16})?|~old)?", re.DOTALL
@@ -125,12 +129,26 @@ class Survey:
 
 def survey(store: Store) -> Survey:
     found = Survey({area.volume: area for area in areas(store)})
-    with Directory.at(store.path) as root:
-        _read_names(root, found)
-        for area in found.areas.values():
-            _read_places(area, found)
-        _read_staging(root, found)
+    with contextlib.ExitStack() as opened:
+        roots = {volume: opened.enter_context(area.root()) for volume, area in found.areas.items()}
+        _leave_out_empty(roots, found)
+        _read_names(roots, found)
+        for volume, area in found.areas.items():
+            _read_places(area, roots[volume], found)
+        _read_staging(roots[HOME], found)
     return found
+
+
+def _leave_out_empty(roots: Roots, found: Survey) -> None:
+    """A further store without ``users/``, as nobody leaves it, says nothing of the names that lead there: these would all be lost."""
+    for area in list(found.areas.values()):
+        try:
+            roots[area.volume].inside(USERS).close()
+        except OSError as error:
+            if area.volume == HOME:
+                raise
+            found.unread.append((area.path(USERS), error))
+            del found.areas[area.volume]
 
 
 def key_of(entry: SetEntry) -> Key:
@@ -145,18 +163,18 @@ def _components(key: Key) -> Components:
 # Names
 
 
-def _read_names(root: Directory, found: Survey) -> None:
-    with root.inside(NAMES) as names:
+def _read_names(roots: Roots, found: Survey) -> None:
+    with roots[HOME].inside(NAMES) as names:
         for name in map(SetName, names.names()):
             try:
-                _read_name(names, name, found)
+                _read_name(roots, names, name, found)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 found.unread.append((NAMES + b"/" + name, error))
 
 
-def _read_name(names: Directory, name: SetName, found: Survey) -> None:
+def _read_name(roots: Roots, names: Directory, name: SetName, found: Survey) -> None:
     status = names.status_of(name)
     if not stat.S_ISLNK(status.st_mode):
         found.strangers.append(name)
@@ -174,11 +192,11 @@ def _read_name(names: Directory, name: SetName, found: Survey) -> None:
     if entry.volume not in found.areas:
         found.unreached.append((name, entry.volume))
         return
-    _place(Named(name, entry, status.st_ino, status.st_nlink), found)
+    _place(roots[entry.volume], Named(name, entry, status.st_ino, status.st_nlink), found)
 
 
-def _place(named: Named, found: Survey) -> None:
-    top = _top(found.areas[named.entry.volume], named.key)
+def _place(root: Directory, named: Named, found: Survey) -> None:
+    top = _top(root, named.key)
     if top is None:
         found.loose.append((named, None))
         return
@@ -196,11 +214,11 @@ def _place(named: Named, found: Survey) -> None:
         found.following.append((named, isinstance(known, Record)))
 
 
-def _top(area: Area, key: Key) -> Seen | None:
+def _top(root: Directory, key: Key) -> Seen | None:
     """What lies at a place; None if nothing does."""
     *above, place = _components(key)
     try:
-        with area.root() as root, root.inside(*above) as directory:
+        with root.inside(*above) as directory:
             return look(directory, place, [])
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -209,8 +227,8 @@ def _top(area: Area, key: Key) -> Seen | None:
 # Places
 
 
-def _read_places(area: Area, found: Survey) -> None:
-    with area.root() as root, root.inside(USERS) as users:
+def _read_places(area: Area, root: Directory, found: Survey) -> None:
+    with root.inside(USERS) as users:
         for user in users.names():
             try:
                 _read_user(area, users, user, found)
