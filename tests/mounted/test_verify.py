@@ -8,7 +8,7 @@ import os
 import pty
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -82,11 +82,23 @@ def mount(store: Path, workdir: Path) -> Iterator[Mount]:
         yield running
 
 
-def make_image(mount: Mount) -> None:
+def in_order(path: Path) -> None:
+    path.write_bytes(CONTENT)
+
+
+def back_to_front(path: Path) -> None:
+    half = len(CONTENT) // 2
+    with path.open("wb") as image:
+        for at in (half, 0):
+            image.seek(at)
+            image.write(CONTENT[at : at + half])
+
+
+def make_image(mount: Mount, write: Callable[[Path], None] = in_order) -> None:
     top = mount.path / SET
     top.mkdir()
     os.chown(top, ALICE, ALICE)
-    as_user(ALICE, lambda: (mount.path / IMAGE).write_bytes(CONTENT))
+    as_user(ALICE, write, mount.path / IMAGE)
 
 
 def run(*arguments: str | Path, status: int = 0) -> str:
@@ -110,13 +122,26 @@ def test_close_does_not_wait_for_the_digest(root_and_fuse: None, workdir: Path) 
         store = make_store(faults.path)
         with mounted(store, workdir / "mount") as mount:
             faults.hang("read", path="users/")
-            make_image(mount)
+            make_image(mount, back_to_front)
             assert attribute(mount.path / IMAGE, "state") == "complete"
             faults.hanging("read", within=WITHIN_S)
             assert attribute(mount.path / IMAGE, "digest") is None
             assert attribute(mount.path / IMAGE, "state") == "complete"
             faults.release()
             assert digest(mount.path / IMAGE) == of(CONTENT)
+
+
+def test_what_is_written_in_order_is_not_read_for_its_digest(root_and_fuse: None, workdir: Path) -> None:
+    """It is there although the store lets nobody read a file."""
+    private = workdir / "private"
+    private.mkdir(mode=0o700)
+    with fault_store(private) as faults:
+        store = make_store(faults.path)
+        with mounted(store, workdir / "mount") as mount:
+            faults.hang("read", path="users/")
+            make_image(mount)
+            assert digest(mount.path / IMAGE) == of(CONTENT)
+            faults.release()
 
 
 def test_the_attribute_is_read_and_neither_set_nor_listed(mount: Mount) -> None:

@@ -159,7 +159,7 @@ class Content:
             if claim.appended is not None or claim.only_at is not None:
                 return await self._append(handle, owner, piece, claim)
             put = partial(_put_at, handle.fd, piece, offset + begin)
-            count, _ = await self._put(handle, owner, put, len(piece), partial(charging.done, claim))
+            count, _ = await self._put(handle, owner, put, piece, partial(charging.done, claim))
             return count
 
         written = 0
@@ -188,7 +188,7 @@ class Content:
             except BaseException:
                 releases[0]()
                 raise
-        written, end = await self._put(handle, owner, put, len(piece), *releases)
+        written, end = await self._put(handle, owner, put, piece, *releases)
         core.charging.appended(claim, end - written, end)
         return written
 
@@ -197,21 +197,26 @@ class Content:
         handle: Handle,
         owner: Owner | None,
         put: Callable[[], tuple[int, int]],
-        size: int,
+        piece: bytes,
         *releases: Release,
     ) -> tuple[int, int]:
-        """Give the store a piece of *owner* (as stored), of *size* bytes, and ask it, if that is due, whether it keeps what it took:
+        """Give the store *piece*, of *owner* (as stored), by *put*, and ask it, if that is due, whether it keeps what it took:
         how many bytes it took, and where they end. Unkept if it does not keep what it took before."""
-        door, taken = self.core.store.door, handle.node.taken
+        door, node, taken = self.core.store.door, handle.node, handle.node.taken
         stored = None if owner is None else owner.uid
-        asks, earlier, before = self.core.late.asks(taken, size, owner), taken.is_any, taken.bytes
+        asks, earlier, before = self.core.late.asks(taken, len(piece), owner), taken.is_any, taken.bytes
+        if taken.under_way:
+            node.hashed = None  # nobody knows which of them comes first
+        hashed = node.hashed
 
         def work() -> tuple[int, int]:
             with door.refusals.stored_as(stored):
-                result = put()
+                count, end = put()
+                if hashed is not None:
+                    hashed.put(piece, count, end)
                 if asks:
                     lateness.ask(handle.fd)
-                return result
+                return count, end
 
         taken.under_way += 1
         try:
@@ -318,6 +323,7 @@ class Content:
         try:
             yield
         except (OSError, FsError):
+            handle.node.hashed = None
             handle.node.failed = handle.node.failed or handle.wrote
             raise
 

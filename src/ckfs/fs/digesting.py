@@ -1,7 +1,7 @@
 """Making the digests of images that have become complete, behind everybody's back: one image, and one piece of it, at a time.
 
-Whoever closes an image does not wait for it, and nothing is done while it is written. What is not made here, since the mount
-ended first or too many images waited, is made by ``ckfs scrub``.
+Whoever closes an image does not wait for it. What was written in order, by one mount, need not be read for it
+(:mod:`ckfs.fs.hashed`). What is not made here, since the mount ended first or too many images waited, is made by ``ckfs scrub``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -58,29 +59,37 @@ class Digesting:
 
     def _again(self, image: Undigested) -> None:
         if image.tries < _TRIES:
-            self.core.undigested.add(image.ino, image.place, image.tries + 1)
+            self.core.undigested.again(image)
 
     async def _make(self, image: Undigested) -> bool:
         """False if the image has changed meanwhile."""
         gate, node = self.core.gate, self.core.inodes.known(image.ino)
         place = (place_of(node) if node is not None else None) or image.place
-        top, reading = await self._gently(lambda: gate.call(lambda: self._begin(place, image.ino)))
-        if reading is None:
+        top, keep, reading = await self._gently(lambda: gate.call(lambda: self._begin(place, image)))
+        if keep is None:
             return True
         if top in self.core.copying:
             return False
-        while await self._gently(lambda: gate.transfer(reading.step, of_set=top)):
+        while reading is not None and await self._gently(lambda: gate.transfer(reading.step, of_set=top)):
             pass
         if top in self.core.copying:  # which would have to begin anew if its files changed
             return False
-        return await gate.call(reading.keep, of_set=top)
+        return await gate.call(keep, of_set=top)
 
-    def _begin(self, place: Place, ino: Inode) -> tuple[Inode, Reading | None]:
-        """The top of the set, and what reads the image; None if its digest is there already, or it needs none."""
-        store = self.core.store
+    def _begin(
+        self, place: Place, image: Undigested
+    ) -> tuple[Inode, Callable[[], bool] | None, Reading | None]:
+        """The top of the set; what keeps the digest, None if that is there already, or the image needs none; and what reads it before,
+        unless it is known."""
+        store, ino, written = self.core.store, image.ino, image.written
         entry = store.names.read(place.set_name)
         spot = entry.spot.below(*place.below)
-        return entry.ino, rereading.begin(store.door, spot, store.door.examine(spot, ino))
+        found = store.door.examine(spot, ino)
+        if written is not None and written.fits(found):
+            keep = partial(rereading.keep, store.door, spot, ino, written.digest, written.fits)
+            return entry.ino, keep, None
+        reading = rereading.begin(store.door, spot, found)
+        return entry.ino, None if reading is None else reading.keep, reading
 
     async def _gently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make *call*, and rest afterwards if others are at work."""

@@ -219,5 +219,5 @@ class Following:
                 except _LATER as error:
                     log.debug("an open file of set %s stays what it was: %s", shown(top.name), error)
                 handle.is_near = self.core.is_near(handle.node)
-                handle.leads_to = None
+                handle.leads_to = handle.node.hashed = None
                 handle.reopened(is_other=is_other)

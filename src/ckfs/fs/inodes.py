@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from ckfs.errors import BadHandle, Stale
+from ckfs.fs.hashed import Hashed
 from ckfs.fs.lateness import Taken
 from ckfs.fs.streams import Stream
 from ckfs.model import Caller, Owner
@@ -164,6 +165,7 @@ class Node:
         "entry",
         "failed",
         "handles",
+        "hashed",
         "ino",
         "killed",
         "lookups",
@@ -200,6 +202,8 @@ class Node:
         self.unsynced = False
         """Something was written on this mount since the last fsync began: times alone may not tell."""
         self.taken = Taken()
+        self.hashed: Hashed | None = None
+        """What is known of its content from writing it here since it was empty; None for nothing."""
         self.unwritten: Unwritten | None = None
         """The end of a write, for which there was no room."""
         self.unsettled = False

@@ -248,6 +248,7 @@ class Keeping:
                     lambda: work(files), releases=releases, of_set=self.core.set_key(node)
                 )
             if leads_to is not None:
+                node.hashed = None
                 for handle in handles:
                     handle.leads_to = leads_to
 
@@ -256,6 +257,7 @@ class Keeping:
         door, ino = self.core.store.door, found.record.ino
         staged = self.core.store.names.staging_spot(spot.identity, spot.volume)
         of_new = lifecycle.after(found.record, Event.REPLACED) if begun else found.record
+        of_new = of_new.with_(shared=False)
         door.make_hidden(staged, of_new, b"")
         try:
             new = door.open(staged, os.O_RDONLY, ino)  # before another mount can remove it

@@ -16,6 +16,7 @@ from ckfs.errors import FsError, Stale, StoreDown
 from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
+from ckfs.fs.hashed import Hashed
 from ckfs.fs.inodes import Handle, Node, Place, place_of, stored_owner, volume_of
 from ckfs.fs.left import Left
 from ckfs.fs.moved import GONE
@@ -89,7 +90,7 @@ class Opening:
         def opened(file: OpenFile, leads_to: FileId) -> Handle:
             if truncate:
                 self.core.charging.cut(node, 0)
-                node.failed, node.killed, node.unwritten = False, False, None
+                node.failed, node.killed, node.unwritten, node.hashed = False, False, None, Hashed()
             return self._handle(node, file, leads_to, caller, flags, wrote=truncate)
 
         open_it = self._overwrite if truncate else self._as_it_is
@@ -193,6 +194,7 @@ class Opening:
 
     def made(self, node: Node, file: OpenFile, found: Found, caller: Caller, flags: int) -> FileHandle:
         """Of a new file, which is *found*."""
+        node.hashed = Hashed()
         return self.core.handles.add(self._handle(node, file, file_id(found.stat), caller, flags, wrote=True))
 
     def _handle(

@@ -119,9 +119,13 @@ class States:
         return self.core.policy.is_final(node.name)
 
     def _want_digest(self, node: Node, found: Found) -> None:
+        if found.record.state is State.WRITING:  # under a temporary name, most often
+            return
+        hashed, node.hashed = node.hashed, None
         place = place_of(node)
         if place is not None and found.record.state is State.COMPLETE and not self.core.store.read_only:
-            self.core.undigested.add(node.ino, place)
+            written = hashed.of(found) if hashed is not None else None
+            self.core.undigested.add(node.ino, place, written)
 
     def _settling(self, node: Node) -> Callable[[Target], Found]:
         door, place, mount = self.core.store.door, place_of(node), self.core.mount_id

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
+from ckfs.fs.hashed import Written
 from ckfs.fs.inodes import Place
 from ckfs.names import Inode
 
@@ -19,11 +20,12 @@ _DELAY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Undigested:
-    """An image, where it was when it became complete, and how often its digest was tried to be made."""
+    """An image, where it was when it became complete, its digest if that is known from writing it, and how often it was tried to be made."""
 
     ino: Inode
     place: Place
     since_s: float
+    written: Written | None = None
     tries: int = 0
 
 
@@ -40,11 +42,19 @@ class UndigestedImages:
     def __len__(self) -> int:
         return len(self._images)
 
-    def add(self, ino: Inode, place: Place, tries: int = 0) -> None:
+    def add(self, ino: Inode, place: Place, written: Written | None = None) -> None:
         """Put it last, also if it was waiting already: it has been completed anew."""
         self._images.pop(ino, None)
+        self._put_last(Undigested(ino, place, time.monotonic(), written))
+
+    def again(self, image: Undigested) -> None:
+        """Put it last, for one try more, unless it has been completed anew meanwhile."""
+        if image.ino not in self._images:
+            self._put_last(replace(image, since_s=time.monotonic(), tries=image.tries + 1))
+
+    def _put_last(self, image: Undigested) -> None:
         if len(self._images) < self._most:
-            self._images[ino] = Undigested(ino, place, time.monotonic(), tries)
+            self._images[image.ino] = image
             self._some.set()
 
     def add_from_thread(self, ino: Inode, place: Place) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckfs.model import Record
-from ckfs.names import MountId
+from ckfs.names import Inode, MountId
 from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
 from ckfs.store import digests, writing
@@ -90,13 +90,19 @@ class Reading:
 
     def keep(self) -> bool:
         """Keep the digest with the image, if that is still what it was before it was read."""
-        return self._door.set_attribute_if(
+        digest, ino = self.digest, self._found.record.ino
+        return keep(
+            self._door,
             self._spot,
-            self._found.record.ino,
-            digests.ATTRIBUTE,
-            digests.encode(self.digest),
-            lambda now: self.digest.fits(now) and is_unchanged(now, self._found),
+            ino,
+            digest,
+            lambda now: digest.fits(now) and is_unchanged(now, self._found),
         )
+
+
+def keep(door: Door, spot: Spot, ino: Inode, digest: Digest, holds: Callable[[Found], bool]) -> bool:
+    """Keep *digest* with the image at *spot* if *holds* says so of what that is now; returns what it said."""
+    return door.set_attribute_if(spot, ino, digests.ATTRIBUTE, digests.encode(digest), holds)
 
 
 def is_unchanged(now: Found, before: Found) -> bool:
@@ -211,6 +217,5 @@ def accept(
     if after.record.completed != number or not lifecycle.is_complete(after.record):
         return None
     if digest.size_bytes:
-        raw = digests.encode(digest)
-        door.set_attribute_if(spot, before.record.ino, digests.ATTRIBUTE, raw, digest.fits)
+        keep(door, spot, before.record.ino, digest, digest.fits)
     return digest
