@@ -30,5 +30,6 @@ def test_the_servers_host_moves_no_byte_of_an_image(gluster: Cluster, workdir: P
         moved = {node: machine.moved_bytes - before[node] for node, machine in machines.items()}
     print({node: f"{count / MIB:.1f} MiB" for node, count in moved.items()})
     assert moved[NODE_A] >= image_bytes, "the image went into the store"
+    assert moved[NODE_A] < 3.5 * image_bytes, "to three bricks, and nothing of it came back for its digest"
     assert moved[NODE_B] >= image_bytes, "the image came from the store"
     assert moved[SERVER] < TALK_BYTES
