@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 import xxhash
 
 from ckfs.cli import verify as _imported_before_another_user_needs_it  # noqa: F401 - its name says why
-from tests.support.faultfs import fault_store
+from tests.support.faultfs import FaultStore, fault_store
 from tests.support.mounting import Mount, command, environment, make_store, mounted, run_ckfs
 from tests.support.users import ALICE, BOB, as_user, errno_as
 
@@ -114,34 +115,35 @@ def last_line(text: str) -> str:
 # Made behind the writer
 
 
-def test_close_does_not_wait_for_the_digest(root_and_fuse: None, workdir: Path) -> None:
-    """While the store lets nobody read a file, the image is closed and complete; it has its digest when that is over."""
+@contextlib.contextmanager
+def nobody_may_read(workdir: Path) -> Iterator[tuple[Mount, FaultStore]]:
+    """A mount whose store lets nobody read a file."""
     private = workdir / "private"
     private.mkdir(mode=0o700)
     with fault_store(private) as faults:
         store = make_store(faults.path)
         with mounted(store, workdir / "mount") as mount:
             faults.hang("read", path="users/")
-            make_image(mount, back_to_front)
-            assert attribute(mount.path / IMAGE, "state") == "complete"
-            faults.hanging("read", within=WITHIN_S)
-            assert attribute(mount.path / IMAGE, "digest") is None
-            assert attribute(mount.path / IMAGE, "state") == "complete"
-            faults.release()
-            assert digest(mount.path / IMAGE) == of(CONTENT)
+            yield mount, faults
+
+
+def test_close_does_not_wait_for_the_digest(root_and_fuse: None, workdir: Path) -> None:
+    """The image is closed and complete; it has its digest once it can be read."""
+    with nobody_may_read(workdir) as (mount, faults):
+        make_image(mount, back_to_front)
+        assert attribute(mount.path / IMAGE, "state") == "complete"
+        faults.hanging("read", within=WITHIN_S)
+        assert attribute(mount.path / IMAGE, "digest") is None
+        assert attribute(mount.path / IMAGE, "state") == "complete"
+        faults.release()
+        assert digest(mount.path / IMAGE) == of(CONTENT)
 
 
 def test_what_is_written_in_order_is_not_read_for_its_digest(root_and_fuse: None, workdir: Path) -> None:
-    """It is there although the store lets nobody read a file."""
-    private = workdir / "private"
-    private.mkdir(mode=0o700)
-    with fault_store(private) as faults:
-        store = make_store(faults.path)
-        with mounted(store, workdir / "mount") as mount:
-            faults.hang("read", path="users/")
-            make_image(mount)
-            assert digest(mount.path / IMAGE) == of(CONTENT)
-            faults.release()
+    with nobody_may_read(workdir) as (mount, faults):
+        make_image(mount)
+        assert digest(mount.path / IMAGE) == of(CONTENT)
+        faults.release()
 
 
 def test_the_attribute_is_read_and_neither_set_nor_listed(mount: Mount) -> None:
