@@ -86,8 +86,6 @@ class Record:
     keep: Keep = Keep.BY_RULE
     damaged: int = 0
     """When its content was found to differ from its digest; 0 if it was not. ns since the epoch."""
-    shared: bool = False
-    """More than one mount had a part in its content since that was begun, for all that is known."""
 
     def with_(self, **changes: object) -> Record:
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]  # the call sites name real fields

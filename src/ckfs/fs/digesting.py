@@ -85,7 +85,7 @@ class Digesting:
         entry = store.names.read(place.set_name)
         spot = entry.spot.below(*place.below)
         found = store.door.examine(spot, ino)
-        if written is not None and written.fits(found):
+        if written is not None and written.fits(found) and not store.door.had_another(spot, ino):
             keep = partial(rereading.keep, store.door, spot, ino, written.digest, written.fits)
             return entry.ino, keep, None
         reading = rereading.begin(store.door, spot, found)

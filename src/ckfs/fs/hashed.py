@@ -1,7 +1,8 @@
 """The digest of a file that is written from its first byte to its last, made as it is written: so nobody has to read it again.
 
 Of anything else nothing is known, and who wants its digest reads it: of what is written in another order, or twice, or by several calls
-at once; what is cut, or failed; and what another mount may have had a part in, of which the record tells (:attr:`Record.shared`).
+at once; what was there before; what is cut, or failed; and what another mount had a part in, which the file itself tells
+(:func:`ckfs.store.writers.had_another`).
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ class Written:
 
 
 class Hashed:
-    """All that was written of a file since it was empty, as long as that is in one piece and in order."""
+    """All that was written of the new *file* of the store, as long as that is in one piece and in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: FileId) -> None:
+        self._file = file
         self._hash = digests.new_hash()
         self._bytes: int | None = 0
 
@@ -42,9 +44,8 @@ class Hashed:
         self._bytes = end
 
     def of(self, found: Found) -> Written | None:
-        """The digest of what *found* is now that it is complete; None if only reading it tells."""
-        record = found.record
-        if record.shared or self._bytes != found.stat.st_size:
+        """The digest of what *found* is now that it is complete, if no other mount had a part in it; None if only reading it tells."""
+        if self._bytes != found.stat.st_size:
             return None
-        digest = Digest(digests.ALGORITHM, self._hash.hexdigest(), self._bytes, record.completed)
-        return Written(digest, file_id(found.stat))
+        digest = Digest(digests.ALGORITHM, self._hash.hexdigest(), self._bytes, found.record.completed)
+        return Written(digest, self._file)

@@ -203,7 +203,7 @@ class Node:
         """Something was written on this mount since the last fsync began: times alone may not tell."""
         self.taken = Taken()
         self.hashed: Hashed | None = None
-        """What is known of its content from writing it here since it was empty; None for nothing."""
+        """What is known of its content from making and writing it here; None for nothing."""
         self.unwritten: Unwritten | None = None
         """The end of a write, for which there was no room."""
         self.unsettled = False

@@ -251,13 +251,13 @@ class Keeping:
                 node.hashed = None
                 for handle in handles:
                     handle.leads_to = leads_to
+                    handle.marked = False  # of the other file nobody has said that it is written through it
 
     def _renew(self, spot: Spot, note: Note | None, found: Found, *, begun: bool) -> OpenFile:
         """Put a new, empty file at *spot*; the old one goes to the trash with *note*, or for good without one."""
         door, ino = self.core.store.door, found.record.ino
         staged = self.core.store.names.staging_spot(spot.identity, spot.volume)
         of_new = lifecycle.after(found.record, Event.REPLACED) if begun else found.record
-        of_new = of_new.with_(shared=False)
         door.make_hidden(staged, of_new, b"")
         try:
             new = door.open(staged, os.O_RDONLY, ino)  # before another mount can remove it

@@ -15,7 +15,7 @@ from ckfs.fs.inodes import Handle, Node, Place, place_of
 from ckfs.fs.sets import Sets
 from ckfs.fs.space import Space
 from ckfs.fs.streams import ANSWER_HOLDS_S
-from ckfs.model import Caller, Owner, Record, State
+from ckfs.model import Caller, Owner, Record
 from ckfs.names import FileHandle, Gid, Inode, SetName, Uid
 from ckfs.policy import lifecycle, ownership, presented, quota
 from ckfs.policy.lifecycle import Event
@@ -221,9 +221,10 @@ class Metadata:
                 record = presented.after_write(record, caller.uid, caller.gid)
                 if handle is not None:
                     record = lifecycle.after(record, event).with_(node=self.core.node_name)
-                else:  # other content: what was known of it does not hold any more
-                    record = record.with_(shared=record.shared or record.state is State.WRITING)
-                    record = record.with_(completed=record.completed and record.completed + 1)
+                elif (
+                    record.completed
+                ):  # other content: what was known of it by that number does not hold any more
+                    record = record.with_(completed=record.completed + 1)
             if changes.uid is not None or changes.gid is not None:
                 record = presented.with_owner(record, changes.uid, changes.gid)
             if changes.mode is not None:

@@ -90,7 +90,7 @@ class Opening:
         def opened(file: OpenFile, leads_to: FileId) -> Handle:
             if truncate:
                 self.core.charging.cut(node, 0)
-                node.failed, node.killed, node.unwritten, node.hashed = False, False, None, Hashed()
+                node.failed, node.killed, node.unwritten, node.hashed = False, False, None, None
             return self._handle(node, file, leads_to, caller, flags, wrote=truncate)
 
         open_it = self._overwrite if truncate else self._as_it_is
@@ -194,7 +194,7 @@ class Opening:
 
     def made(self, node: Node, file: OpenFile, found: Found, caller: Caller, flags: int) -> FileHandle:
         """Of a new file, which is *found*."""
-        node.hashed = Hashed()
+        node.hashed = Hashed(file_id(found.stat))
         return self.core.handles.add(self._handle(node, file, file_id(found.stat), caller, flags, wrote=True))
 
     def _handle(

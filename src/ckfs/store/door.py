@@ -121,6 +121,11 @@ class Door(Namespace):
         with self.opened(target, os.O_RDONLY, expected) as fd:
             return writers.of(fd)
 
+    def had_another(self, target: Target, expected: Inode) -> bool:
+        """Whether not only the mount that made *target* had a part in its content."""
+        with self.opened(target, os.O_RDONLY, expected) as fd:
+            return writers.had_another(fd)
+
     def unmark(self, target: Target, expected: Inode, mount: MountId) -> None:
         """*mount*, this one, writes *target* no more."""
         with self.opened(target, os.O_RDONLY, expected) as fd:
@@ -156,6 +161,7 @@ class Door(Namespace):
                     fd, stat.S_IMODE(before.stat.st_mode)
                 )  # ext4 takes an equal attribute for no change
             if size is not None:
+                writers.note_another(fd)
                 with self.reports.cutting(target, fd, expected):
                     self._truncate(fd, size, before.record)
             if times is not None:

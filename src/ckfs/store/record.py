@@ -5,7 +5,7 @@ The store's file belongs to the set's owner with mode 0600 or 0700; what callers
     user.ckfs="1;i=5f3a90c1e2d4b687;u=2101;g=2101;m=100400;r=0;s=c;n=tqn1"
 
 A field that a later version adds goes before ``n``; a reader ignores fields that it does not know. ``c`` (completed), ``y``
-(synced), ``k`` (keep), ``d`` (damaged) and ``x`` (shared) are there only if they say something.
+(synced), ``k`` (keep) and ``d`` (damaged) are there only if they say something.
 """
 
 from __future__ import annotations
@@ -55,8 +55,6 @@ def _encode_rest(record: Record) -> bytes:
         rest += b";k=%s" % record.keep.value.encode()
     if record.damaged:
         rest += b";d=%x" % record.damaged
-    if record.shared:
-        rest += b";x=1"
     return rest
 
 
@@ -81,7 +79,6 @@ def decode(raw: bytes) -> Record | None:
             synced=_decode_synced(fields.get(b"y")),
             keep=Keep(fields.get(b"k", b"").decode()),
             damaged=int(fields.get(b"d", b"0"), 16),
-            shared=fields.get(b"x") == b"1",
         )
     except (KeyError, ValueError):
         return None

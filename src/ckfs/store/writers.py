@@ -18,6 +18,9 @@ from ckfs.names import MountId
 from ckfs.store import attributes
 
 _MARK = b"user.ckfs.w."
+_ANOTHER = b"user.ckfs.x"
+"""An attribute by which a file tells, for as long as it exists, that not only the mount that made it had a part in its content. It is put there
+before that begins, and never taken away: so nobody can miss it, whatever two mounts do at once."""
 
 
 def mark_of(mount: MountId) -> bytes:
@@ -26,6 +29,23 @@ def mark_of(mount: MountId) -> bytes:
 
 def put(fd: int, mount: MountId) -> None:
     attributes.put(fd, mark_of(mount), b"1")  # not every store keeps one without a value
+
+
+def note_another(fd: int) -> None:
+    """Somebody is about to change the content who did not make the file."""
+    if not had_another(fd):
+        attributes.put(fd, _ANOTHER, b"1")
+
+
+def had_another(where: attributes.Where) -> bool:
+    """Whether not only the mount that made the file had a part in its content."""
+    try:
+        attributes.get(where, _ANOTHER)
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            raise
+        return False
+    return True
 
 
 def drop(where: attributes.Where, mount: MountId) -> None:

@@ -32,18 +32,24 @@ def begin(
 ) -> Found:
     """Mark *target* as written by *mount*, and let *change* say so in its record."""
     with door.opened(target, os.O_RDONLY) as fd:
-        before = _same(door, fd, ino)
-        goes_on = before.record.state is State.WRITING
-        # Whoever has closed a file that has no final name yet has no mark on it any more: what is there may be anybody's.
-        is_ours = not before.stat.st_size or mount in writers.of(fd)
-        shared = goes_on and (before.record.shared or not is_ours)
+        _same(door, fd, ino)
+        was_marked = mount in writers.of(fd)
+        if not was_marked:
+            writers.note_another(fd)
         door.reports.mark(fd, mount)
-        others = writers.of(fd) - {mount}
-        if not goes_on:  # what mounts left that died between settling and unmarking
-            for other in filter(is_gone, others):
-                door.reports.unmark_dead(fd, other)
-                others -= {other}
-        return _changed(fd, before, change(before).with_(shared=shared or bool(others)))
+        try:
+            before = _same(door, fd, ino)  # as it is now that others see the mark
+        except Stale:
+            if not was_marked:
+                door.reports.unmark(fd, ino, mount)
+            raise
+        if (
+            before.record.state is not State.WRITING
+        ):  # what mounts left that died between settling and unmarking
+            for other in writers.of(fd) - {mount}:
+                if is_gone(other):
+                    door.reports.unmark_dead(fd, other)
+        return _changed(fd, before, change(before))
 
 
 @noting
