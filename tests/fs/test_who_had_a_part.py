@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,13 +98,23 @@ async def until_answered(mount: Mount) -> None:
 
 
 @contextlib.asynccontextmanager
-async def impatient(mount: Mount) -> AsyncIterator[None]:
-    """Calls of *mount* in the block are answered soon, whatever the store does."""
+async def watched(mount: Mount) -> AsyncIterator[None]:
+    """In the block its store is up again as soon as it answers."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(mount.core.gate.watch)
-        mount.core.gate.op_timeout_s = OP_TIMEOUT_S
         yield
         nursery.cancel_scope.cancel()
+
+
+@contextlib.contextmanager
+def impatient(mount: Mount) -> Iterator[None]:
+    """Calls of *mount* that begin in the block are answered soon, whatever the store does."""
+    gate, usual_s = mount.core.gate, mount.core.gate.op_timeout_s
+    gate.op_timeout_s = OP_TIMEOUT_S
+    try:
+        yield
+    finally:
+        gate.op_timeout_s = usual_s
 
 
 # The kernel of a mount remembers a file, and what was written of it there, while another mount goes on with it
@@ -280,11 +290,11 @@ async def test_who_begins_sees_what_was_said_before_his_mark(
 async def test_a_settling_that_happens_later_than_its_answer(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with two_mounts(store) as (a, b), impatient(a):
+    async with two_mounts(store) as (a, b), watched(a):
         made, held = await a.alice.create(IMAGE), Held()
         await write(a.alice, made, (0, CONTENT))
         held.first(monkeypatch, writing, "finish", after=True)
-        with pytest.raises(StoreDown):
+        with impatient(a), pytest.raises(StoreDown):
             await a.fs.content.flush(made)
         held.go()
         await until_answered(a)
@@ -301,13 +311,13 @@ async def test_another_file_that_takes_its_place_later_than_the_answer(
     def fate(_: object, mount: MountId, __: float) -> Fate:
         return Fate.GONE if mount == DEAD else Fate.ALIVE
 
-    async with two_mounts(store) as (a, b), impatient(a):
+    async with two_mounts(store) as (a, b), watched(a):
         made, held = await a.alice.create(IMAGE), Held()
         await write(a.alice, made, (0, PIECE))
         os.setxattr(lies_at(store, "s") / "image", b"user.ckfs.w." + DEAD, b"1")
         monkeypatch.setattr(type(a.core.judge), "fate", fate)
         held.first(monkeypatch, Door, "open_instead")
-        with pytest.raises(StoreDown):
+        with impatient(a), pytest.raises(StoreDown):
             await a.alice.open(IMAGE, os.O_WRONLY | os.O_TRUNC)
         held.go()
         await until_answered(a)
@@ -318,7 +328,7 @@ async def test_another_file_that_takes_its_place_later_than_the_answer(
 
 async def test_a_cut_that_happens_later_than_its_answer(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waited for another who emptied the file, and whose content it then cuts."""
-    async with digesting(store) as mount, impatient(mount), trio.open_nursery() as nursery:
+    async with digesting(store) as mount, watched(mount), trio.open_nursery() as nursery:
         alice = mount.alice
         await alice.mkdir("s")
         made = await alice.create(IMAGE)
@@ -344,10 +354,11 @@ async def test_a_cut_that_happens_later_than_its_answer(store: Path, monkeypatch
 
         nursery.start_soon(overwrite)
         await emptying.begun()
-        nursery.start_soon(cut)
-        await trio.testing.wait_all_tasks_blocked()
-        emptying.go()
-        await cutting.begun()
+        with impatient(mount):
+            nursery.start_soon(cut)
+            await trio.testing.wait_all_tasks_blocked()
+            emptying.go()
+            await cutting.begun()
         await ended.wait()
         await is_open.wait()
         with trio.fail_after(WITHIN_S):
