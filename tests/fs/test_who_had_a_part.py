@@ -144,6 +144,15 @@ async def completed_patched_and_renamed_back(a: Mount, b: Mount, made: FileHandl
     await a.alice.rename(TEMPORARY, IMAGE)
 
 
+async def completed_cut_and_renamed_back(a: Mount, b: Mount, made: FileHandle) -> None:
+    await a.alice.close(made)
+    await b.alice.rename(TEMPORARY, IMAGE)
+    for size in (10, END):
+        await b.alice.setattr(IMAGE, Changes(size=size))
+    await b.alice.rename(IMAGE, TEMPORARY)
+    await a.alice.rename(TEMPORARY, IMAGE)
+
+
 async def renamed_back_and_patched(a: Mount, b: Mount, made: FileHandle) -> None:
     await a.alice.close(made)
     await b.alice.rename(TEMPORARY, IMAGE)
@@ -176,6 +185,7 @@ async def overwritten_at_the_same_length(a: Mount, b: Mount, made: FileHandle) -
         closed_while_the_other_writes,
         completed_and_patched,
         completed_patched_and_renamed_back,
+        completed_cut_and_renamed_back,
         renamed_back_and_patched,
         emptied,
         overwritten_at_the_same_length,

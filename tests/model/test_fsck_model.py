@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ckfs.names import Inode
@@ -164,6 +164,16 @@ def _damage_store(store: Path, act: str, which: int, how: int) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(damages=st.lists(DAMAGES, min_size=1, max_size=8))
+@example(
+    damages=[
+        ("staging", 412, 297),
+        ("chown", 30, 17),
+        ("aside", 17, 17),
+        ("rename place", 484, 540),
+        ("chown", 30, 17),
+        ("aside", 849, 830),
+    ]
+)
 def test_whatever_is_damaged_nothing_is_lost(template: Path, damages: list[Damage]) -> None:
     with tempfile.TemporaryDirectory(prefix="ckfs-test-") as directory:
         store = copied(template, Path(directory) / "store")

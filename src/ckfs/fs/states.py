@@ -25,6 +25,13 @@ from ckfs.store.spots import Found, Target
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class Settling:
+    """*completed*: the number under which the image became complete by it; 0 if it did not, or was before."""
+
+    completed: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class States:
     core: Core
@@ -102,12 +109,13 @@ class States:
         if self._is_being_written(node):  # since this call waited for its turn
             release()
             return
-        found = await self._update(node, handle, self._settling(node), release)
+        settling = Settling()
+        found = await self._update(node, handle, self._settling(node, settling), release)
         if await self._was_copied(node, found):
             node.failed = True  # in the copy, where the next attempt marks it
             raise OSError(errno.EIO, "the set was copied while the image was written")
         self._log(node, found)
-        self._want_digest(node, found)
+        self._want_digest(node, found, settling)
         node.unsettled = False
         for one in node.handles:
             if not self._is_fenced(one):
@@ -118,16 +126,17 @@ class States:
     def _is_final(self, node: Node) -> bool:
         return self.core.policy.is_final(node.name)
 
-    def _want_digest(self, node: Node, found: Found) -> None:
+    def _want_digest(self, node: Node, found: Found, settling: Settling) -> None:
         if found.record.state is State.WRITING:  # under a temporary name, most often
             return
         hashed, node.hashed = node.hashed, None
         place = place_of(node)
         if place is not None and found.record.state is State.COMPLETE and not self.core.store.read_only:
-            written = hashed.of(found) if hashed is not None else None
-            self.core.undigested.add(node.ino, place, written)
+            # What another mount has completed that one may have changed since.
+            is_ours = hashed is not None and settling.completed == found.record.completed
+            self.core.undigested.add(node.ino, place, hashed.of(found) if hashed and is_ours else None)
 
-    def _settling(self, node: Node) -> Callable[[Target], Found]:
+    def _settling(self, node: Node, settling: Settling) -> Callable[[Target], Found]:
         door, place, mount = self.core.store.door, place_of(node), self.core.mount_id
         killed, failed = node.killed, node.failed or (node.killed and node.unsynced)
         settles = self._is_final(node) or node.failed or node.killed
@@ -140,6 +149,7 @@ class States:
             number = self.guard.next_number(of_family, time.time_ns())
             found = writing.finish(door, target, node.ino, mount, lambda found: settled(found, number))
             if found.record.completed == number:
+                settling.completed = number
                 self.guard.completed(name, of_family, found.record)
             return found
 

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from ckfs.errors import Stale
 from ckfs.model import Record
 from ckfs.names import Inode, MountId
+from ckfs.policy import lifecycle
 from ckfs.store import attributes, record, syscalls, writers
 from ckfs.store.metering import Meter
 from ckfs.store.namespace import Namespace
@@ -161,8 +162,9 @@ class Door(Namespace):
                     fd, stat.S_IMODE(before.stat.st_mode)
                 )  # ext4 takes an equal attribute for no change
             if size is not None:
-                writers.note_another(fd)
                 with self.reports.cutting(target, fd, expected):
+                    if not lifecycle.is_complete(before.record):  # else its number says that it was changed
+                        writers.note_another(fd)
                     self._truncate(fd, size, before.record)
             if times is not None:
                 syscalls.set_times(fd, times.atime_ns, times.mtime_ns)

@@ -34,9 +34,9 @@ def begin(
     with door.opened(target, os.O_RDONLY) as fd:
         _same(door, fd, ino)
         was_marked = mount in writers.of(fd)
+        door.reports.mark(fd, mount)
         if not was_marked:
             writers.note_another(fd)
-        door.reports.mark(fd, mount)
         try:
             before = _same(door, fd, ino)  # as it is now that others see the mark
         except Stale:

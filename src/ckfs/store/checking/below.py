@@ -86,11 +86,12 @@ def troubles(seen: Seen, tree: Tree, across: set[int]) -> Iterator[Suspect]:
 
 
 def _other_owner(seen: Seen, tree: Tree) -> Owner | None:
-    """Whom it must be given to; None if it is his."""
+    """Whom it must be given to; None if it is his. A file with names in sets of several groups can only have one of these."""
     status, stored = seen.status, tree.stored
     if stored is None:
         return None
-    if status.st_uid == stored.uid and (tree.any_group or status.st_gid == stored.gid):
+    any_group = tree.any_group or (seen.is_regular and status.st_nlink > 1)
+    if status.st_uid == stored.uid and (any_group or status.st_gid == stored.gid):
         return None
     return stored
 
