@@ -1,7 +1,7 @@
 """The digest of a file that is written from its first byte to its last, made as it is written: so nobody has to read it again.
 
 Of anything else nothing is known, and who wants its digest reads it: of what is written in another order, or twice, or by several calls
-at once; what was there before; what is cut, or failed; and what another mount had a part in, which the file itself tells
+at once; what was there before; what is cut, or failed; and what somebody had a part in who did not make it, which the file itself tells
 (:func:`ckfs.store.writers.had_another`).
 """
 
@@ -44,7 +44,7 @@ class Hashed:
         self._bytes = end
 
     def of(self, found: Found) -> Written | None:
-        """The digest of what *found* is now that it is complete, if no other mount had a part in it; None if only reading it tells."""
+        """The digest of what *found* is now that it is complete, if nobody else had a part in it; None if only reading it tells."""
         if self._bytes != found.stat.st_size:
             return None
         digest = Digest(digests.ALGORITHM, self._hash.hexdigest(), self._bytes, found.record.completed)

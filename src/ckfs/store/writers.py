@@ -19,7 +19,7 @@ from ckfs.store import attributes
 
 _MARK = b"user.ckfs.w."
 _ANOTHER = b"user.ckfs.x"
-"""An attribute by which a file tells, for as long as it exists, that not only the mount that made it had a part in its content. It is put there
+"""An attribute by which a file tells, for as long as it exists, that not only who made it had a part in its content. It is put there
 before that begins, and never taken away: so nobody can miss it, whatever two mounts do at once."""
 
 
@@ -38,7 +38,7 @@ def note_another(fd: int) -> None:
 
 
 def had_another(where: attributes.Where) -> bool:
-    """Whether not only the mount that made the file had a part in its content."""
+    """Whether not only who made the file had a part in its content."""
     try:
         attributes.get(where, _ANOTHER)
     except OSError as error:

@@ -33,16 +33,9 @@ def begin(
     """Mark *target* as written by *mount*, and let *change* say so in its record."""
     with door.opened(target, os.O_RDONLY) as fd:
         _same(door, fd, ino)
-        was_marked = mount in writers.of(fd)
         door.reports.mark(fd, mount)
-        if not was_marked:
-            writers.note_another(fd)
-        try:
-            before = _same(door, fd, ino)  # as it is now that others see the mark
-        except Stale:
-            if not was_marked:
-                door.reports.unmark(fd, ino, mount)
-            raise
+        writers.note_another(fd)
+        before = _same(door, fd, ino)  # as it is now that others see the mark
         if (
             before.record.state is not State.WRITING
         ):  # what mounts left that died between settling and unmarking
