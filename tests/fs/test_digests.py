@@ -44,10 +44,10 @@ def nothing(_: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def digesting(path: Path, node: str = "a") -> AsyncIterator[Mount]:
-    """A mount that makes digests as soon as it can."""
+async def digesting(path: Path, node: str = "a", *, delay_s: float = 0) -> AsyncIterator[Mount]:
+    """A mount that makes digests as soon as it can, or after a delay."""
     async with mounted(path, node=node) as mount, trio.open_nursery() as nursery:
-        mount.core.undigested = UndigestedImages(delay_s=0)
+        mount.core.undigested = UndigestedImages(delay_s=delay_s)
         nursery.start_soon(mount.fs.digesting.run)
         yield mount
         nursery.cancel_scope.cancel()

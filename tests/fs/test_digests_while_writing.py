@@ -94,8 +94,7 @@ async def test_what_is_written_in_order_is_not_read_for_its_digest(
 
 
 async def test_it_stays_known_whatever_is_done_to_its_name_and_looks(store: Path, read: list[int]) -> None:
-    async with digesting(store) as mount:
-        mount.core.undigested._delay_s = 0.2
+    async with digesting(store, delay_s=0.2) as mount:
         alice = mount.alice
         await alice.mkdir("s")
         await in_order(alice, IMAGE)
@@ -107,8 +106,7 @@ async def test_it_stays_known_whatever_is_done_to_its_name_and_looks(store: Path
 
 
 async def test_what_was_changed_before_it_was_kept_is_read(store: Path, read: list[int]) -> None:
-    async with digesting(store) as mount:
-        mount.core.undigested._delay_s = 0.2
+    async with digesting(store, delay_s=0.2) as mount:
         alice = mount.alice
         await alice.mkdir("s")
         await in_order(alice, IMAGE)

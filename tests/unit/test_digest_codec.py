@@ -156,6 +156,21 @@ async def test_the_queue_gives_them_in_order_and_each_once() -> None:
 
 
 @pytest.mark.trio
+async def test_a_try_that_failed_takes_nothing_from_a_newer_completion() -> None:
+    queue = UndigestedImages(delay_s=0)
+    queue.add(Inode(1), place("first"))
+    first = await queue.next()
+    queue.again(first)
+    second = await queue.next()
+    assert (second.place, second.tries) == (place("first"), 1)
+    queue.add(Inode(1), place("completed anew"))
+    queue.again(second)
+    third = await queue.next()
+    assert (third.place, third.tries) == (place("completed anew"), 0)
+    assert len(queue) == 0
+
+
+@pytest.mark.trio
 async def test_the_queue_is_bounded() -> None:
     queue = UndigestedImages(most=2, delay_s=0)
     for number in (1, 2, 3):

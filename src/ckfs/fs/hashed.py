@@ -1,8 +1,8 @@
 """The digest of a file that is written from its first byte to its last, made as it is written: so nobody has to read it again.
 
 Of anything else nothing is known, and who wants its digest reads it: of what is written in another order, or twice, or by several calls
-at once; what was there before; what is cut, or failed; and what somebody had a part in who did not make it, which the file itself tells
-(:func:`ckfs.store.writers.had_another`).
+at once; what was there before; what is cut, or failed; and what was not only written through what was opened when it was
+made, which the file itself tells (:func:`ckfs.store.writers.had_another`).
 """
 
 from __future__ import annotations

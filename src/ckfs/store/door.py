@@ -123,7 +123,7 @@ class Door(Namespace):
             return writers.of(fd)
 
     def had_another(self, target: Target, expected: Inode) -> bool:
-        """Whether not only who made *target* had a part in its content."""
+        """As :func:`writers.had_another`."""
         with self.opened(target, os.O_RDONLY, expected) as fd:
             return writers.had_another(fd)
 

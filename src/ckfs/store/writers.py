@@ -19,8 +19,8 @@ from ckfs.store import attributes
 
 _MARK = b"user.ckfs.w."
 _ANOTHER = b"user.ckfs.x"
-"""An attribute by which a file tells, for as long as it exists, that not only who made it had a part in its content. It is put there
-before that begins, and never taken away: so nobody can miss it, whatever two mounts do at once."""
+"""An attribute by which a file tells, for as long as it exists, that its content was not only written through what was opened when it was made. It is
+put there before that begins, and never taken away: so nobody can miss it, whatever two mounts do at once."""
 
 
 def mark_of(mount: MountId) -> bytes:
@@ -32,13 +32,13 @@ def put(fd: int, mount: MountId) -> None:
 
 
 def note_another(fd: int) -> None:
-    """Somebody is about to change the content who did not make the file."""
+    """The content is about to be changed otherwise than through what was opened when the file was made."""
     if not had_another(fd):
         attributes.put(fd, _ANOTHER, b"1")
 
 
 def had_another(where: attributes.Where) -> bool:
-    """Whether not only who made the file had a part in its content."""
+    """Whether the content was ever changed otherwise than through what was opened when the file was made."""
     try:
         attributes.get(where, _ANOTHER)
     except OSError as error:

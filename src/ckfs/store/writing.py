@@ -2,6 +2,8 @@
 steps and no death can turn into a torn image that counts as whole.
 
 * The mark comes before the state ``writing``, so that an image of that state without a mark is not being written.
+* Whoever begins says so once more, in a way that stays (:func:`writers.note_another`), before he changes content: no mount takes what it
+  knows of a file from writing it for all that was written.
 * Partial is said before the mark goes: nobody may take what is torn for left by its writers in good order.
 * Complete is said after the mark has gone, and only if no other mount has one. Of two mounts that end together each takes its
   own away before it looks, so that at least one of them sees that it is the last.
