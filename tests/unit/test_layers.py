@@ -125,6 +125,29 @@ def test_only_the_transport_and_the_daemon_know_fuse() -> None:
     assert users <= {"transport", "daemon"}
 
 
+def test_the_codec_of_the_kernel_s_protocol_only_computes() -> None:
+    """Bytes in, values out: nothing that reads, waits or asks the system."""
+    pure = {
+        "__future__",
+        "builtins",
+        "collections",
+        "dataclasses",
+        "enum",
+        "errno",
+        "math",
+        "struct",
+        "typing",
+    }
+    wrong = [
+        f"{named(path)} line {line}: {module}"
+        for path in MODULES
+        if path.parent == SOURCE / "transport" / "wire"
+        for line, module in imports_of(path)
+        if module.split(".")[0] not in pure and not module.startswith("ckfs.transport.wire")
+    ]
+    assert wrong == []
+
+
 DOOR = {"store/door.py", "store/namespace.py", "store/way.py"}
 
 
