@@ -10,6 +10,7 @@ from ckfs.errors import UsageError
 from ckfs.model import Role
 from ckfs.names import shown
 from ckfs.store.volumes import NOT_HERE
+from ckfs.transport.choosing import Wish
 
 _LONGEST_NODE_NAME = 64
 
@@ -32,6 +33,7 @@ class MountOptions:
     """Where this host has further stores, by name, if not where the policy says; "none": not at all."""
     state: str | None = None
     """The directory in which the host keeps its ledgers; None is the usual one."""
+    transport: Wish = Wish.AUTO
 
 
 KNOWN = (
@@ -46,6 +48,7 @@ KNOWN = (
     "partial",
     "log",
     "state",
+    "transport",
 )
 _FLAGS = ("ro", "rw", "partial")
 _AT = "at."
@@ -80,6 +83,7 @@ def parse(given: list[str]) -> MountOptions:
         store_id=values.get("store_id"),
         further=_further(values),
         state=_directory("state", values.get("state")),
+        transport=_transport(values.get("transport", Wish.AUTO.value)),
     )
 
 
@@ -96,6 +100,13 @@ def _role(text: str) -> Role:
         return Role(text)
     except ValueError:
         raise UsageError(f"mount option role={shown(text)}: must be node, server or both") from None
+
+
+def _transport(text: str) -> Wish:
+    try:
+        return Wish(text)
+    except ValueError:
+        raise UsageError(f"mount option transport={shown(text)}: must be auto, kernel or pyfuse3") from None
 
 
 def _node(text: str) -> str:

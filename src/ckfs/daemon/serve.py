@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import outcome
-import pyfuse3
 import trio
 
 from ckfs import __version__
@@ -30,7 +29,7 @@ from ckfs.errors import CkfsError, FsError, LedgerDown, MountFailed, NotPermitte
 from ckfs.fs.charging import charge
 from ckfs.fs.core import Core
 from ckfs.fs.enforced import engine_of
-from ckfs.fs.filesystem import filesystem
+from ckfs.fs.filesystem import Filesystem, filesystem
 from ckfs.fs.ledgers import Host, open_ledger
 from ckfs.fs.membership import Membership
 from ckfs.fs.reaching import Reaching
@@ -45,12 +44,12 @@ from ckfs.owners.lookup import Users
 from ckfs.policy import settings
 from ckfs.policy.settings import Policy
 from ckfs.store import syscalls
-from ckfs.store.gate import DATA_CALLS, Gate
+from ckfs.store.gate import Gate
 from ckfs.store.identity import prepare_process
 from ckfs.store.layout import Store, open_store, reachable_by_users
 from ckfs.store.volumes import Here
-from ckfs.transport import pyfuse
-from ckfs.transport.pyfuse import Operations
+from ckfs.transport.choosing import transports
+from ckfs.transport.transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +59,6 @@ _POLICY_INTERVAL_S = 3.0
 _QUIET_S = 2.0
 _RETRY_S = 1.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_MOST_REQUESTS = DATA_CALLS + 512
-"""Each that is being answered has a task of pyfuse3's, with a buffer: pages that it has used, at most 1 MiB."""
 _READ_AHEAD_KIB = 4096
 _ARENAS = 2
 _STACK_BYTES = 64 << 20
@@ -119,11 +116,29 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
         charge(core, SoftLimits().see)
         try:
             told_early = _noted_signals()
-            own = mounting.mount(store.path, path, read_only=options.read_only)
-            trio.run(_Mount(core, users, own, _state_of(options), ready, told_early).run)
+            fs = filesystem(core)
+            own, transport = _mounted(fs, path, options)
+            trio.run(_Mount(fs, users, own, transport, _state_of(options), ready, told_early).run)
         finally:
             _leave(core)
     log.info("ended")
+
+
+def _mounted(fs: Filesystem, path: str, options: MountOptions) -> tuple[OwnMount, Transport]:
+    """Mount, by the first transport that can serve it. Raises MountFailed, with nothing left behind."""
+    failure = MountFailed(f"{shown(path)}: no transport")
+    for transport in transports(options.transport, fs):
+        own = mounting.mount(fs.core.store.path, path, read_only=options.read_only)
+        try:
+            transport.begin(own.fd)
+        except MountFailed as error:
+            failure = MountFailed(f"{shown(path)}: {error}")
+            log.info("transport %s: %s", transport.name, error)
+            with contextlib.suppress(OSError):  # not a crash: it never came up
+                own.unmount()
+            continue
+        return own, transport
+    raise failure
 
 
 def _leave(core: Core) -> None:
@@ -240,43 +255,35 @@ class _Mount:
 
     def __init__(
         self,
-        core: Core,
+        fs: Filesystem,
         users: Users,
         own: OwnMount,
+        transport: Transport,
         state: Path,
         ready: Callable[[], None],
         told_early: list[int],
     ) -> None:
-        self._core = core
+        self._fs = fs
+        self._core = fs.core
         self._users = users
         self._own = own
         self._path = own.path
-        self._fs = filesystem(core)
-        self._operations = Operations(self._fs)
-        self._control = Server(operations.Mount(self._fs, own.path, pyfuse.NAME, str(state)))
+        self._transport = transport
+        self._control = Server(operations.Mount(fs, own.path, transport.name, str(state)))
         self._ready = ready
         self._told_early = told_early
         self._stopping = False
 
     async def run(self) -> None:
         try:
-            pyfuse3.init(self._operations, f"/dev/fd/{self._own.fd}", set())
-        except RuntimeError as error:
-            self._leave_nothing()
-            raise MountFailed(f"{shown(self._path)}: {error}") from None
-        try:
             await self._serve()
-        except CkfsError:
-            self._leave_nothing()  # before the connection is closed, which the mount is known by
+        except CkfsError:  # not a crash: it never came up
+            with contextlib.suppress(OSError):  # before the connection is closed, which the mount is known by
+                self._own.unmount()
             raise
         finally:
             # After any other exception the dead mount stays in place: never a bare directory to write into.
-            pyfuse3.close(unmount=False)
-
-    def _leave_nothing(self) -> None:
-        """Not a crash: it never came up."""
-        with contextlib.suppress(OSError):
-            self._own.unmount()
+            self._transport.close()
 
     async def _serve(self) -> None:
         failure: list[CkfsError] = []
@@ -298,7 +305,7 @@ class _Mount:
                 nursery.start_soon(Reclaiming(self._core, self._core.ledger).run)
             nursery.start_soon(self._core.figures.sum_up)
             nursery.start_soon(self._announce, failure)
-            await pyfuse3.main(max_tasks=_MOST_REQUESTS)
+            await self._transport.run()
             notify("STOPPING=1")
             nursery.cancel_scope.cancel()
         if failure:
@@ -315,7 +322,7 @@ class _Mount:
             return
         if status is None or status.st_ino != ROOT_INODE:
             failure.append(MountFailed(f"{shown(self._path)}: mounted, but the store does not answer"))
-            pyfuse3.terminate()
+            self._transport.end()
             return
         with contextlib.suppress(OSError):
             mounting.read_ahead(status.st_dev, _READ_AHEAD_KIB)
@@ -361,10 +368,10 @@ class _Mount:
         gate = self._core.gate
         limit_s = gate.io_timeout_s if gate.is_up else gate.op_timeout_s
         with trio.move_on_after(limit_s):
-            await self._operations.idle()
-            while len(self._core.handles) and not await self._operations.quiet(_QUIET_S):
-                await self._operations.idle()
-        pyfuse3.terminate()
+            await self._transport.requests.idle()
+            while len(self._core.handles) and not await self._transport.requests.quiet(_QUIET_S):
+                await self._transport.requests.idle()
+        self._transport.end()
 
     async def _follow_policy(self) -> None:
         store, last, refused = self._core.store, "", ""

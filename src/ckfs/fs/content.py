@@ -220,7 +220,7 @@ class Content:
 
         taken.under_way += 1
         try:
-            count, end = await self._transfer(handle, work, *releases)
+            count, end = await self._hand_in(handle, work, len(piece), *releases)
         except OSError as error:
             raise self.core.late.refused(error, owner, earlier=earlier or taken.under_way > 1) from error
         finally:
@@ -326,6 +326,12 @@ class Content:
             handle.node.hashed = None
             handle.node.failed = handle.node.failed or handle.wrote
             raise
+
+    async def _hand_in(self, handle: Handle, work: Callable[[], T], size: int, *releases: Release) -> T:
+        if self.core.engine is not None:  # which may be asked about a refusal, and take its time
+            return await self._transfer(handle, work, *releases)
+        pinned = (handle.pin(), *releases)
+        return await self.core.gate.put(work, size, releases=pinned, of_set=self.core.set_key(handle.node))
 
     async def _transfer(self, handle: Handle, work: Callable[[], T], *releases: Release) -> T:
         return await self.core.gate.transfer(

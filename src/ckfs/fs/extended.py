@@ -6,12 +6,14 @@ ckfs's own are read by name and never listed, so that ``cp -a`` and ``rsync -X``
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from ckfs import __version__
-from ckfs.errors import Invalid, NoAttribute, NotOwner, Unsupported
+from ckfs.errors import Exists, Invalid, NoAttribute, NotOwner, Unsupported, errno_of
 from ckfs.fs import quota_attributes
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
@@ -89,8 +91,11 @@ class Extended:
             raise NoAttribute("there is no such attribute")
         return await self.core.on(node, lambda target: self.core.store.door.get_attribute(target, ino, name))
 
-    async def set(self, ino: Inode, name: bytes, value: bytes, caller: Caller) -> None:
+    async def set(self, ino: Inode, name: bytes, value: bytes, caller: Caller, flags: int = 0) -> None:
+        """*flags* as of setxattr(2)."""
         node = self.core.inodes.get(ino)
+        if flags:
+            await self._check_is_there(ino, name, caller, flags)
         if name == _OWNER and node.entry is not None and caller.is_root:
             await self._give(node, value, caller)
             return
@@ -103,6 +108,17 @@ class Extended:
             raise Unsupported("the mount's root keeps no attributes")
         stored = node.set_entry.stored if place_of(node) is not None else None
         await self.sets.keeping.with_room(stored, lambda: self._put(node, name, value), volume_of(node))
+
+    async def _check_is_there(self, ino: Inode, name: bytes, caller: Caller, flags: int) -> None:
+        """Or is not, as *flags* want it."""
+        try:
+            await self.get(ino, name, caller)
+        except (NoAttribute, OSError) as error:
+            if not flags & os.XATTR_CREATE or errno_of(error) != errno.ENODATA:
+                raise
+        else:
+            if flags & os.XATTR_CREATE:
+                raise Exists("there is such an attribute")
 
     async def _put(self, node: Node, name: bytes, value: bytes) -> None:
         door = self.core.store.door

@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
-import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -26,18 +25,18 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from ckfs.errors import FsError, errno_of
+from ckfs.errors import FsError, MountFailed, errno_of
 from ckfs.fs.filesystem import Filesystem
 from ckfs.fs.metadata import Changes
 from ckfs.fs.space import Space
 from ckfs.model import Caller
-from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, Uid
+from ckfs.names import FileHandle, Gid, Inode, Uid
 from ckfs.store.spots import Found
+from ckfs.transport.shown import links_of
+from ckfs.transport.transport import MOST_REQUESTS, Transport
+from ckfs.transport.under_way import UnderWay
 
 log = logging.getLogger(__name__)
-
-NAME = "pyfuse3"
-"""Of this transport, for people."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,8 +49,7 @@ def replies(
 
     @functools.wraps(handler)
     async def replying(self: Operations, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        self.in_flight += 1
-        self.begun += 1
+        self.requests.begin()
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:
@@ -65,9 +63,7 @@ def replies(
             # A task cancelled while the mount ends: its caller still gets an answer, and trio cancels the next await.
             raise FUSEError(errno.EIO) from None
         finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self.became_idle()
+            self.requests.end()
 
     return replying
 
@@ -79,28 +75,10 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, fs: Filesystem) -> None:
+    def __init__(self, fs: Filesystem, under_way: UnderWay) -> None:
         super().__init__()
         self._fs = fs
-        self.in_flight = 0
-        self.begun = 0
-        self._idle = trio.Event()
-
-    def became_idle(self) -> None:
-        self._idle.set()
-        self._idle = trio.Event()
-
-    async def idle(self) -> None:
-        """Wait until no request is being answered."""
-        while self.in_flight:
-            await self._idle.wait()
-
-    async def quiet(self, for_s: float) -> bool:
-        """Whether no request comes for *for_s* seconds; False as soon as one that came meanwhile is answered."""
-        before = self.begun
-        with trio.move_on_after(for_s):
-            await self._idle.wait()
-        return self.begun == before
+        self.requests = under_way
 
     # Names
 
@@ -273,6 +251,29 @@ class Operations(pyfuse3.Operations):
         await self._fs.extended.remove(Inode(inode), name, caller_of(ctx))
 
 
+class Pyfuse(Transport):
+    name = "pyfuse3"
+
+    def __init__(self, fs: Filesystem) -> None:
+        super().__init__()
+        self._operations = Operations(fs, self.requests)
+
+    def begin(self, fd: int) -> None:
+        try:
+            pyfuse3.init(self._operations, f"/dev/fd/{fd}", set())
+        except RuntimeError as error:
+            raise MountFailed(f"pyfuse3: {error}") from None
+
+    async def run(self) -> None:
+        await pyfuse3.main(max_tasks=MOST_REQUESTS)
+
+    def end(self) -> None:
+        pyfuse3.terminate()
+
+    def close(self) -> None:
+        pyfuse3.close(unmount=False)
+
+
 def caller_of(ctx: RequestContext) -> Caller:
     return Caller(Uid(ctx.uid), Gid(ctx.gid), ctx.pid, ctx.umask)
 
@@ -285,8 +286,7 @@ def attributes_of(found: Found) -> EntryAttributes:
     entry.st_mode = ModeT(record.mode)
     entry.st_uid, entry.st_gid = record.uid, record.gid
     entry.st_rdev = record.rdev
-    # How many sets are directories only a look at each would tell; 1 means "not counted", as on btrfs.
-    entry.st_nlink = 0 if found.removed else 1 if record.ino == ROOT_INODE else status.st_nlink
+    entry.st_nlink = links_of(found)
     entry.st_size = status.st_size
     entry.st_blksize, entry.st_blocks = status.st_blksize, status.st_blocks
     entry.st_atime_ns, entry.st_mtime_ns, entry.st_ctime_ns = (

@@ -13,6 +13,7 @@ OLDEST_MINOR = 31
 
 BASE = (
     InitFlags.ASYNC_READ
+    | InitFlags.AUTO_INVAL_DATA  # what another mount changed is read anew
     | InitFlags.ATOMIC_O_TRUNC  # else O_TRUNC is a SETATTR of its own, that another open may come before
     | InitFlags.BIG_WRITES
     | InitFlags.DO_READDIRPLUS  # always, not as the kernel sees fit: a listing has looked at every entry anyway

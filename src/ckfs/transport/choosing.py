@@ -1,0 +1,24 @@
+"""Which transport carries a mount's requests."""
+
+from __future__ import annotations
+
+import enum
+
+from ckfs.fs.filesystem import Filesystem
+from ckfs.transport.kernel import Kernel
+from ckfs.transport.pyfuse import Pyfuse
+from ckfs.transport.transport import Transport
+
+
+class Wish(enum.Enum):
+    """AUTO takes the kernel transport where the kernel is new enough, and pyfuse3 elsewhere."""
+
+    AUTO = "auto"
+    KERNEL = "kernel"
+    PYFUSE3 = "pyfuse3"
+
+
+def transports(wish: Wish, fs: Filesystem) -> list[Transport]:
+    """What to try, one after the other, each with a mount of its own."""
+    kinds = {Wish.AUTO: (Kernel, Pyfuse), Wish.KERNEL: (Kernel,), Wish.PYFUSE3: (Pyfuse,)}
+    return [kind(fs) for kind in kinds[wish]]
