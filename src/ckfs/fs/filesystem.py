@@ -23,6 +23,7 @@ from ckfs.fs.placing import Placing
 from ckfs.fs.reserve import Reserve
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
+from ckfs.fs.writing import Writing
 from ckfs.names import Inode
 
 
@@ -65,7 +66,7 @@ def filesystem(core: Core) -> Filesystem:
         sets=sets,
         naming=Naming(core, sets, opening, guard, sets.keeping),
         opening=opening,
-        content=Content(core, sets, states),
+        content=Content(core, sets, states, Writing(core, sets.keeping, states)),
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard, left),
         listing=Listing(core, sets),
