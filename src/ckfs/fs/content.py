@@ -13,10 +13,12 @@ from typing import TypeVar
 
 import trio
 
-from ckfs.errors import Fenced, FsError, Stale
+from ckfs.errors import Fenced, FsError, Invalid, Stale
 from ckfs.fs import lateness
+from ckfs.fs.allocating import Allocating
 from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
+from ckfs.fs.duplicating import Duplicating
 from ckfs.fs.inodes import Handle, stored_owner
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
@@ -24,6 +26,7 @@ from ckfs.fs.writing import Writing
 from ckfs.model import Data
 from ckfs.names import FileHandle
 from ckfs.owners.processes import open_for_writing
+from ckfs.store import seeking
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ class Content:
     sets: Sets
     states: States
     writing: Writing
+    allocating: Allocating
+    duplicating: Duplicating
 
     # Closing
 
@@ -105,9 +110,10 @@ class Content:
             return await self._read_by_thread(handle, offset, size)
 
     async def _read_by_thread(self, handle: Handle, offset: int, size: int) -> bytes:
-        def work() -> bytes:
-            return os.pread(handle.fd, size, offset)
+        return await self._looked_at(handle, lambda: os.pread(handle.fd, size, offset))
 
+    async def _looked_at(self, handle: Handle, work: Callable[[], T]) -> T:
+        """What *work* finds in the content."""
         try:
             return await self.writing.transfer(handle, work)
         except (
@@ -117,9 +123,37 @@ class Content:
                 raise
             return await self.writing.transfer(handle, work)
 
+    async def seek(self, number: FileHandle, offset: int, whence: int) -> int:
+        """Where the next data or hole begins (SEEK_DATA, SEEK_HOLE). What was allocated and not written is a hole, or data, as the store has
+        it. OSError (ENXIO) behind the end."""
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise Invalid("the kernel seeks the rest itself")
+        handle, door = self.core.handle(number), self.core.store.door
+        return await self._looked_at(
+            handle, lambda: seeking.seek(door, handle.file, offset, whence, anew=handle.appends)
+        )
+
     async def write(self, number: FileHandle, offset: int, data: Data) -> int:
         """As :meth:`Writing.write`."""
         return await self.writing.write(self.core.handle(number), offset, data)
+
+    async def allocate(self, number: FileHandle, mode: int, offset: int, length: int) -> None:
+        """As :meth:`Allocating.allocate`."""
+        await self.allocating.allocate(self.core.handle(number), mode, offset, length)
+
+    async def copy_range(
+        self,
+        source: FileHandle,
+        offset_in: int,
+        target: FileHandle,
+        offset_out: int,
+        length: int,
+        flags: int,
+    ) -> int:
+        """As :meth:`Duplicating.copy_range`."""
+        return await self.duplicating.copy_range(
+            self.core.handle(source), offset_in, self.core.handle(target), offset_out, length, flags
+        )
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)

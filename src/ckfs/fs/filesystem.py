@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckfs.fs.allocating import Allocating
 from ckfs.fs.chores import Chores
 from ckfs.fs.content import Content
 from ckfs.fs.core import Core
 from ckfs.fs.digesting import Digesting
+from ckfs.fs.duplicating import Duplicating
 from ckfs.fs.extended import Extended
 from ckfs.fs.fencing import Fencing
 from ckfs.fs.following import Following
@@ -59,6 +61,7 @@ def filesystem(core: Core) -> Filesystem:
     sets = Sets(core, Following(core), guard, Keeping(core, guard, Reserve(core)), Placing(core))
     left = Left(core, guard)
     states = States(core, sets, guard)
+    writing = Writing(core, sets.keeping, states)
     opening = Opening(core, sets, guard, states, left)
     metadata = Metadata(core, sets, guard)
     return Filesystem(
@@ -66,7 +69,7 @@ def filesystem(core: Core) -> Filesystem:
         sets=sets,
         naming=Naming(core, sets, opening, guard, sets.keeping),
         opening=opening,
-        content=Content(core, sets, states, Writing(core, sets.keeping, states)),
+        content=Content(core, sets, states, writing, Allocating(core, writing), Duplicating(core, writing)),
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard, left),
         listing=Listing(core, sets),

@@ -48,11 +48,10 @@ def note(fd: int, parts: Parts) -> None:
 
 def cut(fd: int, end: int) -> None:
     """Nothing is allocated beyond *end* any more. What cannot be noted is charged on."""
-    parts = of(fd)
-    after = without(parts, end, parts[-1][1]) if parts and parts[-1][1] > end else parts
-    if after != parts:
-        with contextlib.suppress(OSError):
-            note(fd, after)
+    with contextlib.suppress(OSError):
+        parts = of(fd)
+        if parts and parts[-1][1] > end:
+            note(fd, without(parts, end, parts[-1][1]))
 
 
 def having(parts: Parts, begin: int, end: int) -> Parts:

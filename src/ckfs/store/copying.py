@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ckfs.model import Owner, Record, State
 from ckfs.names import Inode
-from ckfs.store import digests, record, walks
+from ckfs.store import allocated, digests, record, walks
 from ckfs.store.door import Door
 from ckfs.store.identity import acting_as
 from ckfs.store.spots import Found, OpenFile, Spot, Times

@@ -132,6 +132,11 @@ class Door(Namespace):
         with self.opened(target, os.O_RDONLY, expected) as fd:
             self.reports.unmark(fd, expected, mount)
 
+    def birth_time(self, target: Target, expected: Inode) -> int | None:
+        """As :func:`syscalls.birth_time_ns`."""
+        with self.opened(target, os.O_RDONLY, expected) as fd:
+            return syscalls.birth_time_ns(fd, b"")
+
     # Changing
 
     @noting

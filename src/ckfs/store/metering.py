@@ -111,9 +111,7 @@ def _allocated_bytes(where: attributes.Where, parts: allocated.Parts, size: int,
     )
 
 
-def _data_bytes(
-    where: attributes.Where, size: int, unit: int, part: tuple[int, int] | None = None
-) -> int:
+def _data_bytes(where: attributes.Where, size: int, unit: int, part: tuple[int, int] | None = None) -> int:
     """The units in which a file of *size* has data, within *part* of it; all that there are where nobody can tell."""
     begin, end = (0, size) if part is None else (part[0] // unit * unit, min(part[1], size))
     try:
