@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from ckfs.names import Gid, Inode, SetName, Uid
 
+Data = bytes | memoryview
+"""Content of a file on its way to the store."""
+
 
 class Role(enum.Enum):
     """What a mount's host is to the batch system. ``NODE`` is the default: it is the safest."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ckfs.errors import errno_of
-from ckfs.fs import content
+from ckfs.fs import content, writing
 from ckfs.fs.metadata import Changes
 from ckfs.names import Gid, Uid
 from ckfs.policy.enforcing import QuotaMode
@@ -48,7 +48,8 @@ EACH = pytest.mark.parametrize(
 @pytest.fixture
 def store_calls(monkeypatch: pytest.MonkeyPatch) -> failing.Failing:
     calls = failing.install(monkeypatch)
-    monkeypatch.setattr(content, "os", failing._Os(calls))
+    for module in (content, writing):
+        monkeypatch.setattr(module, "os", failing._Os(calls))
     return calls
 
 

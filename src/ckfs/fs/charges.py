@@ -124,6 +124,9 @@ class Charges(Protocol):
         """Claim for a write of *count* bytes at *offset*, or to the file's end; at least for one byte of it. OSError (EDQUOT) if
         not even that."""
 
+    async def claim_all(self, handle: Handle, offset: int, count: int) -> Claim:
+        """Claim for all of the *count* bytes at *offset*, which may be none; OSError (EDQUOT) if there is not as much."""
+
     def done(self, claim: Claim) -> None: ...
 
     def appended(self, claim: Claim, begin: int, end: int) -> None:
@@ -184,6 +187,9 @@ class Uncharged:
         pass
 
     async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
+        return Claim(None, count)
+
+    async def claim_all(self, handle: Handle, offset: int, count: int) -> Claim:
         return Claim(None, count)
 
     def done(self, claim: Claim) -> None:

@@ -199,6 +199,22 @@ class Charging:
         session.under_way += 1
         return session
 
+    async def claim_all(self, handle: Handle, offset: int, count: int) -> Claim:
+        unit = self._unit
+        begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
+        session = self._at_once(handle.node, begin, end)
+        if session is not None:
+            return Claim(session, count)
+        session = await self._whole(handle, begin, end)
+        if session is None:
+            await self._count_anew(handle, begin, end, end)
+            session = await self._whole(handle, begin, end)
+        if session is None:
+            raise _over_quota()
+        session.ranges.add(begin, end)
+        session.under_way += 1
+        return Claim(session, count)
+
     async def _claim_there(self, handle: Handle, offset: int, count: int, there: int) -> Claim:
         unit = self._unit
         begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
@@ -279,7 +295,7 @@ class Charging:
     async def _part(self, handle: Handle, begin: int, end: int, there: int) -> tuple[Session, int]:
         """The file is counted anew, since what was written over was claimed once more; what is there already needs no room, up to
         *there*; and of the rest as much is claimed as can be. Returns up to where."""
-        await self._count_anew(handle, begin, min(end, there))
+        await self._count_anew(handle, begin, min(end, there), end)
         session = await self._whole(handle, begin, end)
         if session is not None:
             return session, end
@@ -292,12 +308,13 @@ class Charging:
         session.held += cost
         return session, end
 
-    async def _count_anew(self, handle: Handle, begin: int, end: int) -> None:
+    async def _count_anew(self, handle: Handle, begin: int, end: int, upto: int) -> None:
+        """What has data between *begin* and *end*, or was allocated up to *upto*, is claimed by being there."""
         unit, door = self._core.unit, self._core.store.door
         session = await self.sessions.of(handle)
         await self.sessions.until_idle(session)
         await self.sessions.count(session, handle.node)
-        look = partial(data_in, door, handle.file, begin, end)
+        look = partial(data_in, door, handle.file, begin, end, upto)
         for _ in range(_TRIES):
             session = await self.sessions.of(handle)
             counts = session.counts

@@ -1,4 +1,5 @@
-"""Open files: reading, writing, syncing, closing, and when an image counts as complete. Opening them is in :mod:`ckfs.fs.opening`."""
+"""Open files: reading, syncing, closing, and when an image counts as complete. Opening them is in :mod:`ckfs.fs.opening`, what changes
+their content in :mod:`ckfs.fs.writing`."""
 
 from __future__ import annotations
 
@@ -6,26 +7,26 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import trio
 
-from ckfs.errors import Denied, Fenced, FsError, NoGrant, Stale, errno_of
+from ckfs.errors import Fenced, FsError, Invalid, Stale
 from ckfs.fs import lateness
-from ckfs.fs.charges import Claim
+from ckfs.fs.allocating import Allocating
 from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
-from ckfs.fs.inodes import Handle, Node, Unwritten, stored_owner, volume_of
+from ckfs.fs.duplicating import Duplicating
+from ckfs.fs.inodes import Handle, stored_owner
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
-from ckfs.model import Owner
+from ckfs.fs.writing import Writing
+from ckfs.model import Data
 from ckfs.names import FileHandle
 from ckfs.owners.processes import open_for_writing
-from ckfs.store.appending import append, append_at
-from ckfs.store.gate import Release
+from ckfs.store import seeking
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ class Content:
     core: Core
     sets: Sets
     states: States
+    writing: Writing
+    allocating: Allocating
+    duplicating: Duplicating
 
     # Closing
 
@@ -106,136 +110,56 @@ class Content:
             return await self._read_by_thread(handle, offset, size)
 
     async def _read_by_thread(self, handle: Handle, offset: int, size: int) -> bytes:
-        def work() -> bytes:
-            return os.pread(handle.fd, size, offset)
+        return await self._looked_at(handle, lambda: os.pread(handle.fd, size, offset))
 
+    async def _looked_at(self, handle: Handle, work: Callable[[], T]) -> T:
+        """What *work* finds in the content."""
         try:
-            return await self._transfer(handle, work)
+            return await self.writing.transfer(handle, work)
         except (
             Stale
         ):  # on a network's store that is all that is left of a file which another host has removed
             if not await self.sets.was_copied(handle.node):
                 raise
-            return await self._transfer(handle, work)
+            return await self.writing.transfer(handle, work)
 
-    async def write(self, number: FileHandle, offset: int, data: bytes) -> int:
-        """Returns how many bytes were written, which may be fewer than given where the store ran out of room."""
-        handle = self.core.handle(number)
-        if not handle.admitted:
-            with self._failing(handle):
-                await self.sets.keeping.may_write(stored_owner(handle.node), handle)
-        had_written = handle.wrote
-        handle.wrote = True  # before the mark: who settles meanwhile must see that somebody writes
-        with self._failing(handle):
-            await self.core.assure_membership(handle.mount)
-            if not handle.marked:
-                try:
-                    await self.sets.keeping.with_room(
-                        stored_owner(handle.node),
-                        lambda: self.states.begin(handle),
-                        volume_of(handle.node),
-                    )
-                except Denied:  # nothing was written, so nothing is amiss
-                    handle.wrote = had_written
-                    raise
-            node, traffic = handle.node, self.core.figures.traffic
-            node.unsynced = True
-            written = await self._write(handle, offset, data)
-            traffic.bytes_written += written
-            if not handle.has_written:
-                handle.has_written = True
-                traffic.sets_written.add(self.core.set_key(node))
-            if node.unwritten is not None:
-                node.unwritten = node.unwritten.after(offset, offset + written)
-            return written
+    async def seek(self, number: FileHandle, offset: int, whence: int) -> int:
+        """Where the next data or hole begins (SEEK_DATA, SEEK_HOLE). What was allocated and not written is a hole, or data, as the store has
+        it. OSError (ENXIO) behind the end."""
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise Invalid("the kernel seeks the rest itself")
+        handle, door = self.core.handle(number), self.core.store.door
+        return await self._looked_at(
+            handle, lambda: seeking.seek(door, handle.file, offset, whence, anew=handle.appends)
+        )
 
-    async def _write(self, handle: Handle, offset: int, data: bytes) -> int:
-        """Where there is no room, what its owner needs least gives way."""
-        keeping, owner, charging = self.sets.keeping, stored_owner(handle.node), self.core.charging
+    async def write(self, number: FileHandle, offset: int, data: Data) -> int:
+        """As :meth:`Writing.write`."""
+        return await self.writing.write(self.core.handle(number), offset, data)
 
-        async def write(begin: int) -> int:
-            claim = await charging.claim(handle, offset + begin, len(data) - begin)
-            piece = data if claim.count == len(data) else data[begin : begin + claim.count]
-            if claim.appended is not None or claim.only_at is not None:
-                return await self._append(handle, owner, piece, claim)
-            put = partial(_put_at, handle.fd, piece, offset + begin)
-            count, _ = await self._put(handle, owner, put, piece, partial(charging.done, claim))
-            return count
+    async def allocate(self, number: FileHandle, mode: int, offset: int, length: int) -> None:
+        """As :meth:`Allocating.allocate`."""
+        await self.allocating.allocate(self.core.handle(number), mode, offset, length)
 
-        written = 0
-        while True:
-            try:
-                count = await keeping.with_room(owner, partial(write, written), volume_of(handle.node))
-            except (OSError, NoGrant) as error:
-                rest = Unwritten(offset + written, offset + len(data), errno_of(error))
-                self._note_unwritten(handle.node, rest, is_said=not written)
-                if not written:
-                    raise
-                return written  # the next write of the caller meets the error
-            written += count
-            if written == len(data) or not count:
-                return written
-
-    async def _append(self, handle: Handle, owner: Owner | None, piece: bytes, claim: Claim) -> int:
-        """To the end of the file, wherever that is."""
-        core = self.core
-        releases: list[Release] = [partial(core.charging.done, claim)]
-        put = partial(append, handle.fd, piece)
-        if claim.only_at is not None:  # under a lock of the file, which is one for all threads here
-            put = partial(append_at, core.store.door, handle.file, piece, claim.only_at, core.mount_id)
-            try:
-                releases.append(await core.locks.acquire(handle.node.ino))
-            except BaseException:
-                releases[0]()
-                raise
-        written, end = await self._put(handle, owner, put, piece, *releases)
-        core.charging.appended(claim, end - written, end)
-        return written
-
-    async def _put(
+    async def copy_range(
         self,
-        handle: Handle,
-        owner: Owner | None,
-        put: Callable[[], tuple[int, int]],
-        piece: bytes,
-        *releases: Release,
-    ) -> tuple[int, int]:
-        """Give the store *piece*, of *owner* (as stored), by *put*, and ask it, if that is due, whether it keeps what it took:
-        how many bytes it took, and where they end. Unkept if it does not keep what it took before."""
-        door, node, taken = self.core.store.door, handle.node, handle.node.taken
-        stored = None if owner is None else owner.uid
-        asks, earlier, before = self.core.late.asks(taken, len(piece), owner), taken.is_any, taken.bytes
-        if taken.under_way:
-            node.hashed = None  # nobody knows which of them comes first
-        hashed = node.hashed
-
-        def work() -> tuple[int, int]:
-            with door.refusals.stored_as(stored):
-                count, end = put()
-                if hashed is not None:
-                    hashed.put(piece, count, end)
-                if asks:
-                    lateness.ask(handle.fd)
-                return count, end
-
-        taken.under_way += 1
-        try:
-            count, end = await self._hand_in(handle, work, len(piece), *releases)
-        except OSError as error:
-            raise self.core.late.refused(error, owner, earlier=earlier or taken.under_way > 1) from error
-        finally:
-            taken.under_way -= 1
-        if asks:
-            taken.kept(before)
-        else:
-            taken.bytes += count
-        return count, end
+        source: FileHandle,
+        offset_in: int,
+        target: FileHandle,
+        offset_out: int,
+        length: int,
+        flags: int,
+    ) -> int:
+        """As :meth:`Duplicating.copy_range`."""
+        return await self.duplicating.copy_range(
+            self.core.handle(source), offset_in, self.core.handle(target), offset_out, length, flags
+        )
 
     async def fsync(self, number: FileHandle, *, data_only: bool) -> None:
         handle = self.core.handle(number)
         sync = os.fdatasync if data_only else os.fsync
         handle.node.unsynced = False  # before: what is written meanwhile may not be in it
-        with self._failing(handle):
+        with self.writing.failing(handle):
             await self.core.assure_membership(handle.mount)
             await self._ask(handle, lambda: sync(handle.fd))
             self._check_all_written(handle)
@@ -269,7 +193,7 @@ class Content:
             os.close(os.dup(handle.fd))  # closing is when NFS reports a full quota
             return process is not None and open_for_writing(process, node.ino) > others
 
-        with self._failing(handle):
+        with self.writing.failing(handle):
             goes_on = await self._ask(handle, work)
             self._check_all_written(handle)
         return goes_on
@@ -284,20 +208,11 @@ class Content:
                 return work()
 
         try:
-            result = await self._transfer(handle, asking)
+            result = await self.writing.transfer(handle, asking)
         except OSError as error:
             raise self.core.late.refused(error, owner, earlier=taken.is_any) from error
         taken.kept(before)
         return result
-
-    @staticmethod
-    def _note_unwritten(node: Node, rest: Unwritten, *, is_said: bool) -> None:
-        """Of a file that may be mapped, to be written; until it *is said* to whoever wrote it."""
-        if is_said:
-            if node.unwritten is not None and node.unwritten.begin == rest.begin:
-                node.unwritten = None
-        elif any(handle.writable and not handle.direct for handle in node.handles):
-            node.unwritten = rest
 
     @staticmethod
     def _check_all_written(handle: Handle) -> None:
@@ -316,29 +231,3 @@ class Content:
             handle.wrote = True  # the release tries again
             raise
         await self.core.charging.settled()
-
-    @contextlib.contextmanager
-    def _failing(self, handle: Handle) -> Iterator[None]:
-        """What was written may be lost if the block fails: its image can only become partial."""
-        try:
-            yield
-        except (OSError, FsError):
-            handle.node.hashed = None
-            handle.node.failed = handle.node.failed or handle.wrote
-            raise
-
-    async def _hand_in(self, handle: Handle, work: Callable[[], T], size: int, *releases: Release) -> T:
-        if self.core.engine is not None:  # which may be asked about a refusal, and take its time
-            return await self._transfer(handle, work, *releases)
-        pinned = (handle.pin(), *releases)
-        return await self.core.gate.put(work, size, releases=pinned, of_set=self.core.set_key(handle.node))
-
-    async def _transfer(self, handle: Handle, work: Callable[[], T], *releases: Release) -> T:
-        return await self.core.gate.transfer(
-            work, releases=(handle.pin(), *releases), of_set=self.core.set_key(handle.node)
-        )
-
-
-def _put_at(fd: int, piece: bytes, at: int) -> tuple[int, int]:
-    count = os.pwrite(fd, piece, at)
-    return count, at + count

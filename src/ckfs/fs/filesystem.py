@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ckfs.fs.allocating import Allocating
 from ckfs.fs.chores import Chores
 from ckfs.fs.content import Content
 from ckfs.fs.core import Core
 from ckfs.fs.digesting import Digesting
+from ckfs.fs.duplicating import Duplicating
 from ckfs.fs.extended import Extended
 from ckfs.fs.fencing import Fencing
 from ckfs.fs.following import Following
@@ -23,6 +25,7 @@ from ckfs.fs.placing import Placing
 from ckfs.fs.reserve import Reserve
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
+from ckfs.fs.writing import Writing
 from ckfs.names import Inode
 
 
@@ -58,6 +61,7 @@ def filesystem(core: Core) -> Filesystem:
     sets = Sets(core, Following(core), guard, Keeping(core, guard, Reserve(core)), Placing(core))
     left = Left(core, guard)
     states = States(core, sets, guard)
+    writing = Writing(core, sets.keeping, states)
     opening = Opening(core, sets, guard, states, left)
     metadata = Metadata(core, sets, guard)
     return Filesystem(
@@ -65,7 +69,7 @@ def filesystem(core: Core) -> Filesystem:
         sets=sets,
         naming=Naming(core, sets, opening, guard, sets.keeping),
         opening=opening,
-        content=Content(core, sets, states),
+        content=Content(core, sets, states, writing, Allocating(core, writing), Duplicating(core, writing)),
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard, left),
         listing=Listing(core, sets),

@@ -7,8 +7,12 @@ made, which the file itself tells (:func:`ckfs.store.writers.had_another`).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ckfs.errors import NotDone
+from ckfs.model import Data
 from ckfs.store import digests
 from ckfs.store.digests import Digest
 from ckfs.store.spots import Found
@@ -35,13 +39,23 @@ class Hashed:
         self._hash = digests.new_hash()
         self._bytes: int | None = 0
 
-    def put(self, piece: bytes, count: int, end: int) -> None:
+    def put(self, piece: Data, count: int, end: int) -> None:
         """The first *count* bytes of *piece* were written, up to *end*. In any thread, one at a time."""
         if self._bytes is None or end - count != self._bytes:
             self._bytes = None
             return
         self._hash.update(piece if count == len(piece) else memoryview(piece)[:count])
         self._bytes = end
+
+    @contextlib.contextmanager
+    def forgotten(self) -> Iterator[None]:
+        """Within the block the file is changed otherwise: nothing is known of it from then on, unless that was NotDone. As :meth:`put`."""
+        known, self._bytes = self._bytes, None
+        try:
+            yield
+        except NotDone:
+            self._bytes = known
+            raise
 
     def of(self, found: Found) -> Written | None:
         """The digest of what *found* is now that it is complete, if nobody else had a part in it; None if only reading it tells."""

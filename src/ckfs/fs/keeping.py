@@ -44,7 +44,7 @@ _EMPTY_S = 1.0
 _TRIES = 8
 """How often room is made for one call: each time something else may be what is short, and others take what was freed."""
 _MOST_OWNERS = 1024
-_ROOM_BYTES = 64 << 20
+ROOM_BYTES = 64 << 20
 """How much gives way at a time when the store is full."""
 
 
@@ -311,10 +311,16 @@ class Keeping:
         await self.with_room(owner, lambda: self.reserve.check_write(handle), volume_of(handle.node))
 
     async def with_room(
-        self, owner: Owner | None, run: Callable[[], Awaitable[T]], volume: VolumeId = HOME
+        self,
+        owner: Owner | None,
+        run: Callable[[], Awaitable[T]],
+        volume: VolumeId = HOME,
+        *,
+        more_tries: int = 0,
     ) -> T:
-        """What *run* returns, which writes in *volume*; it is tried again when it met a full store and something gave way."""
-        for _ in range(_TRIES):
+        """What *run* returns, which writes in *volume*; it is tried again when it met a full store and something gave way: more often if it
+        needs more room than that gives."""
+        for _ in range(_TRIES + more_tries):
             try:
                 return await run()
             except OSError as error:
@@ -339,11 +345,11 @@ class Keeping:
         ways: list[Callable[[], int]] = []
         if owner is not None:
             ways += [
-                lambda: trash.make_room(owner, _ROOM_BYTES, where),
-                lambda: superseded.give_way(owner, _ROOM_BYTES, where),
+                lambda: trash.make_room(owner, ROOM_BYTES, where),
+                lambda: superseded.give_way(owner, ROOM_BYTES, where),
             ]
         if error_number == errno.ENOSPC:
-            ways.append(lambda: trash.make_room(None, _ROOM_BYTES, where))
+            ways.append(lambda: trash.make_room(None, ROOM_BYTES, where))
         for way in ways:
             if await self.core.gate.transfer(way):
                 self.reserve.look_again()

@@ -61,6 +61,27 @@ class Metadata:
             found if node.removed is None else replace(found, removed=True)
         )  # the trash may have a name for it
 
+    async def birth_time(self, ino: Inode) -> int | None:
+        """When the file was made that now lies in the store for *ino*, in ns since the epoch; None if the store does not say, or it is
+        gone, or out of reach. A copy was made when it was copied: for a new owner, or to another store; and so was what took the
+        place of an image that was overwritten, and is in the trash now."""
+        node = self.core.inodes.get(ino)
+        if node.removed is not None and not node.handles:
+            return None
+        door = self.core.store.door
+        try:
+            if node.is_root:
+                return await self.core.gate.look(lambda: door.birth_time(self.core.store.names.top, ino))
+            return await self.core.on(node, lambda target: door.birth_time(target, ino))
+        except (Unreached, StoreDown):
+            if not self._is_out_of_reach(node):
+                raise
+            return None
+        except Stale:
+            if node.removed is None:
+                raise
+            return None
+
     def _is_out_of_reach(self, node: Node) -> bool:
         """Whether *node* is a set in a further store that this host does not reach: its name says what there is to say of it."""
         return node.entry is not None and not self.core.store.volumes.is_usable(node.entry.volume)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ckfs.errors import Stale
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import NOTHING, Amount
-from ckfs.store import attributes, metering, nameless, shares, syscalls, walks, writers
+from ckfs.store import allocated, attributes, metering, nameless, shares, syscalls, walks, writers
 from ckfs.store.door import Door
 from ckfs.store.nameless import Left, Standing
 from ckfs.store.reports import Reports
@@ -87,10 +87,13 @@ def end_of(door: Door, file: OpenFile, own: MountId) -> tuple[int, bool]:
         return os.fstat(fd).st_size, bool(writers.of(fd) - {own})
 
 
-def data_in(door: Door, target: Target, begin: int, end: int) -> list[tuple[int, int]]:
-    """The parts of the file *target* between the offsets *begin* and *end* that are no holes, as far as the store tells."""
+def data_in(door: Door, target: Target, begin: int, end: int, upto: int) -> list[tuple[int, int]]:
+    """The parts of the file *target* between the offsets *begin* and *end* that are no holes, as far as the store tells; and those that
+    were allocated, also behind that, up to *upto*."""
     with door.opened(target, os.O_RDONLY) as fd:
-        return list(syscalls.data_in(fd, begin, end)) if metering.tells_holes(fd, door.unit) else []
+        there = list(syscalls.data_in(fd, begin, end)) if metering.tells_holes(fd, door.unit) else []
+        parts = ((max(since, begin), min(till, upto)) for since, till in allocated.of(fd))
+        return there + [part for part in parts if part[0] < part[1]]
 
 
 def charges_of_set(door: Door, top: Spot, apart: Container[Inode]) -> Charges:

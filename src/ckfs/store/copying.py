@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ckfs.model import Owner, Record, State
 from ckfs.names import Inode
-from ckfs.store import digests, record, walks
+from ckfs.store import allocated, digests, record, walks
 from ckfs.store.door import Door
 from ckfs.store.identity import acting_as
 from ckfs.store.spots import Found, OpenFile, Spot, Times
@@ -48,7 +48,8 @@ def _attributes_of(door: Door, source: Spot, found: Found) -> dict[bytes, bytes]
 
 def _copied_attributes(door: Door, source: Spot, ino: Inode) -> list[bytes]:
     names = door.list_attributes(source, ino)
-    return [name for name in names if name.startswith(b"user.") and name != record.ATTRIBUTE]
+    of_the_file = (record.ATTRIBUTE, allocated.ATTRIBUTE)  # of a copy nothing is allocated
+    return [name for name in names if name.startswith(b"user.") and name not in of_the_file]
 
 
 def writers(door: Door, source: Spot) -> dict[bytes, set[bytes]]:

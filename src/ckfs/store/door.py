@@ -21,8 +21,8 @@ from ckfs.errors import Stale
 from ckfs.model import Record
 from ckfs.names import Inode, MountId
 from ckfs.policy import lifecycle
-from ckfs.store import attributes, record, syscalls, writers
-from ckfs.store.metering import Meter
+from ckfs.store import allocated, attributes, record, syscalls, writers
+from ckfs.store.metering import Meter, rounded
 from ckfs.store.namespace import Namespace
 from ckfs.store.refusals import noting
 from ckfs.store.reports import Reports, Unreported
@@ -132,6 +132,11 @@ class Door(Namespace):
         with self.opened(target, os.O_RDONLY, expected) as fd:
             self.reports.unmark(fd, expected, mount)
 
+    def birth_time(self, target: Target, expected: Inode) -> int | None:
+        """As :func:`syscalls.birth_time_ns`."""
+        with self.opened(target, os.O_RDONLY, expected) as fd:
+            return syscalls.birth_time_ns(fd, b"")
+
     # Changing
 
     @noting
@@ -165,19 +170,23 @@ class Door(Namespace):
                 with self.reports.cutting(target, fd, expected):
                     if not lifecycle.is_complete(before.record):  # else its number says that it was changed
                         writers.note_another(fd)
-                    self._truncate(fd, size, before.record)
+                    self._truncate(fd, size, before)
             if times is not None:
                 syscalls.set_times(fd, times.atime_ns, times.mtime_ns)
             return Found(os.fstat(fd), after)
 
-    @staticmethod
-    def _truncate(fd: int, size: int, before: Record) -> None:
+    def _truncate(self, fd: int, size: int, before: Found) -> None:
         """The record goes back to what it was if the store refuses."""
         try:
             os.ftruncate(fd, size)
         except OSError:
-            attributes.put(fd, record.ATTRIBUTE, record.encode(before))
+            attributes.put(fd, record.ATTRIBUTE, record.encode(before.record))
             raise
+        if size > before.stat.st_size:
+            return  # what was allocated stays
+        # NFS does nothing where the size is the same; others free what was allocated behind the end.
+        if size < before.stat.st_size or os.fstat(fd).st_blocks < before.stat.st_blocks:
+            allocated.cut(fd, rounded(size, self.unit))
 
     @noting
     def amend(self, target: Target, expected: Inode, change: Callable[[Found], Record]) -> Found:

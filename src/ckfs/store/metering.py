@@ -2,7 +2,8 @@
 
 A regular file, and what stands for a symbolic link or device, counts with its blocks in the store (st_blocks), as far as they hold
 its data: not what a file system sets aside beyond its end (XFS: speculative preallocation), nor its own bookkeeping of extents and
-attributes, which comes and goes on its own. A directory counts as one unit, whatever its file system says: how that grows with the names in it
+attributes, which comes and goes on its own. What somebody has allocated counts, whether or not he has written it
+(:mod:`ckfs.store.allocated`). A directory counts as one unit, whatever its file system says: how that grows with the names in it
 depends on the engine, and the number of these is limited by that of files. The users' own attributes count with their names
 and values, rounded up as well: many engines show them nowhere. What ckfs keeps with a file is not charged.
 """
@@ -19,7 +20,7 @@ from typing import Protocol
 
 from ckfs.names import Inode, MountId, Uid
 from ckfs.policy.quota import Amount
-from ckfs.store import attributes, record, syscalls
+from ckfs.store import allocated, attributes, record, syscalls
 from ckfs.store.nameless import Left
 
 _BLOCK_BYTES = 512
@@ -85,37 +86,53 @@ def rounded(size_bytes: int, unit: int) -> int:
     return -(-size_bytes // unit) * unit
 
 
-def bytes_of(status: os.stat_result, where: attributes.Where, unit: int) -> int:
-    """What a file or directory with *status*, to be found *where*, is charged with, apart from its attributes; *unit* in bytes."""
+def bytes_of(
+    status: os.stat_result, where: attributes.Where, unit: int, names: Iterable[bytes] | None = None
+) -> int:
+    """What a file or directory with *status*, to be found *where*, is charged with, apart from its attributes; *unit* in bytes, *names*
+    are those of its attributes, if that is known."""
     if stat.S_ISDIR(status.st_mode):
         return unit
-    if not status.st_size:
-        return 0
-    # GlusterFS tells no more blocks than the size needs, whatever its bricks give out; so does btrfs of what lies in its metadata.
-    return min(rounded(status.st_blocks * _BLOCK_BYTES, unit), _data_bytes(where, status.st_size, unit))
+    data = 0
+    if status.st_size:
+        # GlusterFS tells no more blocks than the size needs, whatever its bricks give out; so does btrfs of what lies in its metadata.
+        blocks = rounded(status.st_blocks * _BLOCK_BYTES, unit)
+        data = min(blocks, _data_bytes(where, status.st_size, unit))
+    if names is not None and allocated.ATTRIBUTE not in names:
+        return data
+    return data + _allocated_bytes(where, allocated.of(where), status.st_size, unit)
 
 
-def _data_bytes(where: attributes.Where, size: int, unit: int) -> int:
-    """The units in which a file of *size* has data; all that it has room for where nobody can tell."""
+def _allocated_bytes(where: attributes.Where, parts: allocated.Parts, size: int, unit: int) -> int:
+    """The units of *parts* in which a file of *size* has no data."""
+    return sum(
+        rounded(end, unit) - begin // unit * unit - _data_bytes(where, size, unit, (begin, end))
+        for begin, end in parts
+    )
+
+
+def _data_bytes(where: attributes.Where, size: int, unit: int, part: tuple[int, int] | None = None) -> int:
+    """The units in which a file of *size* has data, within *part* of it; all that there are where nobody can tell."""
+    begin, end = (0, size) if part is None else (part[0] // unit * unit, min(part[1], size))
     try:
         if isinstance(where, int):
-            return _data_bytes_of(where, size, unit)
+            return _data_bytes_of(where, begin, end, unit)
         fd = os.open(where, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            return _data_bytes_of(fd, size, unit)
+            return _data_bytes_of(fd, begin, end, unit)
         finally:
             os.close(fd)
     except FileNotFoundError:
         raise
     except OSError:
-        return rounded(size, unit)
+        return max(0, rounded(end, unit) - begin)
 
 
-def _data_bytes_of(fd: int, size: int, unit: int) -> int:
+def _data_bytes_of(fd: int, first: int, last: int, unit: int) -> int:
     total = end = 0
-    for count, (since, upto) in enumerate(syscalls.data_in(fd, 0, size)):
+    for count, (since, upto) in enumerate(syscalls.data_in(fd, first, last)):
         if count == _MOST_EXTENTS:
-            return rounded(size, unit)
+            return rounded(last, unit) - first
         begin, end = max(end, since // unit * unit), rounded(upto, unit)
         total += end - begin
     return total
@@ -163,4 +180,5 @@ def charge_of(
     status: os.stat_result, where: attributes.Where, unit: int, names: Iterable[bytes] | None = None
 ) -> Amount:
     """What the file or directory with *status* is charged with in all; *where* and *names* as for :func:`attribute_bytes`."""
-    return Amount(bytes_of(status, where, unit) + rounded(attribute_bytes(where, names), unit), 1)
+    names = _names(where) if names is None else list(names)
+    return Amount(bytes_of(status, where, unit, names) + rounded(attribute_bytes(where, names), unit), 1)

@@ -101,6 +101,17 @@ def rename(src_dir: int, src: bytes, dst_dir: int, dst: bytes, flags: int) -> No
         raise _failed("renameat2")
 
 
+FALLOC_KEEP_SIZE = 0x01
+FALLOC_PUNCH_HOLE = 0x02
+FALLOC_ZERO_RANGE = 0x10
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2). The C library's posix_fallocate would write instead where the file system has none."""
+    if _libc.fallocate64(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
+        raise _failed("fallocate")
+
+
 class _Timespec(ctypes.Structure):
     _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
 
@@ -167,14 +178,16 @@ def unmount(target: bytes, flags: int) -> None:
 
 
 _AT_SYMLINK_NOFOLLOW = 0x100
+_AT_EMPTY_PATH = 0x1000
 _STATX_BTIME = 0x800
 _STATX_BYTES = 256
 
 
 def birth_time_ns(dir_fd: int, name: bytes) -> int | None:
-    """When the file was made (statx(2)), in ns since the epoch; None where the file system does not say."""
-    buffer = ctypes.create_string_buffer(_STATX_BYTES)
-    if _libc.statx(dir_fd, name, _AT_SYMLINK_NOFOLLOW, ctypes.c_uint(_STATX_BTIME), buffer) != 0:
+    """When the file was made (statx(2)), in ns since the epoch; None where the file system does not say. Without a *name*: the open file
+    *dir_fd* itself."""
+    buffer, flags = ctypes.create_string_buffer(_STATX_BYTES), _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH
+    if _libc.statx(dir_fd, name, flags, ctypes.c_uint(_STATX_BTIME), buffer) != 0:
         raise _failed("statx")
     raw = buffer.raw  # struct statx: u32 stx_mask at 0; stx_btime at 80: s64 seconds, u32 nanoseconds
     if not int.from_bytes(raw[0:4], sys.byteorder) & _STATX_BTIME:
