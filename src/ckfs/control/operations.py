@@ -63,7 +63,7 @@ Operation = Callable[[Mount, Peer, Asked, Tell], Awaitable[None]]
 
 async def status(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:
     asked.only()
-    await tell(status_of(mount.fs.core, mount.path, mount.transport, peer.uid))
+    await tell(status_of(mount.fs, mount.path, mount.transport, peer.uid))
 
 
 async def state(mount: Mount, peer: Peer, asked: Asked, tell: Tell) -> None:

@@ -10,6 +10,7 @@ from ckfs import __version__
 from ckfs.control.protocol import Values
 from ckfs.errors import Stale
 from ckfs.fs.core import Core
+from ckfs.fs.filesystem import Filesystem
 from ckfs.fs.inodes import Handle
 from ckfs.ledger.ledger import Ledger
 from ckfs.model import Role
@@ -21,14 +22,16 @@ _MOST_SETS = 1000
 """That are named at once: a line of the answer has its limit."""
 
 
-def status_of(core: Core, mountpoint: str, transport: str, asker: Uid) -> Values:
+def status_of(fs: Filesystem, mountpoint: str, transport: str, asker: Uid) -> Values:
     """For *asker*, who hears of others' sets only if he is root. Waits for nothing."""
+    core = fs.core
     gate, figures = core.gate, core.figures
     return {
         "version": __version__,
         "role": core.role.value,
         "node": shown(core.node_name),
         "transport": transport,
+        "passthrough": fs.passing.backings is not None,
         "mountpoint": shown(mountpoint),
         "read_only": core.member is None,
         "store": shown(core.store.path),

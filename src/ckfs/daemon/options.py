@@ -5,14 +5,19 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeVar
 
 from ckfs.errors import UsageError
 from ckfs.model import Role
 from ckfs.names import shown
+from ckfs.policy import passing
 from ckfs.store.volumes import NOT_HERE
 from ckfs.transport.choosing import Wish
 
 _LONGEST_NODE_NAME = 64
+
+E = TypeVar("E", bound=Enum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class MountOptions:
     state: str | None = None
     """The directory in which the host keeps its ledgers; None is the usual one."""
     transport: Wish = Wish.AUTO
+    passthrough: passing.Wish = passing.Wish.AUTO
 
 
 KNOWN = (
@@ -49,6 +55,7 @@ KNOWN = (
     "log",
     "state",
     "transport",
+    "passthrough",
 )
 _FLAGS = ("ro", "rw", "partial")
 _AT = "at."
@@ -83,7 +90,8 @@ def parse(given: list[str]) -> MountOptions:
         store_id=values.get("store_id"),
         further=_further(values),
         state=_directory("state", values.get("state")),
-        transport=_transport(values.get("transport", Wish.AUTO.value)),
+        transport=_wish(Wish, "transport", values.get("transport", "auto")),
+        passthrough=_passthrough(values),
     )
 
 
@@ -102,11 +110,21 @@ def _role(text: str) -> Role:
         raise UsageError(f"mount option role={shown(text)}: must be node, server or both") from None
 
 
-def _transport(text: str) -> Wish:
+def _passthrough(values: Mapping[str, str]) -> passing.Wish:
+    wish = _wish(passing.Wish, "passthrough", values.get("passthrough", "auto"))
+    if wish is passing.Wish.ON and values.get("transport") == Wish.PYFUSE3.value:
+        raise UsageError(
+            "mount option passthrough=on: needs transport=kernel or auto: pyfuse3 cannot pass through"
+        )
+    return wish
+
+
+def _wish(kind: type[E], key: str, text: str) -> E:
     try:
-        return Wish(text)
+        return kind(text)
     except ValueError:
-        raise UsageError(f"mount option transport={shown(text)}: must be auto, kernel or pyfuse3") from None
+        *others, last = (wish.value for wish in kind)
+        raise UsageError(f"mount option {key}={shown(text)}: must be {', '.join(others)} or {last}") from None
 
 
 def _node(text: str) -> str:

@@ -42,6 +42,7 @@ from ckfs.model import Owner
 from ckfs.names import ROOT_INODE, shown
 from ckfs.owners.lookup import Users
 from ckfs.policy import settings
+from ckfs.policy.passing import Wish
 from ckfs.policy.settings import Policy
 from ckfs.store import syscalls
 from ckfs.store.gate import Gate
@@ -127,7 +128,8 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
 def _mounted(fs: Filesystem, path: str, options: MountOptions) -> tuple[OwnMount, Transport]:
     """Mount, by the first transport that can serve it. Raises MountFailed, with nothing left behind."""
     failure = MountFailed(f"{shown(path)}: no transport")
-    for transport in transports(options.transport, fs):
+    fs.passing.wish = options.passthrough
+    for transport in transports(options.transport, fs, passes=options.passthrough is not Wish.OFF):
         own = mounting.mount(fs.core.store.path, path, read_only=options.read_only)
         try:
             transport.begin(own.fd)
@@ -137,6 +139,7 @@ def _mounted(fs: Filesystem, path: str, options: MountOptions) -> tuple[OwnMount
             with contextlib.suppress(OSError):  # not a crash: it never came up
                 own.unmount()
             continue
+        log.info("transport %s: %s", transport.name, transport.details)
         return own, transport
     raise failure
 

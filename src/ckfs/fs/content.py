@@ -20,6 +20,7 @@ from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
 from ckfs.fs.duplicating import Duplicating
 from ckfs.fs.inodes import Handle, stored_owner
+from ckfs.fs.passing import Passing
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
 from ckfs.fs.writing import Writing
@@ -41,6 +42,7 @@ class Content:
     sets: Sets
     states: States
     writing: Writing
+    passing: Passing
     allocating: Allocating
     duplicating: Duplicating
 
@@ -48,6 +50,10 @@ class Content:
 
     async def release(self, number: FileHandle) -> None:
         handle = self.core.handle(number)
+        with self.passing.releasing(handle):
+            await self._release(number, handle)
+
+    async def _release(self, number: FileHandle, handle: Handle) -> None:
         if handle.wrote:  # through a mapping that outlived its descriptor, or by a child of its opener
             with contextlib.suppress(OSError, FsError):
                 await self._hand_over(handle)
@@ -56,8 +62,10 @@ class Content:
             await handle.node.until_truncated()
             if handle.mount is not None:
                 await self._settle_or_later(handle)
+        await self.passing.remember(handle)
         self.core.handles.remove(number)
         handle.node.without_handle(handle)
+        self.passing.released(handle)
         self.core.charging.closed(handle)
         self.core.inodes.drop_unused(handle.node)
         handle.close_when_unused(lambda: close_soon(handle.fd))
@@ -168,10 +176,14 @@ class Content:
     async def flush(self, number: FileHandle) -> None:
         """A descriptor of the file is closed: let the store say now what it has against the data, and settle the state.
 
-        While its opener has others of it (fork, dup), nothing is settled but what the store had to say.
+        While its opener has others of it (fork, dup), nothing is settled but what the store had to say; nor is what is written unseen,
+        before nobody has it any more.
         """
         handle = self.core.handle(number)
         if not handle.wrote:
+            return
+        if handle.is_written_unseen:
+            await self.passing.flush(handle)
             return
         try:
             goes_on = await self._hand_over(handle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ckfs.fs.allocating import Allocating
+from ckfs.fs.asking import Asking
 from ckfs.fs.chores import Chores
 from ckfs.fs.content import Content
 from ckfs.fs.core import Core
@@ -21,6 +22,7 @@ from ckfs.fs.listing import Listing
 from ckfs.fs.metadata import Metadata
 from ckfs.fs.naming import Naming
 from ckfs.fs.opening import Opening
+from ckfs.fs.passing import Passing
 from ckfs.fs.placing import Placing
 from ckfs.fs.reserve import Reserve
 from ckfs.fs.sets import Sets
@@ -37,6 +39,7 @@ class Filesystem:
     sets: Sets
     naming: Naming
     opening: Opening
+    passing: Passing
     content: Content
     metadata: Metadata
     extended: Extended
@@ -62,16 +65,20 @@ def filesystem(core: Core) -> Filesystem:
     left = Left(core, guard)
     states = States(core, sets, guard)
     writing = Writing(core, sets.keeping, states)
-    opening = Opening(core, sets, guard, states, left)
+    passing = Passing(core, writing, Asking(core))
+    opening = Opening(core, sets, guard, states, left, passing)
     metadata = Metadata(core, sets, guard)
     return Filesystem(
         core=core,
         sets=sets,
         naming=Naming(core, sets, opening, guard, sets.keeping),
         opening=opening,
-        content=Content(core, sets, states, writing, Allocating(core, writing), Duplicating(core, writing)),
+        passing=passing,
+        content=Content(
+            core, sets, states, writing, passing, Allocating(core, writing), Duplicating(core, writing)
+        ),
         metadata=metadata,
-        extended=Extended(core, metadata, sets, guard, left),
+        extended=Extended(core, metadata, sets, guard, left, passing),
         listing=Listing(core, sets),
         digesting=Digesting(core),
         housekeeping=Housekeeping(core, _chores(core, guard, left)),

@@ -220,4 +220,6 @@ class Following:
                     log.debug("an open file of set %s stays what it was: %s", shown(top.name), error)
                 handle.is_near = self.core.is_near(handle.node)
                 handle.leads_to = handle.node.hashed = None
+                if handle.node.backing is not None:
+                    handle.node.backing.leads_to = None
                 handle.reopened(is_other=is_other)

@@ -7,6 +7,10 @@ that it is still that file (another mount may have moved it).
 from __future__ import annotations
 
 import contextlib
+import enum
+import errno
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +30,31 @@ from ckfs.store.spots import HOME, Found, OpenFile, Spot, VolumeId
 from ckfs.store.syscalls import FileId
 
 _DEEPEST = 10_000
+
+
+class Through(enum.Enum):
+    """Which way the reads and writes of an open file go."""
+
+    UNDECIDED = "it is just being opened"
+    DAEMON = "to the daemon"
+    KERNEL = "to the store, by the kernel"
+    DAEMON_BESIDE = "to the daemon, while the kernel has the file by itself for others"
+
+
+@dataclass(slots=True)
+class Backing:
+    """A file of the store that the kernel uses by itself for an inode, by its *number*; *count* open files carry that.
+
+    *leads_to* is which file that is; None once it is no more than a copy of what the inode has.
+    """
+
+    number: int
+    leads_to: FileId | None
+    count: int = 1
+
+
+def busy() -> OSError:
+    return OSError(errno.ETXTBSY, os.strerror(errno.ETXTBSY))
 
 
 class Handle:
@@ -51,6 +80,7 @@ class Handle:
         "reading",
         "settled",
         "stream",
+        "through",
         "writable",
         "wrote",
     )
@@ -64,6 +94,7 @@ class Handle:
         """The descriptor in the store is open with O_APPEND, whatever the caller has made of his."""
         self.direct = False
         """The kernel keeps no pages for it."""
+        self.through = Through.UNDECIDED
         self.is_near = False
         """It lies on this host's own disks or in its memory: the event loop may ask of it."""
         self.leads_to: FileId | None = None
@@ -93,6 +124,11 @@ class Handle:
     @property
     def fd(self) -> int:
         return self.file.fd
+
+    @property
+    def is_written_unseen(self) -> bool:
+        """The kernel writes by itself what is written through it."""
+        return self.writable and self.through is Through.KERNEL
 
     @property
     def is_pinned(self) -> bool:
@@ -162,6 +198,7 @@ class Node:
     """An inode that the kernel knows. *entry* is a set's, for its top; None below it and for the mount's root."""
 
     __slots__ = (
+        "backing",
         "entry",
         "failed",
         "handles",
@@ -202,6 +239,8 @@ class Node:
         self.unsynced = False
         """Something was written on this mount since the last fsync began: times alone may not tell."""
         self.taken = Taken()
+        self.backing: Backing | None = None
+        """What the kernel has of it by itself."""
         self.hashed: Hashed | None = None
         """What is known of its content from making and writing it here; None for nothing."""
         self.unwritten: Unwritten | None = None
@@ -246,6 +285,22 @@ class Node:
             done.set()
             if self.renewing is done:
                 self.renewing = None
+
+    def check_access(self, access: int) -> None:
+        """OSError (ETXTBSY) if it cannot be opened for *access* beside what the kernel has of it by itself: what is open for both can be
+        mapped, and nobody would see what is stored there."""
+        if access == os.O_RDWR and self.backing is not None:
+            raise busy()
+
+    def check_mode(self, mode: int) -> None:
+        """OSError (ETXTBSY) for set-id bits of what is written unseen, with which they would have to go."""
+        if mode & (stat.S_ISUID | stat.S_ISGID) and any(handle.is_written_unseen for handle in self.handles):
+            raise busy()
+
+    def check_keeps_place(self) -> None:
+        """OSError (ETXTBSY) if no other file of the store can take its place, since the kernel cannot be led there."""
+        if self.backing is not None:
+            raise busy()
 
     async def until_truncated(self) -> None:
         """Wait until nobody opens it to overwrite it."""

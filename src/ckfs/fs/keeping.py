@@ -136,6 +136,7 @@ class Keeping:
         found = await self.core.examine(node)
         if not self._may_be_renewed(found) and found.stat.st_nlink != 2:
             return
+        node.check_keeps_place()
         try:
             await self._renew_there(node, found, caller, begun=begun)
         except (FileNotFoundError, Stale):  # another mount has moved it

@@ -120,6 +120,7 @@ class Metadata:
         if changes.uid is not None and has_owner:
             await self._name_owner(node, changes.uid, changes.gid, caller)
         if changes.mode is not None:
+            node.check_mode(changes.mode)
             for other in node.handles:
                 other.marked = False  # a write through it must take new set-id bits away
         try:

@@ -95,9 +95,7 @@ class Naming:
             # Another mount made it since the kernel looked: let it look again, and check permissions this time.
             raise Stale("the file exists by now") from None
         node = self.core.inodes.get(found.record.ino)
-        number = self.opening.made(node, opened[0][0], found, caller, flags)
-        self.core.charging.created(node)
-        return number, found
+        return await self.opening.made(node, opened[0][0], found, caller, flags), found
 
     async def _make(
         self,
@@ -173,6 +171,7 @@ class Naming:
         self, parent: Inode, name: bytes, caller: Caller, remove: Callable[[Spot], None]
     ) -> None:
         directory, door = self.core.inodes.get(parent), self.core.store.door
+        await self.opening.passing.until_released(directory)
         await self.sets.check_change(directory, caller)
 
         def inside() -> Found:
@@ -221,11 +220,14 @@ class Naming:
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
             raise Invalid("an unknown rename flag")
         source, target = self.core.inodes.get(old_parent), self.core.inodes.get(new_parent)
+        for directory in (source, target):
+            await self.opening.passing.until_released(directory)
         if source.is_root or target.is_root:
             moved = await self.sets.rename(source, old_name, target, new_name, flags, caller)
         else:
             moved = await self._rename_inside(source, old_name, target, new_name, flags, caller)
         if moved is not None:
+            await self.opening.passing.renamed(moved)
             await self.opening.states.renamed(moved, old_name)
 
     async def _rename_inside(

@@ -17,9 +17,10 @@ from ckfs.fs.closing import close_soon
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.hashed import Hashed
-from ckfs.fs.inodes import Handle, Node, Place, place_of, stored_owner, volume_of
+from ckfs.fs.inodes import Handle, Node, Place, Through, place_of, stored_owner, volume_of
 from ckfs.fs.left import Left
 from ckfs.fs.moved import GONE
+from ckfs.fs.passing import Passing
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
 from ckfs.model import Caller, Record, State
@@ -50,12 +51,15 @@ class Opening:
     guard: Guard
     states: States
     left: Left
+    passing: Passing
 
     async def open(self, ino: Inode, flags: int, caller: Caller) -> FileHandle:
         node = self.core.inodes.get(ino)
         truncate = bool(flags & os.O_TRUNC)
         await self.sets.check_change(node, caller, writing=truncate or bool(flags & os.O_ACCMODE))
         self.core.check_handles(caller)
+        node.check_access(flags & os.O_ACCMODE)
+        await self.passing.until_released(node)
         door, place = self.core.store.door, place_of(node)
         torn_too = self.core.reads_partial or self.core.permits.take(caller.pid, ino)
 
@@ -69,10 +73,11 @@ class Opening:
                 file, found = door.open_found(node.spot, access, ino)
             try:
                 self._check_open(held or node.spot, found, place, flags, caller, torn_too=torn_too)
+                record.append(found.record)
                 if truncate:
                     target = file if access & os.O_ACCMODE else node.spot
                     with self._marked(mount, file, ino, access, keep=is_marked):
-                        door.update(target, ino, change, size=0)
+                        record.append(door.update(target, ino, change, size=0).record)
                     node.failed = True  # unless somebody gets it, which this thread does not know
             except BaseException:
                 os.close(file.fd)
@@ -86,6 +91,7 @@ class Opening:
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
         is_marked = any(handle.mount is not None for handle in node.handles)
+        record: list[Record] = []  # as it was found last, and left
 
         def opened(file: OpenFile, leads_to: FileId) -> Handle:
             if truncate:
@@ -112,7 +118,24 @@ class Opening:
         if truncate:
             await self.core.charging.settle_now(node)
             await self.core.charging.begun(handle)
+        await self._decide(number, handle, record[-1], flags)
         return number
+
+    async def _decide(self, number: FileHandle, handle: Handle, record: Record, flags: int) -> None:
+        """Whether the kernel reads and writes it by itself."""
+        try:
+            await self.passing.decide(handle, record, flags)
+        except BaseException:
+            self.core.handles.remove(number)
+            self._drop(handle)
+            raise
+
+    def _drop(self, handle: Handle) -> None:
+        """Nobody gets it."""
+        handle.node.without_handle(handle)
+        handle.close_when_unused(partial(close_soon, handle.fd))
+        if handle.wrote:
+            handle.node.failed = handle.node.unsettled = True
 
     async def _overwrite(self, node: Node, work: Work, opened: Opened, *by: Handle) -> Handle:
         """Open and empty it, *by* an open descriptor if it has no name. Who lets another file take its place, for which the lock is needed, too,
@@ -148,10 +171,7 @@ class Opening:
         try:
             await self.sets.keeping.follow(handle)
         except BaseException:
-            handle.node.without_handle(handle)
-            handle.close_when_unused(partial(close_soon, handle.fd))
-            if handle.wrote:
-                handle.node.failed = handle.node.unsettled = True
+            self._drop(handle)
             raise
 
     @contextlib.contextmanager
@@ -192,10 +212,14 @@ class Opening:
             log.warning("image %s is %s: not opened for uid %d", place, what, caller.uid)
             raise OSError(errno.EIO, "a partial image")
 
-    def made(self, node: Node, file: OpenFile, found: Found, caller: Caller, flags: int) -> FileHandle:
+    async def made(self, node: Node, file: OpenFile, found: Found, caller: Caller, flags: int) -> FileHandle:
         """Of a new file, which is *found*."""
         node.hashed = Hashed(file_id(found.stat))
-        return self.core.handles.add(self._handle(node, file, file_id(found.stat), caller, flags, wrote=True))
+        handle = self._handle(node, file, file_id(found.stat), caller, flags, wrote=True)
+        number = self.core.handles.add(handle)
+        self.core.charging.created(node)
+        await self._decide(number, handle, found.record, flags)
+        return number
 
     def _handle(
         self, node: Node, file: OpenFile, leads_to: FileId, caller: Caller, flags: int, *, wrote: bool
@@ -234,7 +258,13 @@ class Opening:
 
     def is_direct(self, number: FileHandle) -> bool:
         """Whether the kernel is to keep no pages for this handle."""
-        return self.core.handle(number).direct
+        handle = self.core.handle(number)
+        return handle.through is Through.DAEMON_BESIDE or (handle.direct and handle.through is Through.DAEMON)
+
+    def backing(self, number: FileHandle) -> int | None:
+        """What this handle has to carry, if the kernel has its file by itself."""
+        backing = self.core.handle(number).node.backing
+        return None if backing is None else backing.number
 
 
 def _close(opened: tuple[OpenFile, FileId]) -> None:

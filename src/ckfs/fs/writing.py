@@ -181,7 +181,9 @@ class Writing:
                 release()
             raise
         gate, held, of_set = self.core.gate, (pinned, *releases), self.core.set_key(handle.node)
-        if at_once is None or self.core.engine is not None:  # which may be asked about a refusal, and take its time
+        if (
+            at_once is None or self.core.engine is not None
+        ):  # which may be asked about a refusal, and take its time
             return await gate.transfer(work, releases=held, of_set=of_set)
         return await gate.put(work, at_once, releases=held, of_set=of_set)
 

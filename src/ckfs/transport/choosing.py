@@ -18,7 +18,12 @@ class Wish(enum.Enum):
     PYFUSE3 = "pyfuse3"
 
 
-def transports(wish: Wish, fs: Filesystem) -> list[Transport]:
-    """What to try, one after the other, each with a mount of its own."""
-    kinds = {Wish.AUTO: (Kernel, Pyfuse), Wish.KERNEL: (Kernel,), Wish.PYFUSE3: (Pyfuse,)}
-    return [kind(fs) for kind in kinds[wish]]
+def transports(wish: Wish, fs: Filesystem, *, passes: bool) -> list[Transport]:
+    """What to try, one after the other, each with a mount of its own. *passes*: the kernel is asked for passthrough."""
+    by_kernel, by_library = Kernel(fs, passes=passes), Pyfuse(fs)
+    tried: dict[Wish, list[Transport]] = {
+        Wish.AUTO: [by_kernel, by_library],
+        Wish.KERNEL: [by_kernel],
+        Wish.PYFUSE3: [by_library],
+    }
+    return tried[wish]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import mmap
 import os
 import select
+import sys
 from dataclasses import dataclass, field
 
 from ckfs.transport.wire import abi, replies
@@ -88,6 +91,17 @@ class Device:
             os.write(self.fd, replies.header(unique, number, 0))
         except OSError as error:
             self._is_wanted(error)
+
+    def register(self, fd: int) -> int:
+        """Let the kernel use the file *fd* by itself, as the calling thread may: the number of the backing. In any thread."""
+        asked = bytearray(abi.BACKING_MAP.pack(fd, 0))
+        number: int = fcntl.ioctl(self.fd, abi.FUSE_DEV_IOC_BACKING_OPEN, asked)
+        return number
+
+    def forget(self, number: int) -> None:
+        """Who has a file open by it keeps it."""
+        with contextlib.suppress(OSError):  # the mount is gone, and the backing with it
+            fcntl.ioctl(self.fd, abi.FUSE_DEV_IOC_BACKING_CLOSE, number.to_bytes(4, sys.byteorder))
 
     @staticmethod
     def _is_wanted(error: OSError) -> bool:

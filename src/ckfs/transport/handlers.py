@@ -73,6 +73,11 @@ class Handlers:
             Opcode.READDIRPLUS: self._readdirplus,
             Opcode.RELEASEDIR: self._releasedir,
             Opcode.FSYNCDIR: self._fsyncdir,
+            Opcode.FALLOCATE: self._fallocate,
+            Opcode.LSEEK: self._lseek,
+            Opcode.COPY_FILE_RANGE: self._copy_file_range,
+            Opcode.COPY_FILE_RANGE_64: self._copy_file_range,
+            Opcode.STATX: self._statx,
             Opcode.DESTROY: self._nothing,
         }
 
@@ -129,6 +134,11 @@ class Handlers:
         found = await self.fs.metadata.getattr(Inode(header.nodeid))
         return replies.attributes(shown(found), self.fs.metadata.answer_holds_s(found))
 
+    async def _statx(self, header: Header, asked: requests.Statx) -> Answer:
+        found = await self.fs.metadata.getattr(Inode(header.nodeid))
+        born_ns = await self.fs.metadata.birth_time(Inode(header.nodeid))
+        return replies.statx(shown(found), born_ns, self.fs.metadata.answer_holds_s(found))
+
     async def _setattr(self, header: Header, asked: requests.Setattr) -> Answer:
         handle = None if asked.fh is None else FileHandle(asked.fh)
         found = await self.fs.metadata.setattr(
@@ -160,15 +170,17 @@ class Handlers:
             await self.fs.content.release(handle)
             self.fs.forget(ino, 1)
 
-        return Granted(replies.created(shown(found), ino, 0, 0, handle, self._open_flags(handle)), take_back)
+        return Granted(replies.created(shown(found), ino, 0, 0, *self._way(handle)), take_back)
 
     async def _open(self, header: Header, asked: requests.Open) -> Answer:
         handle = await self.fs.opening.open(Inode(header.nodeid), asked.flags, caller_of(header))
-        body = replies.opened(handle, self._open_flags(handle))
-        return Granted(body, lambda: self.fs.content.release(handle))
+        return Granted(replies.opened(*self._way(handle)), lambda: self.fs.content.release(handle))
 
-    def _open_flags(self, handle: FileHandle) -> OpenFlags:
-        return OpenFlags.DIRECT_IO if self.fs.opening.is_direct(handle) else OpenFlags(0)
+    def _way(self, handle: FileHandle) -> tuple[FileHandle, OpenFlags, int]:
+        """What the kernel is told of an open file: its number, which way it is read and written, and what it carries."""
+        flags = OpenFlags.DIRECT_IO if self.fs.opening.is_direct(handle) else OpenFlags(0)
+        backing = self.fs.opening.backing(handle)
+        return (handle, flags, 0) if backing is None else (handle, flags | OpenFlags.PASSTHROUGH, backing)
 
     async def _read(self, header: Header, asked: requests.Read) -> Answer:
         return await self.fs.content.read(FileHandle(asked.fh), asked.offset, asked.size)
@@ -187,6 +199,21 @@ class Handlers:
     async def _release(self, header: Header, asked: requests.Release) -> Answer:
         await self.fs.content.release(FileHandle(asked.fh))
         return _NOTHING
+
+    async def _fallocate(self, header: Header, asked: requests.Fallocate) -> Answer:
+        await self.fs.content.allocate(FileHandle(asked.fh), asked.mode, asked.offset, asked.length)
+        return _NOTHING
+
+    async def _lseek(self, header: Header, asked: requests.Lseek) -> Answer:
+        return replies.sought(await self.fs.content.seek(FileHandle(asked.fh), asked.offset, asked.whence))
+
+    async def _copy_file_range(self, header: Header, asked: requests.CopyFileRange) -> Answer:
+        source, target = FileHandle(asked.fh_in), FileHandle(asked.fh_out)
+        count = await self.fs.content.copy_range(
+            source, asked.offset_in, target, asked.offset_out, asked.length, asked.flags
+        )
+        is_wide = header.opcode == Opcode.COPY_FILE_RANGE_64
+        return replies.copied(count) if is_wide else replies.written(count)
 
     # Directories
 

@@ -59,9 +59,10 @@ _MOST_PAGES_BEFORE = 256
 class Kernel(Transport):
     name = "kernel"
 
-    def __init__(self, fs: Filesystem) -> None:
+    def __init__(self, fs: Filesystem, *, passes: bool) -> None:
         super().__init__()
         self._fs = fs
+        self._passes = passes
         self._handlers = Handlers(fs).by_opcode()
         self._fd = -1
         self._scope = trio.CancelScope()
@@ -80,15 +81,21 @@ class Kernel(Transport):
             max_readahead=_LARGEST_REQUEST,
             max_background=_MOST_IN_BACKGROUND,
             congestion_threshold=_MOST_IN_BACKGROUND * 3 // 4,
+            passthrough=self._passes,
         )
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         while self.agreed is None:
             if not poll.poll(_INIT_S * 1000):
                 raise MountFailed(f"the kernel did not begin to speak within {_INIT_S:g} s")
-            self._negotiate(memoryview(os.read(fd, _INIT_BYTES)), wanted)
+            try:
+                self._negotiate(memoryview(os.read(fd, _INIT_BYTES)), wanted)
+            except OSError as error:
+                raise MountFailed(f"the kernel does not begin to speak: {error.strerror}") from None
         os.set_blocking(fd, False)
         self._device = Device(fd, self.agreed.buffer_bytes)
+        if self.agreed.passthrough:
+            self._fs.passing.backings = self._device
 
     def _negotiate(self, whole: memoryview, wanted: Wanted) -> None:
         header = header_of(whole)
@@ -102,6 +109,15 @@ class Kernel(Transport):
         except TooNew as error:  # it begins again
             body = error.reply
         os.writev(self._fd, (replies.header(header.unique, 0, len(body)), body))
+
+    @property
+    def details(self) -> str:
+        assert self.agreed is not None
+        protocol = f"FUSE {abi.MAJOR}.{self.agreed.minor}"
+        if self.agreed.passthrough:
+            return f"{protocol}, with passthrough"
+        why = "the kernel does not offer it" if self._passes else "it is off"
+        return f"{protocol}, without passthrough: {why}"
 
     async def run(self) -> None:
         with self._scope:

@@ -264,6 +264,10 @@ class Pyfuse(Transport):
         except RuntimeError as error:
             raise MountFailed(f"pyfuse3: {error}") from None
 
+    @property
+    def details(self) -> str:
+        return f"pyfuse3 {pyfuse3.__version__}, which cannot pass through"
+
     async def run(self) -> None:
         await pyfuse3.main(max_tasks=MOST_REQUESTS)
 

@@ -25,6 +25,11 @@ class Transport(ABC):
     def begin(self, fd: int) -> None:
         """Serve the mount whose /dev/fuse is *fd* from now on; blocking. Raises MountFailed."""
 
+    @property
+    @abstractmethod
+    def details(self) -> str:
+        """After :meth:`begin`, for people: what it has agreed on with the kernel."""
+
     @abstractmethod
     async def run(self) -> None:
         """Answer requests until the mount is gone, or :meth:`end` is called."""

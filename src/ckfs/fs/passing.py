@@ -1,0 +1,280 @@
+"""What the kernel reads and writes in the store by itself (FUSE passthrough), and what that asks of everything else.
+
+The kernel has one *backing* for an inode at a time: as long as a file is open by it, whatever else is opened of that file carries its
+number, too, and is either passed through or told to come to the daemon. Nobody can be led to another file of the store, nor be seen
+to write: so an image that is passed through counts as being written until its RELEASE, and nothing takes its place meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from ckfs.errors import FsError, Stale
+from ckfs.fs.asking import Asking
+from ckfs.fs.core import Core
+from ckfs.fs.inodes import Backing, Handle, Node, Through, busy, place_of, stored_owner, volume_of
+from ckfs.fs.moved import GONE
+from ckfs.fs.writing import Writing
+from ckfs.model import Record
+from ckfs.names import Inode, Uid
+from ckfs.owners.processes import was_killed
+from ckfs.policy import lifecycle, passing
+from ckfs.policy.passing import Opened, Wish
+from ckfs.policy.quota import Limit
+from ckfs.store.identity import ROOT, acting_as
+from ckfs.store.spots import VolumeId
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 1.0
+"""For how long what was seen of limits and of the store's room holds."""
+_MOST_REMEMBERED = 4096
+
+
+class Backings(Protocol):
+    """Files of the store that the kernel uses by itself, as whoever registers them."""
+
+    def register(self, fd: int) -> int:
+        """Blocking; the number of the new backing. OSError if the kernel does not take that file."""
+
+    def forget(self, number: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Passing:
+    """*backings* is None where nothing is passed through."""
+
+    core: Core
+    writing: Writing
+    asking: Asking
+    wish: Wish = Wish.AUTO
+    backings: Backings | None = None
+    _deciding: dict[Inode, trio.Lock] = field(default_factory=dict)
+    _unlimited: dict[Uid, tuple[float, bool]] = field(default_factory=dict)
+    _roomy: dict[VolumeId, tuple[float, bool]] = field(default_factory=dict)
+    _released: OrderedDict[Inode, tuple[int, int]] = field(default_factory=OrderedDict)
+    """Size and time of change of images of temporary names, as their passed-through writers left them."""
+    _releasing: Counter[int] = field(default_factory=Counter)
+    """How many are just being released, by set."""
+    _none_releases: trio.Event = field(default_factory=trio.Event)
+
+    # When something is opened
+
+    async def decide(self, handle: Handle, record: Record, flags: int) -> None:
+        """Say how what was just opened of a file, which *record* is about, is read and written. OSError (ETXTBSY) if that cannot be."""
+        if self.backings is None and handle.node.backing is None:
+            handle.through = Through.DAEMON
+            return
+        ino = handle.node.ino
+        lock = self._deciding.setdefault(ino, trio.Lock())
+        try:
+            async with lock:
+                await self._decide(handle, record, flags)
+        finally:
+            if not lock.locked():
+                self._deciding.pop(ino, None)
+
+    async def _decide(self, handle: Handle, record: Record, flags: int) -> None:
+        node, opened = handle.node, self._opened(handle.node, record, flags)
+        handle.through = Through.DAEMON  # unless all goes well
+        passes = opened is not None and self.backings is not None and await self._may_pass(handle, opened)
+        if passes and handle.writable and not handle.wrote:
+            await self.writing.begin(handle)
+            await self.core.charging.begun(handle)
+        if node.backing is not None:
+            self._join(node.backing, handle, flags & os.O_ACCMODE, passes=passes)
+        elif passes and (number := await self._register(handle)) is not None:
+            node.backing = Backing(number, handle.leads_to)
+            self._goes_through(handle, Through.KERNEL)
+
+    def _join(self, backing: Backing, handle: Handle, access: int, *, passes: bool) -> None:
+        """What is passed through already is opened once more."""
+        handle.node.check_access(access)
+        is_same = handle.leads_to == backing.leads_to
+        # What is mapped of it is what the kernel has: of a copy that is as good, of what took its place it is not.
+        if not is_same and access == os.O_RDONLY and backing.leads_to is not None:
+            raise busy()
+        by_kernel = is_same and (passes or access == os.O_RDONLY)
+        backing.count += 1
+        self._goes_through(handle, Through.KERNEL if by_kernel else Through.DAEMON_BESIDE)
+
+    def _opened(self, node: Node, record: Record, flags: int) -> Opened | None:
+        place = place_of(node)
+        if place is None:
+            return None
+        policy = self.core.policy
+        return Opened(flags, record, policy.is_batch(place.set_name), policy.is_final(place.name))
+
+    @staticmethod
+    def _goes_through(handle: Handle, through: Through) -> None:
+        handle.through = through
+        if handle.is_written_unseen:
+            handle.node.hashed = None
+            handle.node.unsynced = True
+
+    async def _may_pass(self, handle: Handle, opened: Opened) -> bool:
+        node = handle.node
+        others = [other for other in node.handles if other is not handle]
+        # What goes through the kernel's own pages keeps the kernel from passing anything of that file through.
+        if any(other.through is Through.DAEMON and not other.direct for other in others):
+            return False
+        if not (handle.is_near or self.wish is Wish.ON):
+            return False
+        if opened.access == os.O_RDONLY:
+            is_complete = lifecycle.is_complete(opened.record) and not any(other.writable for other in others)
+            return passing.may_be_read(opened, is_complete=is_complete)
+        if any(other.writable and other.through is not Through.KERNEL for other in others):
+            return False
+        return (
+            passing.may_be_written(opened)
+            and await self._is_roomy(node)
+            and await self._is_unlimited(self.core.payer_of(node))
+        )
+
+    async def _is_unlimited(self, payer: Uid) -> bool:
+        """Or the store's own engine limits him."""
+        if self.core.ledger is None:
+            return True
+        now_s = trio.current_time()
+        seen_s, said = self._unlimited.get(payer, (-_LOOK_S, False))
+        if now_s - seen_s >= _LOOK_S:
+            account = await self.asking.account_at_once(payer)
+            said = account is not None and account.limits.bytes == Limit()
+            self._unlimited[payer] = now_s, said
+        return said
+
+    async def _is_roomy(self, node: Node) -> bool:
+        """Or something will have to give way to what is written, which only the daemon sees to."""
+        volume, now_s = volume_of(node), trio.current_time()
+        seen_s, said = self._roomy.get(volume, (-_LOOK_S, False))
+        if now_s - seen_s >= _LOOK_S:
+            there = await self.core.gate.look(partial(self.core.store.door.room, volume))
+            said = there.f_bavail >= there.f_blocks * self.core.policy.keep_free
+            self._roomy[volume] = now_s, said
+        return said
+
+    async def _register(self, handle: Handle) -> int | None:
+        """The number of a backing, as the file's owner in the store; None if there can be none."""
+        backings, leads_to, renewals = self.backings, handle.leads_to, handle.node.renewals
+        assert backings is not None
+        owner = stored_owner(handle.node) or ROOT
+
+        def work() -> int:
+            with acting_as(owner):
+                return backings.register(handle.fd)
+
+        try:
+            number = await self.core.gate.call(work, undo=backings.forget, releases=(handle.pin(),))
+        except OSError as error:
+            log.warning(
+                "nothing is passed through from now on: the kernel does not take files of the store: %s",
+                error,
+            )
+            self.backings = None
+            return None
+        if handle.leads_to != leads_to or handle.node.renewals != renewals or handle.node.renewing:
+            backings.forget(number)
+            return None
+        return number
+
+    # While it is open
+
+    async def flush(self, handle: Handle) -> None:
+        """A descriptor of what is written unseen is closed; others may be open yet, in any process. Fenced if nobody cares any more."""
+        if handle.process is not None and was_killed(handle.process):
+            handle.node.killed = True
+        await self.core.assure_membership(handle.mount)
+
+    # When it is closed
+
+    @contextmanager
+    def releasing(self, handle: Handle) -> Iterator[None]:
+        """Within the block *handle* is released; who asks what became of its image waits (:meth:`until_released`)."""
+        if not handle.is_written_unseen:
+            yield
+            return
+        key = self.core.set_key(handle.node)
+        self._releasing[key] += 1
+        try:
+            yield
+        finally:
+            self._releasing[key] -= 1
+            if not self._releasing[key]:
+                del self._releasing[key]
+                self._none_releases.set()
+                self._none_releases = trio.Event()
+
+    async def until_released(self, node: Node) -> None:
+        """Wait, not for long, for what was closed in the set of *node* (of the root: in any) before this was asked."""
+        if not self._releasing:
+            return
+        key = self.core.set_key(node)
+        with trio.move_on_after(self.core.op_timeout_s / 4):
+            while self._releasing if node.is_root else self._releasing[key]:
+                await self._none_releases.wait()
+
+    async def remember(self, handle: Handle) -> None:
+        """The image of *handle*, which was written unseen, is settled: what it is now is what its writers left."""
+        if not handle.is_written_unseen:
+            return
+        node, traffic = handle.node, self.core.figures.traffic
+        with contextlib.suppress(OSError, FsError):
+            found = await self.core.examine(node)
+            traffic.bytes_written += found.stat.st_size
+            traffic.sets_written.add(self.core.set_key(node))
+            if place_of(node) is not None and not self.core.policy.is_final(node.name):
+                self._released[node.ino] = found.stat.st_size, found.stat.st_mtime_ns
+                while len(self._released) > _MOST_REMEMBERED:
+                    self._released.popitem(last=False)
+
+    def released(self, handle: Handle) -> None:
+        """*handle* is closed."""
+        node, backing = handle.node, handle.node.backing
+        if backing is None or handle.through is Through.DAEMON:
+            return
+        backing.count -= 1
+        if not backing.count:
+            node.backing = None
+            if self.backings is not None:
+                self.backings.forget(backing.number)
+
+    async def renamed(self, node: Node) -> None:
+        """Before an image of a temporary name counts as complete under another: the store may have something against what was written
+        unseen, and somebody may have gone on to write of whom nobody knows. Then it is partial."""
+        left = self._released.pop(node.ino, None)
+        if left is None or not self.core.policy.is_final(node.name):
+            return
+        try:
+            is_same = await self._synced(node) == left
+        except (Stale, FileNotFoundError):  # another mount has moved it: that one says what it is worth
+            return
+        except (OSError, FsError) as error:
+            log.warning("image %s: the store does not keep it: %s", place_of(node), error)
+            is_same = False
+        if not is_same:
+            log.warning("image %s was changed after it was closed: it is partial", place_of(node))
+            node.failed = True
+
+    async def _synced(self, node: Node) -> tuple[int, int]:
+        door = self.core.store.door
+
+        def sync() -> tuple[int, int]:
+            with door.reading(node.spot, node.ino) as fd:
+                os.fsync(fd)
+                status = os.fstat(fd)
+                return status.st_size, status.st_mtime_ns
+
+        async def run() -> tuple[int, int]:
+            return await self.core.gate.transfer(sync, of_set=self.core.set_key(node))
+
+        return await self.core.moved.again((node,), run, GONE)

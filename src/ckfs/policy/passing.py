@@ -1,0 +1,57 @@
+"""Which open files the kernel may read and write in the store by itself (FUSE passthrough), past the daemon.
+
+What it does there nobody counts, refuses or notices, until the file is closed. So it reads only what nobody changes, and writes only
+what nobody has to watch.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import stat
+from dataclasses import dataclass
+
+from ckfs.model import Record
+
+_WATCHED_FLAGS = os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIRECT
+"""Where an append ends is for the store to say, under a lock; the others are not for speed."""
+_SET_IDS = stat.S_ISUID | stat.S_ISGID
+
+
+class Wish(enum.Enum):
+    """AUTO is for stores on the host's own disks and in its memory: of a network's, its own mount options would bound the wait."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An open file, with the *flags* of its opener. *is_final*: its name is meant to stay."""
+
+    flags: int
+    record: Record
+    in_batch_set: bool
+    is_final: bool
+
+    @property
+    def access(self) -> int:
+        return self.flags & os.O_ACCMODE
+
+
+def may_be_read(opened: Opened, *, is_complete: bool) -> bool:
+    """Outside batch sets anybody may overwrite an image at any moment, so that another file takes its place in the store: to
+    that its readers could not be led."""
+    return opened.access == os.O_RDONLY and opened.in_batch_set and is_complete and not opened.record.damaged
+
+
+def may_be_written(opened: Opened) -> bool:
+    """By an owner without limits. What is open for reading, too, could be mapped; and what has its final name in a batch set is
+    protected from the moment in which it is closed."""
+    return (
+        opened.access == os.O_WRONLY
+        and not opened.flags & _WATCHED_FLAGS
+        and not opened.record.mode & _SET_IDS
+        and not (opened.in_batch_set and opened.is_final)
+    )
