@@ -7,6 +7,7 @@ import errno
 import itertools
 import logging
 import os
+import random
 import resource
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -703,3 +704,63 @@ async def test_many_programs_on_two_mounts_are_never_inside_together(mounts: Mou
             for number in range(8):
                 mount = mounts.a if number % 2 else mounts.b
                 nursery.start_soon(work, await mounts.on(mount), number)
+
+
+@pytest.mark.plain_alone(_CLIENTS)
+@pytest.mark.parametrize("seed", range(4))
+async def test_two_mounts_have_what_a_model_of_bytes_has(mounts: Mounts, seed: int) -> None:
+    dice = random.Random(seed)
+    programs = [await mounts.on(mount) for mount in (mounts.a, mounts.a, mounts.b, mounts.b)]
+    model: dict[tuple[int, int], int] = {}  # by program and byte
+    for _ in range(250):
+        number, start = dice.randrange(len(programs)), dice.randrange(10)
+        lock = Range(start, dice.randrange(start, 10), dice.choice((F_RDLCK, F_WRLCK, F_UNLCK, F_UNLCK)))
+        locked = range(lock.start, lock.end + 1)
+        kept = any(
+            other != number and byte in locked and F_WRLCK in (kind, lock.kind)
+            for (other, byte), kind in model.items()
+        )
+        if dice.random() < 0.1:
+            await programs[number].flush()
+            lock, locked, kept = UNLOCK, range(10), False
+        elif lock.kind != F_UNLCK:
+            asked = await programs[number].ask(lock)
+            assert (asked is None) == (not kept)
+            assert await programs[number].lock(lock) is not kept
+        else:
+            assert await programs[number].lock(lock)
+        if lock.kind == F_UNLCK or not kept:
+            for byte in locked:
+                model.pop((number, byte), None)
+                if lock.kind != F_UNLCK:
+                    model[number, byte] = lock.kind
+
+
+@pytest.mark.plain_alone(_CLIENTS)
+async def test_who_reads_what_others_here_read_asks_the_store_no_more(
+    mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, there = await mounts.on(mounts.a), await mounts.on(mounts.a), await mounts.on(mounts.b)
+    assert await one.lock(READ)
+    with monkeypatch.context() as patched:
+        patched.setattr(LockFile, "set", None)
+        assert await two.lock(Range(5, 9, F_RDLCK))
+    await one.flush()
+    assert not await there.lock(Range(5, 5, F_WRLCK))
+    assert await there.lock(Range(10, LAST, F_WRLCK))
+    assert await there.lock(Range(0, 4, F_WRLCK))
+
+
+@pytest.mark.plain_alone(_CLIENTS)
+async def test_as_many_wait_as_may(mounts: Mounts) -> None:
+    """None of them is told that the store does not answer because others were before him."""
+    there = await mounts.on(mounts.b)
+    await there.wait(WRITE)
+    programs = [await mounts.on(mounts.a) for _ in range(locking.MOST_WAITING_OF_USER)]
+    async with trio.open_nursery() as nursery:
+        for number, program in enumerate(programs):
+            nursery.start_soon(program.wait, Range(number, number + 1, F_RDLCK))
+        await trio.sleep(1)
+        assert await there.lock(UNLOCK)
+    assert await there.lock(READ)
+    assert not await there.lock(WRITE)

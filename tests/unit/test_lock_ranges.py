@@ -82,6 +82,9 @@ def test_pieces_are_all_that_anybody_has(steps: list[tuple[int, Range]], ends: t
     covered = [byte for piece in pieces for byte in range(piece.start, piece.end + 1)]
     assert covered == list(range(min(ends), max(ends) + 1))
     union = {byte: kind for (_, byte), kind in model.items()}
+    for kind in (F_RDLCK, F_WRLCK):
+        has_all = all(union.get(byte) == kind for byte in range(min(ends), max(ends) + 1))
+        assert table.covers(_range(ends, kind)) == has_all
     for piece in pieces:
         for byte in range(piece.start, piece.end + 1):
             assert piece.kind == union.get(byte, F_UNLCK)

@@ -15,12 +15,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fcntl import F_UNLCK
 
 import trio
 
-from ckfs.errors import BadHandle, Invalid
+from ckfs.errors import BadHandle, Invalid, StoreDown
 from ckfs.fs.core import Core
 from ckfs.fs.lockplaces import Place, Places, seen_of, stored_of
 from ckfs.fs.lockranges import LAST, LockTable, Range, Waiting, Waits
@@ -28,7 +28,8 @@ from ckfs.names import FileHandle, Uid
 from ckfs.store.lockfiles import Piece
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 1.0
-"""Of those who wait, between two looks at what other mounts have."""
+"""Of those who wait, between two looks at what other mounts have; longer if many wait."""
+_MOST_LOOKS_PER_S = 100
 
 MOST_WAITING, MOST_WAITING_OF_USER = 384, 256
 """Calls that wait for a lock; each has a task of the transport's."""
@@ -115,10 +116,19 @@ class Locking:
         with self._as_waiting(wanted.uid):
             while True:
                 changed = wanted.place.changed  # as of before the look
-                if await self._take(wanted):
+                if await self._take_if_able(wanted):
                     return
                 await self._wait(wanted, changed, pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                pause_s = min(2 * pause_s, max(_LONGEST_PAUSE_S, self._waiting.total() / _MOST_LOOKS_PER_S))
+
+    async def _take_if_able(self, wanted: _Wanted) -> bool:
+        """Who waits anyhow may wait for others' looks, too."""
+        try:
+            return await self._take(wanted)
+        except StoreDown:
+            if not self._places.is_busy(wanted.place):
+                raise
+            return False
 
     async def _wait(self, wanted: _Wanted, changed: trio.Event, pause_s: float) -> None:
         """For a while, or until something is unlocked here."""
@@ -143,10 +153,10 @@ class Locking:
         if place is None:  # they were not set through this one
             with suppress(BadHandle):
                 place = self._places.known(self._core.handle(number).node.ino)
-        if place is not None and place.fcntl.of(owner):
+        if place is not None and (had := place.fcntl.of(owner)):
             self._put(place, owner, (), is_flock=False)
             place.through.pop(owner, None)
-            await self._places.unlocked(place, is_flock=False)
+            await self._places.unlocked(place, had, is_flock=False)
 
     async def released(self, number: FileHandle) -> None:
         """RELEASE: the handle's flock goes, and what owners have set through it alone. Before or after the handle itself; never fails."""
@@ -154,13 +164,21 @@ class Locking:
         if place is None:
             return
         place.handles.discard(number)
+        flocked, had = place.flock.of(number), list[Range]()
         self._put(place, number, (), is_flock=True)
         for owner, handles in list(place.through.items()):
             handles.discard(number)
             if not handles:
                 del place.through[owner]
+                had += place.fcntl.of(owner)
                 self._put(place, owner, (), is_flock=False)
-        await self._places.settle(place)
+        if not place.handles:
+            await self._places.settle(place)
+            return
+        if flocked:
+            await self._places.unlocked(place, flocked, is_flock=True)
+        if had:
+            await self._places.unlocked(place, sorted(had, key=lambda lock: lock.start), is_flock=False)
 
     def _wanted(self, number: FileHandle, owner: int, lock: Range, *, is_flock: bool) -> _Wanted:
         handle = self._core.handle(number)
@@ -175,31 +193,37 @@ class Locking:
 
     async def _take(self, wanted: _Wanted) -> bool:
         """Whether it could be had."""
-        places, place = self._places, wanted.place
-        piece = wanted.stored if await places.are_shared() else None
-        async with places.turn(place) as turn:
+        piece = wanted.stored if await self._places.are_shared() else None
+        lost: tuple[Range, ...] = ()
+        async with self._places.turn(wanted.place) as turn:
             self._check_open(wanted)
             self._check_ranges(wanted)
             is_had = wanted.table.conflict(wanted.owner, wanted.lock) is None
-            if is_had and piece is not None:
-                is_had = await places.lock(place, turn, piece, wanted.uid)
-            self._check_open(wanted)
+            if is_had and piece is not None and not wanted.table.covers(wanted.lock):
+                is_had = await self._places.lock(wanted.place, turn, piece, wanted.uid)
+                self._check_open(wanted)
             if is_had:
                 self._put_wanted(wanted)
-            elif wanted.is_flock and wanted.has:
+            elif wanted.is_flock and (lost := wanted.has):
                 # As flock(2) has it: a lock that is to become another is gone if that one is not to be had.
-                self._put(place, wanted.owner, (), is_flock=True)
-                await places.tell(place, turn)
-            return is_had
+                self._put(wanted.place, wanted.owner, (), is_flock=True)
+        if lost:
+            await self._places.unlocked(wanted.place, lost, is_flock=True)
+        return is_had
 
     async def _unlock(self, wanted: _Wanted) -> None:
-        if not wanted.has:
+        lock, had = wanted.lock, wanted.has
+        if not had:
             return
         self._check_ranges(wanted)
         self._put(wanted.place, wanted.owner, wanted.after(), is_flock=wanted.is_flock)
         wanted.place.has_changed()
-        start, end = wanted.lock.start, wanted.lock.end
-        await self._places.unlocked(wanted.place, is_flock=wanted.is_flock, start=start, end=end)
+        cut = (
+            replace(one, start=max(one.start, lock.start), end=min(one.end, lock.end))
+            for one in had
+            if one.overlaps(lock)
+        )
+        await self._places.unlocked(wanted.place, cut, is_flock=wanted.is_flock)
 
     def _put_wanted(self, wanted: _Wanted) -> None:
         place, had = wanted.place, wanted.has

@@ -10,7 +10,7 @@ import errno
 import logging
 import resource
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from fcntl import F_UNLCK
@@ -36,6 +36,7 @@ just started grants no locks for a while, and does all else."""
 _CALLS = -1
 """Under what the gate counts them all: a server that grants no locks must not keep threads from other calls. No set has the number."""
 _AGAIN_S = 1.0
+_ALL = Range(0, LAST, F_UNLCK)
 
 
 @dataclass(eq=False, slots=True)
@@ -107,6 +108,10 @@ class Places:
 
     # Taking
 
+    def is_busy(self, place: Place) -> bool:
+        """After StoreDown: whether the store does answer, and it was others for whom was waited."""
+        return self._core.gate.is_up and not self._turns.is_overdue(place.ino)
+
     async def are_shared(self) -> bool:
         """Whether other mounts see locks; said in the log if they do not."""
         if self._is_shared is None:
@@ -157,14 +162,14 @@ class Places:
 
     # Giving back
 
-    async def unlocked(self, place: Place, *, is_flock: bool, start: int = 0, end: int = LAST) -> None:
-        """Something there was unlocked: let the store know it, now or later."""
+    async def unlocked(self, place: Place, locks: Iterable[Range], *, is_flock: bool) -> None:
+        """Of *locks* that somebody had there some are unlocked: let the store know it, now or later."""
+        had = tuple(locks)
         with self._or_later(place):
             async with self.turn(place) as turn:
-                file, pieces = self._file_of(place), _pieces(place, is_flock=is_flock, start=start, end=end)
-                unlocked = [piece for piece in pieces if piece[2] == F_UNLCK]
-                if file is not None and unlocked:
-                    await self._call(place, turn, partial(file.set, unlocked))
+                file, pieces = self._file_of(place), _free(place, had, is_flock=is_flock)
+                if file is not None and pieces:
+                    await self._call(place, turn, partial(file.set, pieces))
 
     async def settle(self, place: Place) -> None:
         """Let the store have what the table says, and nothing if no handle is left; now or later."""
@@ -172,14 +177,14 @@ class Places:
         with self._or_later(place):
             async with self.turn(place) as turn:
                 if place.handles:
-                    await self.tell(place, turn)
+                    await self._tell(place, turn)
                 else:
                     await self._leave(place, turn)
 
-    async def tell(self, place: Place, turn: Held) -> None:
+    async def _tell(self, place: Place, turn: Held) -> None:
         """All that the table says."""
         file = self._file_of(place)
-        pieces = [*_pieces(place, is_flock=False), *_pieces(place, is_flock=True)]
+        pieces = [*_pieces(place, (_ALL,), is_flock=False), *_pieces(place, (_ALL,), is_flock=True)]
         if file is not None and not await self._call(place, turn, partial(file.set, pieces)):
             log.warning("locks of inode %x were lost in the store, and another mount has them", place.ino)
 
@@ -260,9 +265,22 @@ def seen_of(piece: Piece) -> Range:
     return Range(start, LAST if end >= LAST_SHARED else end, kind)
 
 
-def _pieces(place: Place, *, is_flock: bool, start: int = 0, end: int = LAST) -> Iterator[Piece]:
-    """What the table says of all from *start* to *end*, as the store is told it."""
-    for piece in place.table(is_flock=is_flock).pieces(start, end):
-        stored = stored_of(piece, is_flock=is_flock)
-        if stored is not None:
-            yield stored
+def _pieces(place: Place, within: Iterable[Range], *, is_flock: bool) -> Iterator[Piece]:
+    """What the table says of all *within*, as the store is told it."""
+    for one in within:
+        for piece in place.table(is_flock=is_flock).pieces(one.start, one.end):
+            stored = stored_of(piece, is_flock=is_flock)
+            if stored is not None:
+                yield stored
+
+
+def _free(place: Place, had: tuple[Range, ...], *, is_flock: bool) -> list[Piece]:
+    """What nobody has any more of what somebody *had*, in few pieces: between them there may be what others have, or nothing."""
+    if not had:
+        return []
+    whole = Range(had[0].start, had[-1].end, F_UNLCK)
+    ways = (
+        [piece for piece in _pieces(place, within, is_flock=is_flock) if piece[2] == F_UNLCK]
+        for within in (had, (whole,))
+    )
+    return min(ways, key=len)

@@ -102,6 +102,10 @@ class LockTable:
         else:
             self._of.pop(owner, None)
 
+    def covers(self, wanted: Range) -> bool:
+        """Whether the owners have all of *wanted* together, of that kind."""
+        return all(piece.kind == wanted.kind for piece in self.pieces(wanted.start, wanted.end))
+
     def pieces(self, start: int, end: int) -> Iterator[Range]:
         """All from *start* to *end*, in order: what anybody has locked, of whatever kind, and with F_UNLCK what nobody has."""
         locked = sorted(
