@@ -316,6 +316,18 @@ async def test_a_release_gives_back_what_no_flush_did(mounts: Mounts) -> None:
     assert await other.lock(WRITE)
 
 
+@pytest.mark.plain_alone(_CLIENTS)
+async def test_what_a_handle_let_go_is_free_here_before_the_store_knows(mounts: Mounts) -> None:
+    one, here, there = await mounts.on(mounts.a), await mounts.on(mounts.a), await mounts.on(mounts.b)
+    assert await one.flock(F_WRLCK)
+    mounts.a.fs.locking.let_go(one.handle)
+    assert not await there.flock(F_RDLCK)
+    assert await here.flock(F_RDLCK)
+    assert not await there.flock(F_WRLCK)
+    await mounts.end(one)
+    assert await there.flock(F_RDLCK)
+
+
 async def test_a_lock_stays_with_a_file_that_is_renewed(mounts: Mounts) -> None:
     """Who overwrites a complete image writes another file of the store."""
     one = await mounts.on(mounts.a)

@@ -63,6 +63,15 @@ class _Wanted:
         return stored_of(self.lock, is_flock=self.is_flock)
 
 
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What a handle had of flock, and its owners of fcntl's, when it was closed."""
+
+    place: Place
+    flocked: tuple[Range, ...]
+    had: tuple[Range, ...]
+
+
 class Locking:
     """Owners of fcntl locks are the kernel's numbers of them; a flock's is the handle."""
 
@@ -70,6 +79,8 @@ class Locking:
         self._core = core
         self._places = Places(core)
         self._of: dict[FileHandle, Place] = {}
+        self._let_go: dict[FileHandle, _Left] = {}
+        """Of these the store has yet to be told."""
         self._ranges: Counter[Uid] = Counter()
         self._waiting: Counter[Uid] = Counter()
         self._waits = Waits()
@@ -77,7 +88,8 @@ class Locking:
     @property
     def is_idle(self) -> bool:
         """Whether nothing of any lock is left."""
-        return self._places.is_idle and not (self._of or self._ranges.total() or self._waiting.total())
+        counted = self._ranges.total() + self._waiting.total()
+        return self._places.is_idle and not (self._of or self._let_go or counted)
 
     async def run(self) -> None:
         """Tell the store again what it was not told, or not in time; for the life of the mount."""
@@ -158,8 +170,9 @@ class Locking:
             place.through.pop(owner, None)
             await self._places.unlocked(place, had, is_flock=False)
 
-    async def released(self, number: FileHandle) -> None:
-        """RELEASE: the handle's flock goes, and what owners have set through it alone. Before or after the handle itself; never fails."""
+    def let_go(self, number: FileHandle) -> None:
+        """What :meth:`released` does first, without waiting: from then on others of this mount can have what the handle had. The kernel
+        does not wait for the answer to RELEASE, and whoever closed a file may ask for a lock by the next request."""
         place = self._of.pop(number, None)
         if place is None:
             return
@@ -172,13 +185,22 @@ class Locking:
                 del place.through[owner]
                 had += place.fcntl.of(owner)
                 self._put(place, owner, (), is_flock=False)
-        if not place.handles:
-            await self._places.settle(place)
+        had.sort(key=lambda lock: lock.start)
+        self._let_go[number] = _Left(place, flocked, tuple(had))
+
+    async def released(self, number: FileHandle) -> None:
+        """RELEASE: the handle's flock goes, and what owners have set through it alone. Before or after the handle itself; never fails."""
+        self.let_go(number)
+        left = self._let_go.pop(number, None)
+        if left is None:
             return
-        if flocked:
-            await self._places.unlocked(place, flocked, is_flock=True)
-        if had:
-            await self._places.unlocked(place, sorted(had, key=lambda lock: lock.start), is_flock=False)
+        if not left.place.handles:
+            await self._places.settle(left.place)
+            return
+        if left.flocked:
+            await self._places.unlocked(left.place, left.flocked, is_flock=True)
+        if left.had:
+            await self._places.unlocked(left.place, left.had, is_flock=False)
 
     def _wanted(self, number: FileHandle, owner: int, lock: Range, *, is_flock: bool) -> _Wanted:
         handle = self._core.handle(number)

@@ -44,10 +44,11 @@ class LockTable:
 
     def __init__(self) -> None:
         self._of: dict[int, tuple[Range, ...]] = {}
+        self._count = 0
 
     def __len__(self) -> int:
         """How many ranges are locked."""
-        return sum(map(len, self._of.values()))
+        return self._count
 
     def of(self, owner: int) -> tuple[Range, ...]:
         return self._of.get(owner, ())
@@ -67,10 +68,11 @@ class LockTable:
 
     def _conflicts(self, owner: int, wanted: Range) -> Iterator[tuple[int, Range]]:
         """Of each other owner the first one."""
+        start, end = wanted.start, wanted.end
         for other, locks in self._of.items():
-            if other == owner:
+            if other == owner or locks[-1].end < start or locks[0].start > end:
                 continue
-            for lock in _overlapping(locks, wanted.start, wanted.end):
+            for lock in _overlapping(locks, start, end):
                 if lock.conflicts(wanted):
                     yield other, lock
                     break
@@ -97,6 +99,7 @@ class LockTable:
 
     def put(self, owner: int, locks: tuple[Range, ...]) -> None:
         """*owner* has these from now on, as :meth:`after` says, and no others."""
+        self._count += len(locks) - len(self.of(owner))
         if locks:
             self._of[owner] = locks
         else:
@@ -109,7 +112,12 @@ class LockTable:
     def pieces(self, start: int, end: int) -> Iterator[Range]:
         """All from *start* to *end*, in order: what anybody has locked, of whatever kind, and with F_UNLCK what nobody has."""
         locked = sorted(
-            (lock for locks in self._of.values() for lock in _overlapping(locks, start, end)),
+            (
+                lock
+                for locks in self._of.values()
+                if locks[-1].end >= start and locks[0].start <= end
+                for lock in _overlapping(locks, start, end)
+            ),
             key=lambda lock: lock.start,
         )
         at = start
