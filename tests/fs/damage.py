@@ -435,6 +435,7 @@ DAMAGES = (
     _d("half purged", lambda s: item(s).rename(item(s).with_name("0123456789abcdef.purged")), "trash-purged", notes=True, stays=("trash-purged",)),
     _d("left in staging", lambda s: (s / "staging/file-0123456789abcdef").write_bytes(b"half"), "staging-left", notes=True, stays=("staging-left",)),
     _d("a lock", lambda s: (s / "staging/copying-zz").write_bytes(b""), "staging-left", notes=True, stays=("staging-left",)),
+    _d("locks of programs", lambda s: (s / "staging/locks-7f").write_bytes(b""), "staging-left", notes=True, stays=("staging-left",)),
     _d("an image of a mount that is gone", left_by_mount, "image-left", notes=True),
     _d("a directory for a registration", _directory_for_a_registration, "mount-damaged"),
     _d("a link for a registration", lambda s: (s / "mounts/0123456789abcdef").symlink_to("x"), "mount-damaged"),

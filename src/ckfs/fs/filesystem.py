@@ -19,6 +19,7 @@ from ckfs.fs.housekeeping import Chore, Housekeeping
 from ckfs.fs.keeping import Keeping
 from ckfs.fs.left import Left
 from ckfs.fs.listing import Listing
+from ckfs.fs.locking import Locking
 from ckfs.fs.metadata import Metadata
 from ckfs.fs.naming import Naming
 from ckfs.fs.opening import Opening
@@ -44,6 +45,7 @@ class Filesystem:
     metadata: Metadata
     extended: Extended
     listing: Listing
+    locking: Locking
     digesting: Digesting
     housekeeping: Housekeeping
 
@@ -80,6 +82,7 @@ def filesystem(core: Core) -> Filesystem:
         metadata=metadata,
         extended=Extended(core, metadata, sets, guard, left, passing),
         listing=Listing(core, sets),
+        locking=Locking(core),
         digesting=Digesting(core),
         housekeeping=Housekeeping(core, _chores(core, guard, left)),
     )

@@ -20,6 +20,7 @@ from ckfs.store.copylocks import CopyLocks
 from ckfs.store.door import Door
 from ckfs.store.entries import USERS, SetEntry, on_the_way, place_beside, place_of
 from ckfs.store.identity import ROOT
+from ckfs.store.lockfiles import LockFiles
 from ckfs.store.namelinks import NAMES, NameLinks, unused_name
 from ckfs.store.realms import Arrangement
 from ckfs.store.spots import HOME, Found, Spot, VolumeId
@@ -45,6 +46,7 @@ class SetNames(NameLinks):
         self._arrangement = arrangement
         self._make_realm: MakeRealm | None = None
         self.copy_locks = CopyLocks(self._staging_fd, service)
+        self.lock_files = LockFiles(self._staging_fd, service)
 
     def make_realms_by(self, make_realm: MakeRealm) -> None:
         """Before the first call: whatever users' directories need so that the engine under the store enforces their quotas."""

@@ -153,4 +153,6 @@ def _what(directory: Directory, name: bytes, status: os.stat_result) -> str:
         return f"an entry of the set {entry.ino:x}"
     if name.startswith(b"copying-"):
         return "the lock of a copy to a new owner"
+    if name.startswith(b"locks-"):
+        return "what programs lock on a file"
     return f"a file of uid {status.st_uid}"
