@@ -18,7 +18,7 @@ from tests.support import gluster_cluster, ledgers
 from tests.support.distribution import ByFileOrCluster, longest_first
 from tests.support.gluster_cluster import Cluster
 from tests.support.ledgers import Policy
-from tests.support.mounting import Mount, mounted, run_ckfs, state_directory
+from tests.support.mounting import TRANSPORT, Mount, mounted, run_ckfs, state_directory
 from tests.support.nfs import directory_for, nfs_store
 from tests.support.payers import Quotas, ledger_in, private_store
 from tests.support.postgres import Server, running, skip_unless_installed
@@ -32,6 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run on the GlusterFS cluster all that can run there, not only what fits in time: an hour and more",
     )
+    parser.addoption(
+        "--transport",
+        choices=("kernel", "pyfuse3"),
+        help="by which transport mounts are served, if not by the one that ckfs chooses",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if transport := config.getoption("transport"):
+        os.environ[TRANSPORT] = transport
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

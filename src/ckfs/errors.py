@@ -148,6 +148,12 @@ class Fenced(FsError):
     errno = errno.EIO
 
 
+class Interrupted(FsError):
+    """A signal came to whoever waited for a lock (EINTR, which the kernel may make a new call of)."""
+
+    errno = errno.EINTR
+
+
 class StoreDown(FsError):
     """The store did not answer in time, or has not since."""
 
@@ -209,6 +215,8 @@ _LARGEST_ERRNO = 511
 def errno_of(error: BaseException) -> int:
     """The errno that a caller is answered for *error*. Total: every exception has one, and none is 0 or above 511."""
     match error:
+        case Interrupted():
+            return errno.EINTR
         case FsError():
             number: object = error.errno
         case TimeoutError():

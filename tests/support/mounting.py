@@ -31,6 +31,8 @@ READY_TIMEOUT = 30.0
 """Seconds for a daemon to say READY=1."""
 END_TIMEOUT = 30.0
 """Seconds for a mount to come to an end: not busy any more, store files closed, the daemon gone."""
+TRANSPORT = "CKFS_TEST_TRANSPORT"
+"""The variable that says by which transport the tests' mounts are served, if not by the one that ckfs chooses."""
 UMASK = 0o022
 """Every ckfs runs with a common umask, whatever the tests' own is."""
 _POLL = 0.02
@@ -177,7 +179,13 @@ def mounted(
     before the command to run it on another machine (:attr:`tests.support.machines.Machine.enter`).
     """
     mountpoint.mkdir(exist_ok=True)
-    chosen = [f"role={role}", *([f"node={node}"] if node else []), *options]
+    transport = os.environ.get(TRANSPORT)
+    chosen = [
+        f"role={role}",
+        *([f"node={node}"] if node else []),
+        *([f"transport={transport}"] if transport else []),
+        *options,
+    ]
     with tempfile.TemporaryDirectory(prefix="ckfs-daemon-") as scratch:
         log_file = Path(scratch) / "log"
         arguments = [*within, *command("mount", store, mountpoint, "-f", "-o", ",".join(chosen))]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from ckfs.errors import Unsupported
+import trio
+
+from ckfs.errors import Interrupted, Unsupported
 from ckfs.fs.filesystem import Filesystem
+from ckfs.fs.lockranges import Range
 from ckfs.fs.metadata import Changes
 from ckfs.model import Caller
 from ckfs.names import FileHandle, Gid, Inode, Uid
 from ckfs.store.spots import Found
 from ckfs.transport.shown import links_of
+from ckfs.transport.under_way import UnderWay
 from ckfs.transport.wire import replies, requests
 from ckfs.transport.wire.abi import Opcode, OpenFlags
 from ckfs.transport.wire.replies import Attributes, Listing
@@ -39,7 +44,11 @@ _NOTHING = b""
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
+    """*waiting* are the requests that a signal to whoever waits for them ends."""
+
     fs: Filesystem
+    under_way: UnderWay
+    waiting: dict[int, trio.CancelScope] = field(default_factory=dict)
 
     def by_opcode(self) -> dict[int, Handler]:
         """Of all requests that are answered; FORGET and INTERRUPT are not."""
@@ -78,6 +87,9 @@ class Handlers:
             Opcode.COPY_FILE_RANGE: self._copy_file_range,
             Opcode.COPY_FILE_RANGE_64: self._copy_file_range,
             Opcode.STATX: self._statx,
+            Opcode.GETLK: self._getlk,
+            Opcode.SETLK: self._setlk,
+            Opcode.SETLKW: self._setlkw,
             Opcode.DESTROY: self._nothing,
         }
 
@@ -189,7 +201,11 @@ class Handlers:
         return replies.written(await self.fs.content.write(FileHandle(asked.fh), asked.offset, asked.data))
 
     async def _flush(self, header: Header, asked: requests.Flush) -> Answer:
-        await self.fs.content.flush(FileHandle(asked.fh))
+        number = FileHandle(asked.fh)
+        try:
+            await self.fs.content.flush(number)
+        finally:
+            await self.fs.locking.release_owner(number, asked.lock_owner)
         return _NOTHING
 
     async def _fsync(self, header: Header, asked: requests.Fsync) -> Answer:
@@ -197,7 +213,12 @@ class Handlers:
         return _NOTHING
 
     async def _release(self, header: Header, asked: requests.Release) -> Answer:
-        await self.fs.content.release(FileHandle(asked.fh))
+        number = FileHandle(asked.fh)
+        self.fs.locking.let_go(
+            number
+        )  # at once: the next request may be somebody's who knows that it is closed
+        await self.fs.locking.released(number)
+        await self.fs.content.release(number)
         return _NOTHING
 
     async def _fallocate(self, header: Header, asked: requests.Fallocate) -> Answer:
@@ -214,6 +235,32 @@ class Handlers:
         )
         is_wide = header.opcode == Opcode.COPY_FILE_RANGE_64
         return replies.copied(count) if is_wide else replies.written(count)
+
+    # Locks
+
+    async def _getlk(self, header: Header, asked: requests.Lock) -> Answer:
+        wanted = _range_of(asked)
+        held = await self.fs.locking.get(FileHandle(asked.fh), asked.owner, wanted)
+        found = held or replace(wanted, kind=fcntl.F_UNLCK, pid=0)
+        return replies.lock(found.start, found.end, found.kind, found.pid)
+
+    async def _setlk(self, header: Header, asked: requests.Lock) -> Answer:
+        number = FileHandle(asked.fh)
+        await self.fs.locking.set(number, asked.owner, _range_of(asked), is_flock=asked.is_flock)
+        return _NOTHING
+
+    async def _setlkw(self, header: Header, asked: requests.Lock) -> Answer:
+        number = FileHandle(asked.fh)
+        self.waiting[header.unique] = interrupted = trio.CancelScope()
+        try:
+            with self.under_way.waiting_for_others(), interrupted:
+                await self.fs.locking.set_waiting(
+                    number, asked.owner, _range_of(asked), is_flock=asked.is_flock
+                )
+                return _NOTHING
+            raise Interrupted("a signal came while a lock was waited for")
+        finally:
+            del self.waiting[header.unique]
 
     # Directories
 
@@ -281,6 +328,10 @@ def _sized(value: bytes, room: int) -> bytes:
     if len(value) > room:
         raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
     return value
+
+
+def _range_of(asked: requests.Lock) -> Range:
+    return Range(asked.start, asked.end, asked.kind, asked.pid)
 
 
 def caller_of(header: Header, umask: int = 0) -> Caller:

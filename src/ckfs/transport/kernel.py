@@ -33,6 +33,7 @@ from ckfs.transport.wire.requests import (
     Forget,
     Header,
     Init,
+    Interrupt,
     Malformed,
     Unsupported,
     header_of,
@@ -63,7 +64,8 @@ class Kernel(Transport):
         super().__init__()
         self._fs = fs
         self._passes = passes
-        self._handlers = Handlers(fs).by_opcode()
+        self._handlers = Handlers(fs, self.requests)
+        self._by_opcode = self._handlers.by_opcode()
         self._fd = -1
         self._scope = trio.CancelScope()
         self._is_led = False
@@ -82,6 +84,7 @@ class Kernel(Transport):
             max_background=_MOST_IN_BACKGROUND,
             congestion_threshold=_MOST_IN_BACKGROUND * 3 // 4,
             passthrough=self._passes,
+            locks=True,
         )
         poll = select.poll()
         poll.register(fd, select.POLLIN)
@@ -202,7 +205,7 @@ class Kernel(Transport):
         except Unsupported:
             self._device.refuse(unique, errno.ENOSYS)
             return False
-        handler = self._handlers.get(opcode)
+        handler = self._by_opcode.get(opcode)
         if handler is None:
             if not self._takes_note(header, asked):
                 self._device.refuse(
@@ -254,8 +257,11 @@ class Kernel(Transport):
         elif isinstance(asked, BatchForget):
             for nodeid, count in asked.items:
                 self._fs.forget(Inode(nodeid), count)
+        elif isinstance(asked, Interrupt):
+            if (waiting := self._handlers.waiting.get(asked.unique)) is not None:
+                waiting.cancel()  # else it is a call that does not wait for others, and is soon over
         else:
-            return header.opcode == Opcode.INTERRUPT
+            return False
         return True
 
 

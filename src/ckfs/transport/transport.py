@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from ckfs.fs.locking import MOST_WAITING
 from ckfs.store.gate import DATA_CALLS
 from ckfs.transport.under_way import UnderWay
 
-MOST_REQUESTS = DATA_CALLS + 512
-"""That are answered at a time: more than the data calls that may wait for the store, so that there is always a place
+MOST_REQUESTS = DATA_CALLS + MOST_WAITING + 512
+"""That are answered at a time: more than the calls that may wait for long, for the store or for locks, so that there is always a place
 for a metadata call."""
 
 

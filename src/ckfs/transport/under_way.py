@@ -29,13 +29,13 @@ class UnderWay:
             self._idle = trio.Event()
 
     @contextmanager
-    def one(self) -> Iterator[None]:
-        """Within the block a request is being answered."""
-        self.begin()
+    def waiting_for_others(self) -> Iterator[None]:
+        """Within the block one of them is not counted: nobody knows when that will be answered."""
+        self.end()
         try:
             yield
         finally:
-            self.end()
+            self.begin()
 
     async def idle(self) -> None:
         """Wait until no request is being answered."""
