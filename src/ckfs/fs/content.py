@@ -57,6 +57,7 @@ class Content:
         if handle.wrote:  # through a mapping that outlived its descriptor, or by a child of its opener
             with contextlib.suppress(OSError, FsError):
                 await self._hand_over(handle)
+                await self.passing.doubt(handle)
             await self._settle_or_later(handle)
         while handle.node.truncating:  # who overwrites it settles it, unless that fails
             await handle.node.until_truncated()

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _LOOK_S = 1.0
 """For how long what was seen of limits and of the store's room holds."""
 _MOST_REMEMBERED = 4096
+_LAST_BYTES = 1 << 20
+"""With less room than that a store is full."""
 _CLOSINGS, _CLOSING_S = 10, 0.05
 """How often, and with what pauses, a file is looked at that its writer may just be closing."""
 
@@ -147,8 +149,8 @@ class Passing:
         )
 
     async def _is_unlimited(self, payer: Uid) -> bool:
-        """Or the store's own engine limits him."""
-        if self.core.ledger is None:
+        """Whoever keeps quotas: of what its engine refuses a writer, too, nobody else hears."""
+        if self.core.quotas is None:
             return True
         now_s = trio.current_time()
         seen_s, said = self._unlimited.get(payer, (-_LOOK_S, False))
@@ -245,6 +247,19 @@ class Passing:
         with trio.move_on_after(self.core.op_timeout_s / 4):
             for is_released in earlier:
                 await is_released.wait()
+
+    async def doubt(self, handle: Handle) -> None:
+        """Before the image of *handle* is settled: what is closed in a full store may lack what there was no room for, which only its
+        writer was told. Then it is partial."""
+        if not handle.is_written_unseen:
+            return
+        node = handle.node
+        there = await self.core.gate.look(partial(self.core.store.door.room, volume_of(node)))
+        if there.f_bavail * there.f_frsize < _LAST_BYTES:
+            log.warning(
+                "image %s: the store is full: nobody knows whether all of it was written", place_of(node)
+            )
+            node.failed = True
 
     async def remember(self, handle: Handle) -> None:
         """The image of *handle*, which was written unseen now or before, is settled: what it is now is what its writers left."""
