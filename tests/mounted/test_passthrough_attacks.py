@@ -19,7 +19,7 @@ from tests.support.images import content, save, state
 from tests.support.loops import tmpfs
 from tests.support.mounting import Mount, make_store, mounted
 from tests.support.passed import is_written_unseen
-from tests.support.users import ALICE, ROOT, as_user, raises_errno
+from tests.support.users import ALICE, BOB, ROOT, as_user, errno_as, raises_errno
 
 pytestmark = pytest.mark.root
 
@@ -290,3 +290,71 @@ def test_a_store_on_a_stacked_file_system_is_used_without(root_and_fuse: None, w
                 assert refused in mount.log()
         finally:
             subprocess.run(["umount", str(top / "merged")], check=True)
+
+
+def test_whoever_has_just_closed_it_opens_it_in_any_way(mount: Mount) -> None:
+    own = own_of(mount)
+
+    def often() -> None:
+        for number in range(200):
+            save(f"{own}/image", CONTENT)
+            os.close(os.open(f"{own}/image", (os.O_RDWR, os.O_RDWR | os.O_TRUNC, os.O_WRONLY)[number % 3]))
+
+    as_user(ALICE, often)
+
+
+def test_what_was_just_closed_goes_to_the_trash_when_it_is_cut_by_name(mount: Mount) -> None:
+    own = own_of(mount)
+
+    def often() -> None:
+        for number in range(50):
+            save(f"{own}/{number}", CONTENT)
+            os.truncate(f"{own}/{number}", 0)
+
+    as_user(ALICE, often)
+    assert ckfs_as_root("trash", "ls", "--store", mount.path).count(" own2101/") == 50
+
+
+# What a reader can keep its owner from: the kernel has one file of the store for an inode, for as long as anybody has that open by it
+
+
+HELD = pytest.mark.xfail(
+    reason="nobody can take the kernel a file away that somebody reads, which he opened while it was written",
+    strict=True,
+)
+
+
+@HELD
+def test_who_reads_while_it_is_written_keeps_nobody_from_overwriting_it_afterwards(mount: Mount) -> None:
+    """tail -f of one run's log, and the next run."""
+    own = own_of(mount)
+    with Agent(ALICE) as writer, Agent(BOB) as reader:
+        fd = writer.do(os.open, f"{own}/log", NEW, 0o644)
+        writer.do(os.write, fd, CONTENT)
+        reader.do(os.open, f"{own}/log", os.O_RDONLY)
+        writer.do(os.close, fd)
+        as_user(ALICE, save, f"{own}/log", b"new")
+        assert as_user(ALICE, content, f"{own}/log") == b"new"
+
+
+@HELD
+def test_who_reads_while_it_is_written_keeps_nobody_from_changing_it_afterwards(mount: Mount) -> None:
+    own = own_of(mount)
+    with Agent(ALICE) as writer, Agent(BOB) as reader:
+        fd = writer.do(os.open, f"{own}/log", NEW, 0o644)
+        writer.do(os.write, fd, CONTENT)
+        reader.do(os.open, f"{own}/log", os.O_RDONLY)
+        writer.do(os.close, fd)
+        assert errno_as(ALICE, os.open, f"{own}/log", os.O_RDWR) == 0
+
+
+@HELD
+def test_who_reads_a_superseded_image_keeps_nobody_from_overwriting_it(mount: Mount) -> None:
+    batch = batch_of(mount)
+    for name in "abc":
+        as_user(ALICE, save, f"{batch}/{name}", CONTENT)
+    os.chmod(f"{batch}/a", 0o644)
+    with Agent(BOB) as reader:
+        reader.do(os.open, f"{batch}/a", os.O_RDONLY)
+        as_user(ALICE, save, f"{batch}/a", b"new")
+    assert content(f"{batch}/a") == b"new"
