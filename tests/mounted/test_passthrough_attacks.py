@@ -165,7 +165,7 @@ def test_the_daemon_ends_though_somebody_waited_for_a_lock_when_its_mount_was_cu
     store: Path, workdir: Path
 ) -> None:
     with (
-        mounted(store, workdir / "mount", may_log=["somebody writes it yet"]) as mount,
+        mounted(store, workdir / "mount") as mount,
         Agent(ALICE) as holder,
         Agent(ALICE) as waiter,
     ):
@@ -200,7 +200,7 @@ def test_what_somebody_goes_on_to_write_after_the_mount_was_cut_off_is_partial(
     store: Path, workdir: Path
 ) -> None:
     with Agent(ALICE) as writer:
-        with mounted(store, workdir / "mount", may_log=["somebody writes it yet"]) as mount:
+        with mounted(store, workdir / "mount") as mount:
             own = own_of(mount)
             fd = writer.do(os.open, f"{own}/image", NEW, 0o644)
             writer.do(os.write, fd, CONTENT)

@@ -256,7 +256,7 @@ class Passing:
         node = handle.node
         there = await self.core.gate.look(partial(self.core.store.door.room, volume_of(node)))
         if there.f_bavail * there.f_frsize < _LAST_BYTES:
-            log.warning(
+            log.info(
                 "image %s: the store is full: nobody knows whether all of it was written", place_of(node)
             )
             node.failed = True
@@ -312,7 +312,7 @@ class Passing:
                 log.warning("image %s: nobody can tell whether it is written yet: %s", place_of(node), error)
                 return True
             await trio.sleep(_CLOSING_S)
-        log.warning("image %s: somebody writes it yet", place_of(node))
+        log.info("image %s: somebody writes it yet", place_of(node))
         return True
 
     async def renamed(self, node: Node) -> None:
