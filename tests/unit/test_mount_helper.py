@@ -74,6 +74,8 @@ OURS = [
     "io_timeout=60",
     "log=/var/log/ckfs",
     "state=/var/lib/ckfs",
+    "transport=kernel",
+    "passthrough=off",
     "ro",
     "partial",
 ]

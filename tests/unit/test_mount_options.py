@@ -9,6 +9,8 @@ import pytest
 from ckfs.daemon.options import KNOWN, MountOptions, parse
 from ckfs.errors import UsageError
 from ckfs.model import Role
+from ckfs.policy import passing
+from ckfs.transport.choosing import Wish as Transport
 
 
 def test_without_options_the_mount_is_the_safest_kind() -> None:
@@ -28,6 +30,12 @@ def test_without_options_the_mount_is_the_safest_kind() -> None:
         ("op_timeout=86400", {"op_timeout_s": 86400.0}),
         ("io_timeout=60", {"io_timeout_s": 60.0}),
         ("log=/var/log/ckfs", {"log_file": "/var/log/ckfs"}),
+        ("transport=auto", {"transport": Transport.AUTO}),
+        ("transport=kernel", {"transport": Transport.KERNEL}),
+        ("transport=pyfuse3", {"transport": Transport.PYFUSE3}),
+        ("passthrough=off", {"passthrough": passing.Wish.OFF}),
+        ("passthrough=on", {"passthrough": passing.Wish.ON}),
+        ("transport=pyfuse3,passthrough=auto", {"passthrough": passing.Wish.AUTO}),
         ("ro", {"read_only": True}),
         ("rw", {"read_only": False}),
         ("ro,rw", {"read_only": False}),
@@ -56,6 +64,11 @@ def test_options_may_be_given_in_several_lists_and_the_last_counts() -> None:
         "role=",
         "role=head",
         "role=NODE",
+        "transport=fuse",
+        "transport=",
+        "passthrough",
+        "passthrough=yes",
+        "transport=pyfuse3,passthrough=on",
         "ro=1",
         "rw=yes",
         "node",
