@@ -178,12 +178,15 @@ class Charging:
     async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
         if handle.appends:
             return await self._claim_end(handle, count)
-        unit = self._unit
-        begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
-        session = self._at_once(handle.node, begin, end)
-        if session is not None:
-            return Claim(session, count)
+        claim = self.claim_at_once(handle.node, offset, count)
+        if claim is not None:
+            return claim
         return await self._claim_there(handle, offset, count, there=offset + count)
+
+    def claim_at_once(self, node: Node, offset: int, count: int) -> Claim | None:
+        unit = self._unit
+        session = self._at_once(node, offset // unit * unit, metering.rounded(offset + count, unit))
+        return None if session is None else Claim(session, count)
 
     def _at_once(self, node: Node, begin: int, end: int) -> Session | None:
         """The session in which all from *begin* to *end* was claimed for a write that need not wait for anything: nearly each.
