@@ -189,7 +189,7 @@ def _attributes(directory: Path) -> None:
     ctypes.CDLL(None).getxattr(os.fsencode(path), b"user.a", None, 0)
     os.listxattr(path)
     os.removexattr(path, "user.a")
-    os.system(f"stat -c %w {path} >/dev/null")  # noqa: S605 - coreutils ask for the time of birth
+    os.system(f"stat -c %w {path} >/dev/null")  # coreutils ask for the time of birth
 
 
 def _locks(directory: Path) -> None:

@@ -301,6 +301,7 @@ class _Mount:
             nursery.start_soon(self._fs.content.settle_later)
             nursery.start_soon(self._fs.digesting.run)
             nursery.start_soon(self._fs.locking.run)
+            nursery.start_soon(self._fs.passing.run)
             if self._core.member is not None:
                 nursery.start_soon(self._core.member.run, self._core.gate, lambda: self._core.policy)
             nursery.start_soon(Seeing(self._core).run)

@@ -54,6 +54,7 @@ class Content:
             await self._release(number, handle)
 
     async def _release(self, number: FileHandle, handle: Handle) -> None:
+        await self.passing.ending(handle)
         if handle.wrote:  # through a mapping that outlived its descriptor, or by a child of its opener
             with contextlib.suppress(OSError, FsError):
                 await self._hand_over(handle)

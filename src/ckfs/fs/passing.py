@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,9 +30,9 @@ from ckfs.fs.writing import Writing
 from ckfs.model import Record
 from ckfs.names import Inode, Uid
 from ckfs.owners.processes import was_killed
-from ckfs.policy import lifecycle, passing
+from ckfs.policy import lifecycle, passing, quota
 from ckfs.policy.passing import Opened, Wish
-from ckfs.policy.quota import Limit
+from ckfs.policy.quota import Account, Limit
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.spots import VolumeId
 
@@ -38,6 +40,11 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
 """For how long what was seen of limits and of the store's room holds."""
+_PLENTY_BYTES = 1 << 30
+"""With less room than this nothing is written unseen."""
+_TIGHT_BYTES = 64 << 20
+"""With less than this, a write of which nobody has heard may have failed."""
+_WATCH_S = 0.25
 _MOST_REMEMBERED = 4096
 
 
@@ -62,6 +69,10 @@ class Passing:
     _deciding: dict[Inode, trio.Lock] = field(default_factory=dict)
     _unlimited: dict[Uid, tuple[float, bool]] = field(default_factory=dict)
     _roomy: dict[VolumeId, tuple[float, bool]] = field(default_factory=dict)
+    _unseen: set[Handle] = field(default_factory=set)
+    """What is being written unseen, and what of it while there was hardly any room:"""
+    _doubted: set[Handle] = field(default_factory=set)
+    _begun: trio.Event = field(default_factory=trio.Event)
     _released: OrderedDict[Inode, tuple[int, int]] = field(default_factory=OrderedDict)
     """Size and time of change of images of temporary names, as their passed-through writers left them."""
     _releasing: Counter[int] = field(default_factory=Counter)
@@ -115,12 +126,13 @@ class Passing:
         policy = self.core.policy
         return Opened(flags, record, policy.is_batch(place.set_name), policy.is_final(place.name))
 
-    @staticmethod
-    def _goes_through(handle: Handle, through: Through) -> None:
+    def _goes_through(self, handle: Handle, through: Through) -> None:
         handle.through = through
         if handle.is_written_unseen:
             handle.node.hashed = None
             handle.node.unsynced = True
+            self._unseen.add(handle)
+            self._begun.set()
 
     async def _may_pass(self, handle: Handle, opened: Opened) -> bool:
         node = handle.node
@@ -142,14 +154,19 @@ class Passing:
         )
 
     async def _is_unlimited(self, payer: Uid) -> bool:
-        """Or the store's own engine limits him."""
-        if self.core.ledger is None:
+        """Or the store's own engine limits him, and he is far from that."""
+        if self.core.quotas is None:
             return True
         now_s = trio.current_time()
         seen_s, said = self._unlimited.get(payer, (-_LOOK_S, False))
         if now_s - seen_s >= _LOOK_S:
             account = await self.asking.account_at_once(payer)
-            said = account is not None and account.limits.bytes == Limit()
+            if account is None:
+                said = False
+            elif self.core.ledger is not None:
+                said = account.limits.bytes == Limit()
+            else:
+                said = _left_bytes(account) >= _PLENTY_BYTES
             self._unlimited[payer] = now_s, said
         return said
 
@@ -158,10 +175,14 @@ class Passing:
         volume, now_s = volume_of(node), trio.current_time()
         seen_s, said = self._roomy.get(volume, (-_LOOK_S, False))
         if now_s - seen_s >= _LOOK_S:
-            there = await self.core.gate.look(partial(self.core.store.door.room, volume))
-            said = there.f_bavail >= there.f_blocks * self.core.policy.keep_free
+            there = await self._room(volume)
+            kept_bytes = there.f_blocks * there.f_frsize * self.core.policy.keep_free
+            said = there.f_bavail * there.f_frsize >= max(kept_bytes, _PLENTY_BYTES)
             self._roomy[volume] = now_s, said
         return said
+
+    async def _room(self, volume: VolumeId) -> os.statvfs_result:
+        return await self.core.gate.look(partial(self.core.store.door.room, volume))
 
     async def _register(self, handle: Handle) -> int | None:
         """The number of a backing, as the file's owner in the store; None if there can be none."""
@@ -188,6 +209,37 @@ class Passing:
         return number
 
     # While it is open
+
+    async def run(self) -> None:
+        """Watch the room that there is while something is written unseen; for the life of the mount."""
+        while True:
+            await self._begun.wait()
+            await self._doubt(self._unseen)
+            await trio.sleep(_WATCH_S)
+            if not self._unseen:
+                self._begun = trio.Event()
+
+    async def _doubt(self, handles: Iterable[Handle]) -> None:
+        """If there is hardly any room, a write through *handles* may have failed, which only its program has heard of."""
+        tight: dict[tuple[VolumeId, Uid], bool] = {}
+        for handle in [one for one in handles if one not in self._doubted]:
+            key = volume_of(handle.node), self.core.payer_of(handle.node)
+            if key not in tight:
+                tight[key] = await self._is_tight(*key)
+            if tight[key]:
+                self._doubted.add(handle)
+
+    async def _is_tight(self, volume: VolumeId, payer: Uid) -> bool:
+        try:
+            there = await self._room(volume)
+        except (OSError, FsError):
+            return True  # nobody knows
+        if there.f_bavail * there.f_frsize < _TIGHT_BYTES:
+            return True
+        if self.core.engine is None:
+            return False
+        account = await self.asking.account_at_once(payer)
+        return account is None or _left_bytes(account) < _TIGHT_BYTES
 
     async def flush(self, handle: Handle) -> None:
         """A descriptor of what is written unseen is closed; others may be open yet, in any process. Fenced if nobody cares any more."""
@@ -222,6 +274,20 @@ class Passing:
         with trio.move_on_after(self.core.op_timeout_s / 4):
             while self._releasing if node.is_root else self._releasing[key]:
                 await self._none_releases.wait()
+
+    async def ending(self, handle: Handle) -> None:
+        """The last descriptor of *handle* is closed, and its image about to be settled."""
+        if not handle.is_written_unseen:
+            return
+        await self._doubt([handle])
+        self._unseen.discard(handle)
+        if handle in self._doubted:
+            self._doubted.discard(handle)
+            handle.node.failed = True
+            log.warning(
+                "image %s: there was hardly any room when the kernel wrote it, and nobody knows whether it could: it is partial",
+                place_of(handle.node),
+            )
 
     async def remember(self, handle: Handle) -> None:
         """The image of *handle*, which was written unseen, is settled: what it is now is what its writers left."""
@@ -278,3 +344,9 @@ class Passing:
             return await self.core.gate.transfer(sync, of_set=self.core.set_key(node))
 
         return await self.core.moved.again((node,), run, GONE)
+
+
+def _left_bytes(account: Account) -> float:
+    """What its owner may write yet."""
+    left = quota.room(account, time.time_ns()).bytes
+    return math.inf if left is None else left
