@@ -76,6 +76,7 @@ OURS = [
     "state=/var/lib/ckfs",
     "transport=kernel",
     "passthrough=off",
+    "request_timeout=1200",
     "ro",
     "partial",
 ]

@@ -129,7 +129,8 @@ def _mounted(fs: Filesystem, path: str, options: MountOptions) -> tuple[OwnMount
     """Mount, by the first transport that can serve it. Raises MountFailed, with nothing left behind."""
     failure = MountFailed(f"{shown(path)}: no transport")
     fs.passing.wish = options.passthrough
-    for transport in transports(options.transport, fs, passes=options.passthrough is not Wish.OFF):
+    passes, limit_s = options.passthrough is not Wish.OFF, options.request_timeout_s
+    for transport in transports(options.transport, fs, passes=passes, request_timeout_s=limit_s):
         own = mounting.mount(fs.core.store.path, path, read_only=options.read_only)
         try:
             transport.begin(own.fd)

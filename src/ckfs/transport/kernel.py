@@ -60,10 +60,11 @@ _MOST_PAGES_BEFORE = 256
 class Kernel(Transport):
     name = "kernel"
 
-    def __init__(self, fs: Filesystem, *, passes: bool) -> None:
+    def __init__(self, fs: Filesystem, *, passes: bool, request_timeout_s: int = 0) -> None:
         super().__init__()
         self._fs = fs
         self._passes = passes
+        self._request_timeout_s = request_timeout_s
         self._handlers = Handlers(fs, self.requests)
         self._by_opcode = self._handlers.by_opcode()
         self._fd = -1
@@ -84,7 +85,8 @@ class Kernel(Transport):
             max_background=_MOST_IN_BACKGROUND,
             congestion_threshold=_MOST_IN_BACKGROUND * 3 // 4,
             passthrough=self._passes,
-            locks=True,
+            locks=not self._request_timeout_s,  # who waits for one would end the mount
+            request_timeout_s=self._request_timeout_s,
         )
         poll = select.poll()
         poll.register(fd, select.POLLIN)
