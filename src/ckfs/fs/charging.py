@@ -210,7 +210,7 @@ class Charging:
             return Claim(session, count)
         session = await self._whole(handle, begin, end)
         if session is None:
-            await self._count_anew(handle, begin, end, end)
+            await self._count_anew(handle, begin, end)
             session = await self._whole(handle, begin, end)
         if session is None:
             raise _over_quota()
@@ -311,13 +311,13 @@ class Charging:
         session.held += cost
         return session, end
 
-    async def _count_anew(self, handle: Handle, begin: int, end: int, upto: int) -> None:
-        """What has data between *begin* and *end*, or was allocated up to *upto*, is claimed by being there."""
+    async def _count_anew(self, handle: Handle, begin: int, end: int, upto: int = 0) -> None:
+        """What has data between *begin* and *end* is claimed by being there, and so is what was allocated up to *upto*."""
         unit, door = self._core.unit, self._core.store.door
         session = await self.sessions.of(handle)
         await self.sessions.until_idle(session)
         await self.sessions.count(session, handle.node)
-        look = partial(data_in, door, handle.file, begin, end, upto)
+        look = partial(data_in, door, handle.file, begin, end, max(end, upto))
         for _ in range(_TRIES):
             session = await self.sessions.of(handle)
             counts = session.counts
