@@ -80,9 +80,9 @@ def begin(asked: Asked) -> Begun:
     made = in_child(partial(_make_set, asked, Worker.here(os.getpid())), _BEGINS_WITHIN_S)
     assert isinstance(made, dict)
     volume, top = made["volume"], asked.control
-    why_not = "" if top else str(made["why_not"])
     if top is None and volume is not None:
         top = volume
+    why_not = "" if top else str(made["why_not"])
     mount = Place(CKFS, asked.mountpoint, asked.set_name, asked.user, asked.device)
     found: Mapping[str, object] = {}
     if top is not None:

@@ -76,7 +76,7 @@ def _place(one: Measured, place: int) -> dict[str, object] | None:
         "seconds": [round(took_s, 6) for took_s in one.seconds[place]],
         "median_s": round(median_s, 6),
         "bytes_per_s": round(one.step.size_bytes / median_s),
-        "files_per_s": round(one.step.files / median_s, 3),
+        "files_per_s": round(one.step.files / median_s, 3) if one.step.unit is Unit.FILES else None,
     }
 
 
@@ -120,4 +120,4 @@ def _shown_rate(one: Measured, place: int) -> str:
     if rate is None:
         return "-"
     scaled = rate / 1e6 if one.step.unit is Unit.BYTES else rate
-    return f"{scaled:,.0f}" if scaled >= 10 else f"{scaled:.2g}"
+    return f"{scaled:,.0f}" if scaled >= 100 else f"{scaled:.3g}"

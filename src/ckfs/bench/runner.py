@@ -17,12 +17,13 @@ from ckfs.bench.figures import Measured
 from ckfs.bench.place import Place
 from ckfs.bench.plan import Step, Turn, check_room, steps, turns
 from ckfs.bench.running import Refused, in_child
-from ckfs.errors import CkfsError, NoRoom, NotMounted, StoreUnusable
+from ckfs.errors import CkfsError, NoRoom, NotMounted, NotPermitted, StoreUnusable
 from ckfs.names import shown
 
 STEP_WITHIN_S = 3600.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_MOUNT = (errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV, errno.ECONNREFUSED)
+_NO_RIGHT = (errno.EACCES, errno.EPERM)
 _NO_STORE = (errno.ETIMEDOUT, errno.EHOSTUNREACH)
 
 
@@ -145,6 +146,8 @@ def _of(error: Refused, what: str) -> CkfsError:
         return NotMounted(f"{text}: the mount is gone, or its daemon: see its log")
     if error.number in _NO_STORE:
         return StoreUnusable(f"{text}: the store does not answer: see 'ckfs status'")
+    if error.number in _NO_RIGHT:
+        return NotPermitted(text)
     return CkfsError(text)
 
 
