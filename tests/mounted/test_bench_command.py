@@ -7,14 +7,25 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.benches import controls, endless, in_store, nothing_is_left, processes, until
+from tests.support.benches import (
+    ENDLESS,
+    INTERRUPTIBLE,
+    controls,
+    endless,
+    in_store,
+    nothing_is_left,
+    processes,
+    until,
+)
 from tests.support.commands import Ran, ckfs_as
+from tests.support.faultfs import fault_store
 from tests.support.loops import tmpfs
 from tests.support.mounting import Mount, command, environment, make_store, mounted, run_ckfs
 from tests.support.quotas import set_quota
@@ -351,4 +362,92 @@ def test_a_mount_that_dies_is_said_and_its_control_removed(store: Path, workdir:
         ran = bench(mount, *TINY, "-q")
         assert ran.status == 0
         assert "was removed" in ran.errors
+        nothing_is_left(mount)
+
+
+def test_what_had_to_go_to_the_trash_is_taken_from_there(small: Mount) -> None:
+    """Where only the reserve is left, a user's images are not written to any more, so that they do not pass for unfinished."""
+    filling = small.path / "filling.tmp"
+    with endless(small, "--as", str(ALICE), "-q") as process:
+        until(lambda: in_store(small.store, "image-3", ALICE), process)
+        free = os.statvfs(small.store)
+        filling.write_bytes(bytes(free.f_bavail * free.f_frsize - 5 * MIB))
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors.count("\n")) == (NO_ROOM, "", 1)
+    assert "No space left" in errors
+    filling.unlink()
+    nothing_is_left(small)
+
+
+def test_root_is_told_of_what_others_left(store: Path, workdir: Path) -> None:
+    with mounted(store, workdir / "mount", may_log=[r"partial"]) as mount:
+        with endless(mount, "--as", str(ALICE)) as process:
+            until(lambda: in_store(mount.store, "image-3", ALICE), process)
+            process.kill()
+            process.wait(60)
+            until(lambda: processes(mount) == [])
+        (left,) = os.listdir(mount.path)
+        ran = bench(mount, *TINY, "-q")
+        assert (
+            f"{left} was left by a bench of uid {ALICE}: 'ckfs bench --as {ALICE}' removes it" in ran.errors
+        )
+        assert os.listdir(mount.path) == [left]
+        assert bench(mount, *TINY, "-q", uid=ALICE).status == 0
+        nothing_is_left(mount)
+
+
+_IMPATIENT = """
+import sys
+from ckfs.bench import ends
+from ckfs.cli.main import main
+
+ends._ENDS_WITHIN_S = 5.0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_who_interrupts_it_while_the_store_hangs_is_told_what_is_left(workdir: Path) -> None:
+    may_log = [r"\b[Ss]tore\b", r"too late", r"partial"]
+    with fault_store(workdir) as faulty:
+        store = make_store(faulty.path)
+        options = ["op_timeout=2", "io_timeout=2"]
+        with mounted(store, workdir / "mount", options=options, may_log=may_log) as mount:
+            arguments = [sys.executable, "-c", _IMPATIENT, "bench", str(mount.path), *ENDLESS, "-q"]
+            with subprocess.Popen(
+                [*INTERRUPTIBLE, *arguments], env=environment(), stderr=subprocess.PIPE, text=True
+            ) as process:
+                try:
+                    backing = faulty.backing / "store"
+                    until(lambda: in_store(backing, "image-3"), process)
+                    faulty.hang("*")
+                    process.send_signal(signal.SIGINT)
+                    _, errors = process.communicate(timeout=120)
+                finally:
+                    faulty.release()
+                    process.kill()
+            assert (process.returncode, errors.count("\n")) == (1, 1)
+            assert errors.startswith("ckfs: interrupted; left behind: ")
+            (control,) = controls(backing)
+            assert control in errors
+            until(lambda: processes(mount) == [])
+            until(
+                lambda: bench(mount, *TINY, "-q").status == 0
+            )  # once the mount has found that the store answers
+            nothing_is_left(mount)
+
+
+def test_where_root_is_squashed(module_mount_on_nfs: Mount) -> None:
+    for options in ((), ("--as", str(ALICE))):
+        said = document(bench(module_mount_on_nfs, *TINY, "--json", *options))
+        assert said["control"]["is_of_the_store"] is True
+        nothing_is_left(module_mount_on_nfs)
+
+
+def test_a_bench_makes_no_batch_set(store: Path, workdir: Path) -> None:
+    (store / "policy.toml").write_text('[sets]\nbatch = ["*"]\n')
+    with mounted(store, workdir / "mount") as mount:
+        ran = bench(mount, *TINY)
+        assert (ran.status, ran.text, ran.errors.count("\n")) == (2, "", 1)
+        assert "narrow the pattern" in ran.errors
+        assert bench(mount, *TINY, uid=ALICE).status == RIGHTS
         nothing_is_left(mount)

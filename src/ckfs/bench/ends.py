@@ -15,7 +15,7 @@ from ckfs.bench.place import CONTROL_PREFIX, SET_PREFIX, Place, as_owner, left_o
 from ckfs.bench.plan import Plan, Room
 from ckfs.bench.running import Refused, in_child
 from ckfs.engines.opening import mounted_on
-from ckfs.errors import EngineFailed
+from ckfs.errors import EngineFailed, UsageError
 from ckfs.model import Owner
 from ckfs.names import Gid, Uid, shown
 from ckfs.policy import settings
@@ -27,7 +27,8 @@ CKFS, CONTROL = "ckfs", "control"
 _PATH = "trusted.ckfs.path"
 _USERS = "/users/"
 _BEGINS_WITHIN_S = 120.0
-_ENDS_WITHIN_S = 600.0
+_ENDS_WITHIN_S = 60.0
+"""Whoever has interrupted it is not heard again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +183,21 @@ def _is_same(top_fd: int, volume: str | None) -> bool | None:
 
 
 def kept_back(store: str) -> Room:
-    """What root may use of *store*: the reserve, and what the trash would give way for, are not for a bench. Raises Refused."""
+    """What root may use of *store*: the reserve, and what the trash would give way for, are not for a bench. Raises Refused, and
+    UsageError where the policy says that a bench's set is a batch system's."""
     found = in_child(partial(_kept_back, store), _BEGINS_WITHIN_S)
     assert isinstance(found, list)
+    if not found:
+        raise UsageError(
+            f"{shown(store)}: by its policy (sets.batch) {SET_PREFIX}… is a batch set, which a bench cannot remove: narrow the pattern"
+        )
     return Room(shown(store), *found)
 
 
 def _kept_back(store: str) -> list[int]:
     policy = settings.parse(layout.policy_text(store))
+    if policy.is_batch(f"{SET_PREFIX}{places.new_token()}".encode()):
+        return []
     free = os.statvfs(store)
     total_bytes = free.f_blocks * free.f_frsize
     reserve_bytes = max(policy.quota.reserve.bytes_of(total_bytes), int(policy.keep_free * total_bytes))
@@ -214,8 +222,11 @@ def _forget(asked: Asked, place: Place, volume: str | None) -> bool:
     assert volume is not None
     with opened(place.top, device=place.device) as top_fd:
         path = _place_in_store(top_fd, f"{place.below}/{workloads.STREAM}")
-    with opened(volume) as volume_fd, as_owner(asked.user):
-        return _forgotten(os.path.relpath(path, volume), volume_fd)
+    below = os.path.relpath(path, volume)
+    with opened(volume) as volume_fd:
+        realm = os.stat("/".join(below.split("/")[:2]), dir_fd=volume_fd, follow_symlinks=False)
+        with as_owner(Owner(Uid(realm.st_uid), Gid(realm.st_gid))):  # whom the set is stored as
+            return _forgotten(below, volume_fd)
 
 
 def _forgotten(path: str, dir_fd: int | None) -> bool:

@@ -29,7 +29,7 @@ _WHO = "who.tmp"
 _WHO_BYTES = 1024
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _EMPTIES_WITHIN_S = 5.0
-"""A process that was killed may be waited for by the store for a moment yet."""
+"""NFS keeps what was removed while it was open, under a name of its own, until the close has come through."""
 _PASSED_THROUGH, _OPEN_TO_ALL = 0o711, 0o1777
 
 
@@ -90,11 +90,10 @@ def make(top_fd: int, name: str, owner: Owner | None, worker: Worker) -> None:
 def make_room(top_fd: int, name: str, keeper: Owner, user: Owner) -> str:
     """A directory of *user*'s in *name*, which is *keeper*'s: its path from the same *top_fd*. Nobody else can name it."""
     room, own = secrets.token_hex(8), secrets.token_hex(8)
-    with opened(name, dir_fd=top_fd) as fd:
-        with as_owner(keeper):
-            os.fchmod(fd, _PASSED_THROUGH)
-            os.mkdir(room, 0o700, dir_fd=fd)
-            os.chmod(room, _OPEN_TO_ALL, dir_fd=fd)
+    with as_owner(keeper), opened(name, dir_fd=top_fd) as fd:
+        os.fchmod(fd, _PASSED_THROUGH)
+        os.mkdir(room, 0o700, dir_fd=fd)
+        os.chmod(room, _OPEN_TO_ALL, dir_fd=fd)
         with as_owner(user), opened(room, dir_fd=fd) as room_fd:
             os.mkdir(own, 0o700, dir_fd=room_fd)
     return f"{name}/{room}/{own}"
@@ -109,9 +108,9 @@ def remove(top_fd: int, name: str) -> bool:
     if status is None:
         return True
     own = _owner_of(status)
-    with opened(name, dir_fd=top_fd) as fd:
+    with as_owner(own), opened(name, dir_fd=top_fd) as fd:  # root may be nobody there
         is_clean = _empty(fd, own)
-    _remove_directory(top_fd, name, own)
+    _remove_directory(top_fd, name, own, own)
     return is_clean
 
 
@@ -145,7 +144,7 @@ def _remove(dir_fd: int, name: str, parent: Owner | None) -> bool:
     own = _owner_of(status)
     with as_owner(own), opened(name, dir_fd=dir_fd) as fd:
         is_clean = _empty(fd, own)
-    _remove_directory(dir_fd, name, parent)
+    _remove_directory(dir_fd, name, parent, own)
     return is_clean
 
 
@@ -171,22 +170,23 @@ def _unlink(dir_fd: int, name: str) -> None:
         os.unlink(name, dir_fd=dir_fd)
 
 
-def _remove_directory(dir_fd: int, name: str, parent: Owner | None) -> None:
+def _remove_directory(dir_fd: int, name: str, parent: Owner | None, own: Owner) -> None:
+    """*name*, which is *own*'s, in the directory of *parent*'s."""
     deadline = time.monotonic() + _EMPTIES_WITHIN_S
-    with as_owner(parent):
-        while True:
-            try:
+    while True:
+        try:
+            with as_owner(parent):
                 os.rmdir(name, dir_fd=dir_fd)
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOTEMPTY or time.monotonic() > deadline:
-                    raise
-            else:
-                return
-            with contextlib.suppress(FileNotFoundError), opened(name, dir_fd=dir_fd) as fd:
-                _empty(fd, parent)
-            time.sleep(0.02)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(0.02)
+        with contextlib.suppress(OSError), as_owner(own), opened(name, dir_fd=dir_fd) as fd:
+            _empty(fd, own)
 
 
 def _status(dir_fd: int, name: str) -> os.stat_result | None:
@@ -204,17 +204,23 @@ def _owner_of(status: os.stat_result) -> Owner:
 
 
 def left_overs(top_fd: int, own: str, path: str, uids: frozenset[int]) -> Iterator[str]:
-    """What benches that were killed left in *top_fd*, which is at *path*, a line each: removed if it is one of *uids*' who certainly
-    is not at it any more."""
+    """What benches that were killed left in *top_fd*, which is at *path*, a line each: removed if it is one of *uids*' and they
+    certainly are not at it any more. Of others' root is told."""
     for name in sorted(os.listdir(top_fd)):
         if not _NAME.fullmatch(name) or name == own:
             continue
         with contextlib.suppress(OSError, FsError):
             status = _status(top_fd, name)
-            if status is None or not stat.S_ISDIR(status.st_mode) or status.st_uid not in uids:
+            if status is None or not stat.S_ISDIR(status.st_mode):
+                continue
+            is_his = status.st_uid in uids
+            if not is_his and os.geteuid() != ROOT.uid:
                 continue
             where, worker = shown(os.path.join(path, name)), _worker_of(top_fd, name, _owner_of(status))
-            if worker is None:
+            if not is_his:
+                if worker is None or not worker.may_be_at_it:
+                    yield f"{where} was left by a bench of uid {status.st_uid}: 'ckfs bench --as {status.st_uid}' removes it"
+            elif worker is None:
                 yield f"{where} was left by a bench, or is just begun by one: remove it if none runs"
             elif not worker.may_be_at_it:
                 remove(top_fd, name)

@@ -46,7 +46,7 @@ QUICK = Sizes(128 * MIB, 3)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """*size_bytes* is what streams, dumps and all writers together write each time."""
+    """*size_bytes*, whole MiB, is what streams, dumps and all writers together write each time."""
 
     size_bytes: int
     rounds: int
@@ -68,7 +68,11 @@ class Plan:
     @property
     def writer_bytes(self) -> int:
         """Of each of the writers."""
-        return max(MIB, self.size_bytes // WRITERS // MIB * MIB)
+        return self.size_bytes // WRITERS // self.writer_call * self.writer_call
+
+    @property
+    def writer_call(self) -> int:
+        return min(MIB, self.size_bytes // WRITERS)
 
 
 def plan(rooms: Sequence[Room], sizes: Sizes, size_bytes: int | None, rounds: int | None) -> Plan:
@@ -136,7 +140,7 @@ def steps(made: Plan) -> list[Step]:
         Step("write_4k", "write, 4 KiB calls", "write_stream", (small, 4 * KIB), small),
         Step("small_files", f"files of {kib} KiB: create, write, fsync, rename, close", "write_images",
              (files, SMALL_FILE), files * SMALL_FILE, files, Unit.FILES),
-        Step("many_writers", f"{WRITERS} writers at once, 1 MiB calls", "write_at_once", (WRITERS, each, MIB),
+        Step("many_writers", f"{WRITERS} writers at once, 1 MiB calls", "write_at_once", (WRITERS, each, made.writer_call),
              WRITERS * each, WRITERS),
         Step("hold_restart", "hold and restart: write, fsync, rename, read", "hold_and_restart", (size, MIB), size),
     ]  # fmt: skip

@@ -34,6 +34,8 @@ class Tell(Protocol):
 
     def turn(self, turn: Turn, place: str) -> None: ...
 
+    def removes(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -115,6 +117,7 @@ class _Bench:
         return after
 
     def clean(self, purge: Callable[[], None]) -> list[Left]:
+        self.tell.removes()
         left, in_trash = ends.clean(self.asked)
         self.in_trash |= in_trash
         if self.in_trash:

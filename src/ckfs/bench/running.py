@@ -28,10 +28,13 @@ class Refused(Exception):
 def interrupted_once() -> Iterator[None]:
     """KeyboardInterrupt at the first signal that asks for an end; the others are not heard, so that tidying up is not disturbed."""
 
+    is_heard = False
+
     def interrupt(number: int, frame: FrameType | None) -> None:
-        for ending in before:
-            signal.signal(ending, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        nonlocal is_heard
+        if not is_heard:
+            is_heard = True
+            raise KeyboardInterrupt
 
     asked = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]  # as nohup has it
     before = {number: signal.signal(number, interrupt) for number in asked}

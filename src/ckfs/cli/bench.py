@@ -226,6 +226,11 @@ class _Report:
             print(f"ckfs: bench: round {turn.round + 1} of {rounds}", file=sys.stderr, flush=True)
         self._round = turn.round
 
+    def removes(self) -> None:
+        """On a terminal, since whoever interrupts it may have to wait for that."""
+        if not self.is_quiet:
+            self.bar.say(1, 1, "removing what was made")
+
     # The end
 
     def end(self, results: Results) -> None:

@@ -52,7 +52,7 @@ class Bar:
             return
         self.is_there = True
         full = _BAR * done // count
-        left = f", {shown_span(self._left_s(done, count))} left" if done * 4 >= count else ""
+        left = f", {shown_span(self._left_s(done, count))} left" if count > done >= count / 4 else ""
         line = f"[{'#' * full}{'.' * (_BAR - full)}] {done}/{count} {doing}{left}"
         print(f"\r{line[: _width() - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
 
