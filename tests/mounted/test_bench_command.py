@@ -26,7 +26,8 @@ from tests.support.benches import (
 )
 from tests.support.commands import Ran, ckfs_as
 from tests.support.faultfs import fault_store
-from tests.support.loops import tmpfs
+from tests.support.further import make_further, name_stores, table
+from tests.support.loops import btrfs, tmpfs
 from tests.support.mounting import Mount, command, environment, make_store, mounted, run_ckfs
 from tests.support.quotas import set_quota
 from tests.support.users import ALICE, ROOT, as_user
@@ -451,3 +452,29 @@ def test_a_bench_makes_no_batch_set(store: Path, workdir: Path) -> None:
         assert "narrow the pattern" in ran.errors
         assert bench(mount, *TINY, uid=ALICE).status == RIGHTS
         nothing_is_left(mount)
+
+
+def test_the_control_is_where_the_set_lies(store: Path, workdir: Path) -> None:
+    further = make_further(store, workdir / "private" / "fast")
+    name_stores(store, table("fast", further))
+    with mounted(store, workdir / "mount") as mount:
+        said = document(bench(mount, *TINY, "--json"))
+        assert said["control"]["directory"] == str(further.path)
+        assert said["control"]["is_of_the_store"] is True
+        nothing_is_left(mount, store, further.path)
+        assert further.kept(ROOT) == set()
+        with endless(mount) as process:
+            until(lambda: bool(controls(further.path)), process)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == INTERRUPTED
+        nothing_is_left(mount, store, further.path)
+
+
+def test_where_the_store_keeps_quotas_the_control_is_nobody_s(workdir: Path) -> None:
+    with btrfs(workdir) as top:
+        store = make_store(top, "--quota", "engine")
+        with mounted(store, workdir / "mount", may_log=[r"not yet tried"]) as mount:
+            said = document(bench(mount, *TINY, "--json", "--as", str(ALICE)))
+            assert said["control"]["file_system"] == "btrfs"
+            assert said["control"]["is_of_the_store"] is True
+            nothing_is_left(mount)

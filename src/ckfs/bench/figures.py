@@ -109,10 +109,14 @@ def _row(one: Measured) -> tuple[str, ...]:
         one.step.unit.value,
         _shown_rate(one, 0),
         _shown_rate(one, 1),
-        f"{statistics.median(ratios):.2f}" if ratios else "-",
-        f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "-",
+        _shown_ratio(statistics.median(ratios)) if ratios else "-",
+        f"{_shown_ratio(min(ratios))} to {_shown_ratio(max(ratios))}" if ratios else "-",
         "-" if cpu is None else f"{cpu:.2f} s/GiB",
     )
+
+
+def _shown_ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
 
 
 def _shown_rate(one: Measured, place: int) -> str:
