@@ -14,6 +14,7 @@ from ckfs.bench import workloads
 from ckfs.bench.place import Place, empty, left_overs, make, new_token, opened, remove
 from ckfs.bench.running import Refused, in_child, interrupted_once
 from ckfs.selftest.scratch import Worker
+from ckfs.store import syscalls
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -116,6 +117,20 @@ def test_the_error_of_a_writer_is_the_call_s(tmp_path: Path) -> None:
     (tmp_path / "0").touch()
     with pytest.raises(FileExistsError):
         workloads.write_files_at_once([str(tmp_path / "0")], 4096, 4096)
+
+
+def test_pages_that_were_dropped_are_not_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(3 << 20) + b"more")
+    pages = -(-path.stat().st_size // os.sysconf("SC_PAGESIZE"))
+    with path.open("rb") as file:
+        fd = file.fileno()
+        os.fsync(fd)
+        while os.read(fd, 1 << 20):
+            pass
+        assert syscalls.pages_in_memory(fd) == pages
+        is_cold = workloads.forget_pages(fd)
+        assert is_cold is not syscalls.is_in_memory(fd)
 
 
 # What killed ones left

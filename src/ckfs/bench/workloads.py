@@ -11,7 +11,11 @@ import errno
 import os
 import time
 
+from ckfs.store import syscalls
+
 _MIB = 1 << 20
+_FEW = 20
+"""A file of which less than this part is in memory is cold."""
 STREAM = "stream.tmp"
 _IMAGE = "image"
 
@@ -126,20 +130,9 @@ def _write_out(path: str) -> None:
 
 
 def forget_pages(fd: int) -> bool:
-    """Write the file out and drop its pages. False if they are still there, as on tmpfs."""
+    """Write the file out and drop its pages. False if many are still there. Where that cannot be told, they are gone."""
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    return not _has_pages(fd)
-
-
-_LOOKS = 16
-
-
-def _has_pages(fd: int) -> bool:
-    """Whether most of it can be read without waiting. Where the file system cannot tell, they are gone."""
-    size, there = os.fstat(fd).st_size, 0
-    buffer = bytearray(1)
-    for number in range(_LOOKS):
-        with contextlib.suppress(OSError):
-            there += os.preadv(fd, [buffer], number * size // _LOOKS, os.RWF_NOWAIT)
-    return there > _LOOKS // 2
+    with contextlib.suppress(OSError):
+        return syscalls.pages_in_memory(fd) * os.sysconf("SC_PAGESIZE") * _FEW < os.fstat(fd).st_size
+    return True
