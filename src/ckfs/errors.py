@@ -64,6 +64,12 @@ class MountFailed(CkfsError):
     exit_status = 6
 
 
+class NoRoom(CkfsError):
+    """The command would write more than there is room for, or found none left."""
+
+    exit_status = 7
+
+
 def of_status(status: int, message: str) -> CkfsError:
     """The error that a process with that exit status met, to be raised again in another."""
     kinds = (UsageError, StoreUnusable, MountRefused, NotPermitted, MountFailed)

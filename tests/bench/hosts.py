@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ckfs.bench.workloads import write_file
 from ckfs.names import Uid
 from ckfs.policy.quota import Amount
 from tests.bench.owners import FAR, NEAR, NONE, Owner, book_of, clear, fill, let_post
 from tests.bench.places import SET, USER, scratch_in
-from tests.bench.workloads import write_file
 from tests.support import postgres
 from tests.support.agents import Agent
 from tests.support.mounting import make_store, mounted

@@ -1,6 +1,6 @@
 """What the places are compared by. Each step runs in a process of its own and gives the seconds that it took.
 
-The steps of a scenario work on what the steps before them left in the place's directory.
+The steps of a scenario work on what the steps before them left in the place's directory. What they share with ``ckfs bench`` is there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+
+from ckfs.bench.workloads import read_file, write_file, write_files_at_once
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -105,49 +107,13 @@ def write_small(directory: str, size: int, call: int) -> float:
     return write_file(f"{directory}/{_SMALL_CALLS}", size, call)
 
 
-def write_file(path: str, size: int, call: int, *, sync: bool = False) -> float:
-    """A new file, from open to close."""
-    data = memoryview(os.urandom(call))
-    begin = time.monotonic()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    for _ in range(size // call):
-        if os.write(fd, data) != call:
-            raise OSError("a short write")
-    if sync:
-        os.fsync(fd)
-    os.close(fd)
-    return time.monotonic() - begin
-
-
 def read(directory: str, call: int) -> float:
-    """All of a file, from open to close."""
-    buffer = bytearray(call)
-    begin = time.monotonic()
-    fd = os.open(f"{directory}/{_FILE}", os.O_RDONLY)
-    while os.readv(fd, [buffer]):
-        pass
-    os.close(fd)
-    return time.monotonic() - begin
+    return read_file(f"{directory}/{_FILE}", None, call)
 
 
 def write_at_once(directory: str, size: int, call: int) -> float:
-    """Eight processes, each with a file of its own, from the first one's start to the last one's end."""
-    begin = time.monotonic()
-    children = []
-    for number in range(_WRITERS):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                write_file(f"{directory}/{number}.tmp", size, call)
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-    failed = [child for child in children if os.waitpid(child, 0)[1] != 0]
-    if failed:
-        raise OSError("a writer failed")
-    return time.monotonic() - begin
+    """Eight processes, each with a file of its own."""
+    return write_files_at_once([f"{directory}/{number}.tmp" for number in range(_WRITERS)], size, call)
 
 
 def make_files(directory: str, count: int, suffix: str = "") -> float:

@@ -115,6 +115,7 @@ def test_exit_statuses_are_the_documented_ones() -> None:
         "StoreInUse": 4,
         "NotPermitted": 5,
         "MountFailed": 6,
+        "NoRoom": 7,
     }
 
 

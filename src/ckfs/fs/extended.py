@@ -283,7 +283,7 @@ class Extended:
         return str(keep.value).encode()
 
     async def _path(self, node: Node) -> bytes:
-        return b"/".join((self.core.store.path.encode("utf-8", "surrogateescape"), *node.spot.components))
+        return self.core.store.path_of(node.spot)
 
 
 def _time(when_ns: int) -> bytes:
