@@ -119,7 +119,7 @@ class Invalid(FsError):
 class NotDone(FsError):
     """The store does not do that, or not with these files; or there is no room for it. Nothing was changed, so that nothing is amiss."""
 
-    def __init__(self, number: int, message: str = "nothing was changed") -> None:
+    def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
         self.errno = number
 
