@@ -39,7 +39,7 @@ from ckfs.store.spots import VolumeId
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
-"""For how long what was seen of limits and of the store's room holds."""
+"""For how long what was seen of the store's room holds."""
 _PLENTY_BYTES = 1 << 30
 """With less room than this nothing is written unseen."""
 _TIGHT_BYTES = 64 << 20
@@ -67,7 +67,6 @@ class Passing:
     wish: Wish = Wish.AUTO
     backings: Backings | None = None
     _deciding: dict[Inode, trio.Lock] = field(default_factory=dict)
-    _unlimited: dict[Uid, tuple[float, bool]] = field(default_factory=dict)
     _roomy: dict[VolumeId, tuple[float, bool]] = field(default_factory=dict)
     _unseen: set[Handle] = field(default_factory=set)
     """What is being written unseen, and what of it while there was hardly any room:"""
@@ -154,21 +153,15 @@ class Passing:
         )
 
     async def _is_unlimited(self, payer: Uid) -> bool:
-        """Or the store's own engine limits him, and he is far from that."""
+        """Or the store's own engine limits him, and he is far from that. Asked each time: a limit holds as soon as it is set."""
         if self.core.quotas is None:
             return True
-        now_s = trio.current_time()
-        seen_s, said = self._unlimited.get(payer, (-_LOOK_S, False))
-        if now_s - seen_s >= _LOOK_S:
-            account = await self.asking.account_at_once(payer)
-            if account is None:
-                said = False
-            elif self.core.ledger is not None:
-                said = account.limits.bytes == Limit()
-            else:
-                said = _left_bytes(account) >= _PLENTY_BYTES
-            self._unlimited[payer] = now_s, said
-        return said
+        account = await self.asking.account_at_once(payer)
+        if account is None:
+            return False
+        if self.core.ledger is not None:
+            return account.limits.bytes == Limit()
+        return _left_bytes(account) >= _PLENTY_BYTES
 
     async def _is_roomy(self, node: Node) -> bool:
         """Or something will have to give way to what is written, which only the daemon sees to."""
