@@ -272,15 +272,18 @@ class Passing:
         """The last descriptor of *handle* is closed, and its image about to be settled."""
         if not handle.is_written_unseen:
             return
+        node = handle.node
         await self._doubt([handle])
         self._unseen.discard(handle)
         if handle in self._doubted:
             self._doubted.discard(handle)
-            handle.node.failed = True
+            node.failed = True
             log.warning(
                 "image %s: there was hardly any room when the kernel wrote it, and nobody knows whether it could: it is partial",
-                place_of(handle.node),
+                place_of(node),
             )
+        elif self._has_final_name_in_batch_set(node):  # it was renamed before it was closed
+            await self._sync(node)
 
     async def remember(self, handle: Handle) -> None:
         """The image of *handle*, which was written unseen, is settled: what it is now is what its writers left."""
@@ -311,18 +314,27 @@ class Passing:
         """Before an image of a temporary name counts as complete under another: the store may have something against what was written
         unseen, and somebody may have gone on to write of whom nobody knows. Then it is partial."""
         left = self._released.pop(node.ino, None)
-        if left is None or not self.core.policy.is_final(node.name):
+        if left is None or not self._has_final_name_in_batch_set(node):
             return
-        try:
-            is_same = await self._synced(node) == left
-        except (Stale, FileNotFoundError):  # another mount has moved it: that one says what it is worth
-            return
-        except (OSError, FsError) as error:
-            log.warning("image %s: the store does not keep it: %s", place_of(node), error)
-            is_same = False
-        if not is_same:
+        found = await self._sync(node)
+        if found is not None and found != left:
             log.warning("image %s was changed after it was closed: it is partial", place_of(node))
             node.failed = True
+
+    def _has_final_name_in_batch_set(self, node: Node) -> bool:
+        place, policy = place_of(node), self.core.policy
+        return place is not None and policy.is_batch(place.set_name) and policy.is_final(place.name)
+
+    async def _sync(self, node: Node) -> tuple[int, int] | None:
+        """Its size and time of change; None if the store does not keep it, so that it is partial, or has it elsewhere by now."""
+        try:
+            return await self._synced(node)
+        except (Stale, FileNotFoundError):  # another mount has moved it: that one says what it is worth
+            return None
+        except (OSError, FsError) as error:
+            log.warning("image %s: the store does not keep it: %s", place_of(node), error)
+            node.failed = True
+            return None
 
     async def _synced(self, node: Node) -> tuple[int, int]:
         door = self.core.store.door
