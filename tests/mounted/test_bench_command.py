@@ -69,6 +69,13 @@ KEYS = {
 }
 
 
+@pytest.fixture
+def killing(store: Path, workdir: Path) -> Iterator[Mount]:
+    """A mount whose writers may be killed."""
+    with mounted(store, workdir / "mount", may_log=[r"is partial"]) as running:
+        yield running
+
+
 def document(ran: Ran) -> dict[str, Any]:
     assert (ran.status, ran.errors) == (0, "")
     read: dict[str, Any] = json.loads(ran.text)
@@ -101,18 +108,18 @@ def test_root_compares_with_the_store(module_mount: Mount) -> None:
     nothing_is_left(module_mount)
 
 
-def test_root_works_as_somebody_else(module_mount: Mount) -> None:
-    with endless(module_mount, "--as", str(ALICE)) as process:
-        until(lambda: in_store(module_mount.store, "stream.tmp", ALICE), process)
-        (control,) = controls(module_mount.store)
-        until(lambda: bool(list((module_mount.store / control).glob("*/*/image"))), process)
-        (hers,) = (module_mount.store / control).glob("*/*")
+def test_root_works_as_somebody_else(killing: Mount) -> None:
+    with endless(killing, "--as", str(ALICE)) as process:
+        until(lambda: in_store(killing.store, "stream.tmp", ALICE), process)
+        (control,) = controls(killing.store)
+        until(lambda: bool(list((killing.store / control).glob("*/*/image"))), process)
+        (hers,) = (killing.store / control).glob("*/*")
         assert hers.stat().st_uid == ALICE
-        assert "ckfs-bench" not in run_ckfs("fsck", module_mount.store).stdout
-        assert "ckfs-bench" not in run_ckfs("gc", module_mount.store).stdout
+        assert "ckfs-bench" not in run_ckfs("fsck", killing.store).stdout
+        assert "ckfs-bench" not in run_ckfs("gc", killing.store).stdout
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == INTERRUPTED
-    nothing_is_left(module_mount)
+    nothing_is_left(killing)
 
 
 def test_a_user_has_rates_alone_and_is_told_why(module_mount: Mount) -> None:
@@ -324,16 +331,16 @@ def test_what_a_killed_one_left_is_named_and_removed_by_the_next(
         nothing_is_left(mount)
 
 
-def test_one_that_runs_is_left_alone(module_mount: Mount) -> None:
-    with endless(module_mount) as process:
-        until(lambda: in_store(module_mount.store, "stream.tmp"), process)
-        (own,) = os.listdir(module_mount.path)
-        ran = bench(module_mount, *TINY, "-q")
+def test_one_that_runs_is_left_alone(killing: Mount) -> None:
+    with endless(killing) as process:
+        until(lambda: in_store(killing.store, "stream.tmp"), process)
+        (own,) = os.listdir(killing.path)
+        ran = bench(killing, *TINY, "-q")
         assert (ran.status, ran.errors) == (0, "")
-        assert os.listdir(module_mount.path) == [own]
+        assert os.listdir(killing.path) == [own]
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == INTERRUPTED
-    nothing_is_left(module_mount)
+    nothing_is_left(killing)
 
 
 def test_who_has_no_room_any_more_is_told_in_a_line(store: Path, workdir: Path) -> None:
@@ -457,7 +464,7 @@ def test_a_bench_makes_no_batch_set(store: Path, workdir: Path) -> None:
 def test_the_control_is_where_the_set_lies(store: Path, workdir: Path) -> None:
     further = make_further(store, workdir / "private" / "fast")
     name_stores(store, table("fast", further))
-    with mounted(store, workdir / "mount") as mount:
+    with mounted(store, workdir / "mount", may_log=[r"partial"]) as mount:
         said = document(bench(mount, *TINY, "--json"))
         assert said["control"]["directory"] == str(further.path)
         assert said["control"]["is_of_the_store"] is True
