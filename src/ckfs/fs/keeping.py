@@ -136,7 +136,6 @@ class Keeping:
         found = await self.core.examine(node)
         if not self._may_be_renewed(found) and found.stat.st_nlink != 2:
             return
-        node.check_keeps_place()
         try:
             await self._renew_there(node, found, caller, begun=begun)
         except (FileNotFoundError, Stale):  # another mount has moved it
@@ -165,6 +164,7 @@ class Keeping:
             is_kept = self._keeps_at(spot, found)
             if not is_kept and not self._is_left(spot, found):
                 return None
+            node.check_keeps_place()
             note = self._note(place, owner, found, caller) if is_kept else None
             with self._renewed(spot, note, found, begun=begun) as new:  # which may have lost its name by now
                 for one in open_here:
