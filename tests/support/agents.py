@@ -69,6 +69,15 @@ class Agent:
             raise error
         return value
 
+    def is_done(self, within: float) -> bool:
+        """Whether the call that was begun is over, or is after at most *within* seconds; its result is yet to be asked for."""
+        return self._connection.poll(within)
+
+    def kill(self) -> None:
+        """SIGKILL; nothing but :meth:`close` may follow."""
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+
     def close(self) -> None:
         """The child exits, which closes what it had open."""
         self._connection.close()

@@ -67,9 +67,9 @@ def filesystem(core: Core) -> Filesystem:
     left = Left(core, guard)
     states = States(core, sets, guard)
     writing = Writing(core, sets.keeping, states)
-    passing = Passing(core, writing, Asking(core))
+    passing = Passing(core, Asking(core))
     opening = Opening(core, sets, guard, states, left, passing)
-    metadata = Metadata(core, sets, guard)
+    metadata = Metadata(core, sets, guard, passing)
     return Filesystem(
         core=core,
         sets=sets,

@@ -164,7 +164,7 @@ class Keeping:
             is_kept = self._keeps_at(spot, found)
             if not is_kept and not self._is_left(spot, found):
                 return None
-            node.check_keeps_place()
+            node.check_keeps_place()  # by now: nobody is given a backing of it any more before this is over
             note = self._note(place, owner, found, caller) if is_kept else None
             with self._renewed(spot, note, found, begun=begun) as new:  # which may have lost its name by now
                 for one in open_here:

@@ -12,6 +12,7 @@ from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, place_of
+from ckfs.fs.passing import Passing
 from ckfs.fs.sets import Sets
 from ckfs.fs.space import Space
 from ckfs.fs.streams import ANSWER_HOLDS_S
@@ -40,6 +41,7 @@ class Metadata:
     core: Core
     sets: Sets
     guard: Guard
+    passing: Passing
 
     async def getattr(self, ino: Inode) -> Found:
         node = self.core.inodes.get(ino)
@@ -131,6 +133,8 @@ class Metadata:
             # Whom it is taken from may have no room even for that (btrfs, at its limit): it is done where the set goes.
             await self.sets.following.bring_files(node)
             found = await self._apply(node, changes, handle, caller)
+        if changes.size is not None or changes.mtime_ns is not None:
+            self.passing.changed(found)
         if changes.size is not None:
             self.core.charging.cut(node, changes.size)
             await self.core.charging.settle_now(node)

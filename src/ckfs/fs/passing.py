@@ -26,7 +26,6 @@ from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Backing, Handle, Node, Through, busy, place_of, stored_owner, volume_of
 from ckfs.fs.moved import GONE
-from ckfs.fs.writing import Writing
 from ckfs.model import Record
 from ckfs.names import Inode, Uid
 from ckfs.owners.processes import was_killed
@@ -34,7 +33,7 @@ from ckfs.policy import lifecycle, passing, quota
 from ckfs.policy.passing import Opened, Wish
 from ckfs.policy.quota import Account, Limit
 from ckfs.store.identity import ROOT, acting_as
-from ckfs.store.spots import VolumeId
+from ckfs.store.spots import Found, VolumeId
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,6 @@ class Passing:
     """*backings* is None where nothing is passed through."""
 
     core: Core
-    writing: Writing
     asking: Asking
     wish: Wish = Wish.AUTO
     backings: Backings | None = None
@@ -73,7 +71,7 @@ class Passing:
     _doubted: set[Handle] = field(default_factory=set)
     _begun: trio.Event = field(default_factory=trio.Event)
     _released: OrderedDict[Inode, tuple[int, int]] = field(default_factory=OrderedDict)
-    """Size and time of change of images of temporary names, as their passed-through writers left them."""
+    """Size and time of change of images of temporary names that were written unseen, as their writers left them."""
     _releasing: Counter[int] = field(default_factory=Counter)
     """How many are just being released, by set."""
     _none_releases: trio.Event = field(default_factory=trio.Event)
@@ -95,12 +93,9 @@ class Passing:
                 self._deciding.pop(ino, None)
 
     async def _decide(self, handle: Handle, record: Record, flags: int) -> None:
-        node, opened = handle.node, self._opened(handle.node, record, flags)
+        node, opened = handle.node, self._opened(handle, record, flags)
         handle.through = Through.DAEMON  # unless all goes well
         passes = opened is not None and self.backings is not None and await self._may_pass(handle, opened)
-        if passes and handle.writable and not handle.wrote:
-            await self.writing.begin(handle)
-            await self.core.charging.begun(handle)
         if node.backing is not None:
             self._join(node.backing, handle, flags & os.O_ACCMODE, passes=passes)
         elif passes and (number := await self._register(handle)) is not None:
@@ -118,12 +113,13 @@ class Passing:
         backing.count += 1
         self._goes_through(handle, Through.KERNEL if by_kernel else Through.DAEMON_BESIDE)
 
-    def _opened(self, node: Node, record: Record, flags: int) -> Opened | None:
-        place = place_of(node)
+    def _opened(self, handle: Handle, record: Record, flags: int) -> Opened | None:
+        place = place_of(handle.node)
         if place is None:
             return None
         policy = self.core.policy
-        return Opened(flags, record, policy.is_batch(place.set_name), policy.is_final(place.name))
+        in_batch_set, is_final = policy.is_batch(place.set_name), policy.is_final(place.name)
+        return Opened(flags, record, in_batch_set, is_final, is_new=handle.wrote)
 
     def _goes_through(self, handle: Handle, through: Through) -> None:
         handle.through = through
@@ -286,18 +282,24 @@ class Passing:
             await self._sync(node)
 
     async def remember(self, handle: Handle) -> None:
-        """The image of *handle*, which was written unseen, is settled: what it is now is what its writers left."""
-        if not handle.is_written_unseen:
-            return
+        """The image of *handle*, which was written unseen now or before, is settled: what it is now is what its writers left."""
         node, traffic = handle.node, self.core.figures.traffic
+        if not handle.is_written_unseen and not (handle.writable and node.ino in self._released):
+            return
         with contextlib.suppress(OSError, FsError):
             found = await self.core.examine(node)
-            traffic.bytes_written += found.stat.st_size
-            traffic.sets_written.add(self.core.set_key(node))
+            if handle.is_written_unseen:
+                traffic.bytes_written += found.stat.st_size
+                traffic.sets_written.add(self.core.set_key(node))
             if place_of(node) is not None and not self.core.policy.is_final(node.name):
-                self._released[node.ino] = found.stat.st_size, found.stat.st_mtime_ns
+                self._released[node.ino] = _looks_of(found)
                 while len(self._released) > _MOST_REMEMBERED:
                     self._released.popitem(last=False)
+
+    def changed(self, found: Found) -> None:
+        """Somebody has set the size, or the times, of what *found* is now: that is what was left."""
+        if found.record.ino in self._released:
+            self._released[found.record.ino] = _looks_of(found)
 
     def released(self, handle: Handle) -> None:
         """*handle* is closed."""
@@ -355,3 +357,7 @@ def _left_bytes(account: Account) -> float:
     """What its owner may write yet."""
     left = quota.room(account, time.time_ns()).bytes
     return math.inf if left is None else left
+
+
+def _looks_of(found: Found) -> tuple[int, int]:
+    return found.stat.st_size, found.stat.st_mtime_ns

@@ -28,12 +28,13 @@ class Wish(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open file, with the *flags* of its opener. *is_final*: its name is meant to stay."""
+    """An open file, with the *flags* of its opener. *is_final*: its name is meant to stay. *is_new*: its opener has made or emptied it."""
 
     flags: int
     record: Record
     in_batch_set: bool
     is_final: bool
+    is_new: bool
 
     @property
     def access(self) -> int:
@@ -47,10 +48,12 @@ def may_be_read(opened: Opened, *, is_complete: bool) -> bool:
 
 
 def may_be_written(opened: Opened) -> bool:
-    """By an owner without limits. What is open for reading, too, could be mapped; and what has its final name in a batch set is
-    protected from the moment in which it is closed."""
+    """By an owner without limits. What is open for reading, too, could be mapped; what has its final name in a batch set is
+    protected from the moment in which it is closed; and what has content already may be worth more than what its opener does
+    with it, if he does anything at all: who empties it now lets it go to the trash, and who is killed has not torn it."""
     return (
         opened.access == os.O_WRONLY
+        and opened.is_new
         and not opened.flags & _WATCHED_FLAGS
         and not opened.record.mode & _SET_IDS
         and not (opened.in_batch_set and opened.is_final)
