@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
+from errno import ECONNABORTED, ENOTCONN
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,7 @@ from tests.support.agents import Agent
 from tests.support.commands import ckfs_as_root
 from tests.support.images import content, save, state
 from tests.support.mounting import Mount, mounted
-from tests.support.users import ALICE, as_user
+from tests.support.users import ALICE, as_user, raises_errno
 
 pytestmark = pytest.mark.root
 
@@ -132,3 +137,79 @@ def test_who_cuts_it_by_name_before_the_final_name_gets_a_complete_image(mount: 
     as_user(ALICE, os.truncate, f"{batch}/x.tmp", 1000)
     as_user(ALICE, os.rename, f"{batch}/x.tmp", f"{batch}/x")
     assert state(f"{batch}/x") == "complete"
+
+
+# The daemon's end
+
+
+def test_the_daemons_end_waits_for_whoever_writes_unseen(store: Path, workdir: Path) -> None:
+    with mounted(store, workdir / "mount") as mount:
+        own = own_of(mount)
+        with Agent(ALICE) as writer:
+            fd = writer.do(os.open, f"{own}/image", NEW, 0o644)
+            writer.do(os.write, fd, CONTENT)
+            mount.process.send_signal(signal.SIGTERM)
+            for _ in range(12):
+                time.sleep(0.5)
+                writer.do(os.write, fd, CONTENT)
+            writer.do(os.close, fd)
+        mount.ended = True
+        assert mount.process.wait(30) == 0
+    with mounted(store, workdir / "mount") as mount:
+        assert state(f"{mount.path}/own{ALICE}/image") == "complete"
+
+
+def test_the_daemon_ends_though_somebody_waited_for_a_lock_when_its_mount_was_cut_off(
+    store: Path, workdir: Path
+) -> None:
+    with (
+        mounted(store, workdir / "mount", may_log=["somebody writes it yet"]) as mount,
+        Agent(ALICE) as holder,
+        Agent(ALICE) as waiter,
+    ):
+        own = own_of(mount)
+        fd = holder.do(os.open, f"{own}/lock", NEW, 0o644)
+        holder.do(fcntl.flock, fd, fcntl.LOCK_EX)
+        other = waiter.do(os.open, f"{own}/lock", os.O_WRONLY)
+        waiter.begin(fcntl.flock, other, fcntl.LOCK_EX)
+        assert not waiter.is_done(0.3)
+        subprocess.run(["umount", "-f", str(mount.path)], check=False, capture_output=True)
+        with raises_errno(ECONNABORTED, ENOTCONN):
+            waiter.result(10)
+        mount.ended = True
+        assert mount.process.wait(20) == 0
+
+
+def test_what_is_closed_after_a_lazy_umount_is_complete(store: Path, workdir: Path) -> None:
+    with mounted(store, workdir / "mount") as mount:
+        own = own_of(mount)
+        with Agent(ALICE) as writer:
+            fd = writer.do(os.open, f"{own}/image", NEW, 0o644)
+            mount.detach()
+            writer.do(os.write, fd, CONTENT)
+            writer.do(os.close, fd)
+        mount.ended = True
+        assert mount.process.wait(30) == 0
+    with mounted(store, workdir / "mount") as mount:
+        assert state(f"{mount.path}/own{ALICE}/image") == "complete"
+
+
+def test_what_somebody_goes_on_to_write_after_the_mount_was_cut_off_is_partial(
+    store: Path, workdir: Path
+) -> None:
+    with Agent(ALICE) as writer:
+        with mounted(store, workdir / "mount", may_log=["somebody writes it yet"]) as mount:
+            own = own_of(mount)
+            fd = writer.do(os.open, f"{own}/image", NEW, 0o644)
+            writer.do(os.write, fd, CONTENT)
+            subprocess.run(["umount", "-f", "-l", str(mount.path)], check=False, capture_output=True)
+            mount.ended = True
+            assert mount.process.wait(30) == 0
+        writer.do(os.write, fd, CONTENT)
+        with mounted(store, workdir / "mount", may_log=[TORN]) as mount:
+            assert state(f"{mount.path}/own{ALICE}/image") == "partial"
+            as_user(ALICE, save, f"{mount.path}/own{ALICE}/image", b"new")
+            writer.do(os.write, fd, CONTENT)
+            assert content(f"{mount.path}/own{ALICE}/image") == b"new"
+            with raises_errno(ENOTCONN):
+                writer.do(os.close, fd)

@@ -313,6 +313,8 @@ class _Mount:
             nursery.start_soon(self._announce, failure)
             await self._transport.run()
             notify("STOPPING=1")
+            with trio.move_on_after(self._core.op_timeout_s):
+                await self._fs.content.end()
             nursery.cancel_scope.cancel()
         if failure:
             raise failure[0]
@@ -373,10 +375,14 @@ class _Mount:
         """
         gate = self._core.gate
         limit_s = gate.io_timeout_s if gate.is_up else gate.op_timeout_s
+        requests, passing = self._transport.requests, self._fs.passing
         with trio.move_on_after(limit_s):
-            await self._transport.requests.idle()
-            while len(self._core.handles) and not await self._transport.requests.quiet(_QUIET_S):
-                await self._transport.requests.idle()
+            await requests.idle()
+            while len(self._core.handles):
+                written = await passing.written_unseen()
+                if await requests.quiet(_QUIET_S) and written == await passing.written_unseen():
+                    break
+                await requests.idle()
         self._transport.end()
 
     async def _follow_policy(self) -> None:

@@ -79,6 +79,13 @@ class Content:
         except (OSError, FsError):
             handle.node.unsettled = handle.node.removed is None
 
+    async def end(self) -> None:
+        """The mount is gone: what was written unseen, and has been closed by all, is released. The kernel does not wait to say so."""
+        for number in self.core.handles.numbers():
+            handle = self.core.handle(number)
+            if handle.is_written_unseen and not await self.passing.goes_on_without(handle.node):
+                await self.release(number)
+
     async def settle_later(self) -> None:
         """Settle what could not be settled when its last writer ended; runs for the life of the mount."""
         while True:

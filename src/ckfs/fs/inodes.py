@@ -483,6 +483,9 @@ class Handles:
     def all(self) -> Iterable[Handle]:
         return self._handles.values()
 
+    def numbers(self) -> list[FileHandle]:
+        return list(self._handles)
+
     def remove(self, number: FileHandle) -> Handle:
         handle = self._handles.pop(number)
         self._of[handle.opener.uid] -= 1

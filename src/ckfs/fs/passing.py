@@ -32,6 +32,7 @@ from ckfs.owners.processes import was_killed
 from ckfs.policy import lifecycle, passing, quota
 from ckfs.policy.passing import Opened, Wish
 from ckfs.policy.quota import Account, Limit
+from ckfs.store import leases
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.spots import Found, VolumeId
 
@@ -45,6 +46,8 @@ _TIGHT_BYTES = 64 << 20
 """With less than this, a write of which nobody has heard may have failed."""
 _WATCH_S = 0.25
 _MOST_REMEMBERED = 4096
+_CLOSINGS, _CLOSING_S = 10, 0.05
+"""How often, and with what pauses, a file is looked at that its writer may just be closing."""
 
 
 class Backings(Protocol):
@@ -236,6 +239,19 @@ class Passing:
             handle.node.killed = True
         await self.core.assure_membership(handle.mount)
 
+    async def written_unseen(self) -> list[tuple[int, int, int]]:
+        """What the store has by now of each file that is written unseen: it differs as long as somebody writes."""
+        handles = [handle for handle in self.core.handles.all() if handle.is_written_unseen]
+
+        def work() -> list[tuple[int, int, int]]:
+            seen = [os.fstat(handle.fd) for handle in handles]
+            return [(status.st_ino, status.st_size, status.st_mtime_ns) for status in seen]
+
+        try:
+            return await self.core.gate.look(work, releases=[handle.pin() for handle in handles])
+        except (OSError, FsError):
+            return []
+
     # When it is closed
 
     @contextmanager
@@ -311,6 +327,29 @@ class Passing:
             node.backing = None
             if self.backings is not None:
                 self.backings.forget(backing.number)
+
+    async def goes_on_without(self, node: Node) -> bool:
+        """The mount is gone: whether somebody writes *node* all the same, through the kernel. True if that cannot be told."""
+        door, owner, handles = self.core.store.door, stored_owner(node) or ROOT, node.handles
+        if node.backing is not None and self.backings is not None:
+            self.backings.forget(node.backing.number)  # which has the file open for writing itself
+
+        def work() -> bool:
+            with acting_as(owner):
+                for handle in handles:
+                    leases.read_only(door, handle.file)
+                return leases.is_being_written(handles[0].file)
+
+        for _ in range(_CLOSINGS):
+            try:
+                if not await self.core.gate.call(work, releases=[handle.pin() for handle in handles]):
+                    return False
+            except (OSError, FsError) as error:
+                log.warning("image %s: nobody can tell whether it is written yet: %s", place_of(node), error)
+                return True
+            await trio.sleep(_CLOSING_S)
+        log.warning("image %s: somebody writes it yet", place_of(node))
+        return True
 
     async def renamed(self, node: Node) -> None:
         """Before an image of a temporary name counts as complete under another: the store may have something against what was written

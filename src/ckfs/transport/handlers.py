@@ -50,6 +50,16 @@ class Handlers:
     under_way: UnderWay
     waiting: dict[int, trio.CancelScope] = field(default_factory=dict)
 
+    def interrupt(self, unique: int) -> None:
+        """A signal came to whoever waits for the request *unique*, which is soon over anyhow unless it waits for others."""
+        if (waiting := self.waiting.get(unique)) is not None:
+            waiting.cancel()
+
+    def interrupt_all(self) -> None:
+        """The mount is gone, and with it everybody who waits for something."""
+        for waiting in self.waiting.values():
+            waiting.cancel()
+
     def by_opcode(self) -> dict[int, Handler]:
         """Of all requests that are answered; FORGET and INTERRUPT are not."""
         return {

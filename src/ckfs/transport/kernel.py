@@ -170,6 +170,7 @@ class Kernel(Transport):
             except Ended:
                 self._is_over = True
                 self._parked.unpark_all()
+                self._handlers.interrupt_all()
                 return
             if whole is None:
                 if not self._watches_in_vain():
@@ -260,8 +261,7 @@ class Kernel(Transport):
             for nodeid, count in asked.items:
                 self._fs.forget(Inode(nodeid), count)
         elif isinstance(asked, Interrupt):
-            if (waiting := self._handlers.waiting.get(asked.unique)) is not None:
-                waiting.cancel()  # else it is a call that does not wait for others, and is soon over
+            self._handlers.interrupt(asked.unique)
         else:
             return False
         return True
