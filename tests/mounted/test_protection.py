@@ -373,6 +373,7 @@ def test_a_handle_from_before_writes_no_more(
         writer.do(os.write, fd, CONTENT)
         writer.do(os.rename, f"{path}/.image.tmp", f"{path}/image")
         writer.do(os.close, fd)
+        assert state_of(f"{path}/image") == "complete"  # a moment after close(2), if the kernel wrote it
         for _ in range(2):
             with raises_errno(EACCES):
                 HANDLE_DOORS[door](other, old)

@@ -25,6 +25,7 @@ def stopped(mount: Mount) -> Iterator[None]:
 
 def is_written_unseen(mount: Mount, agent: Agent, fd: int, data: bytes = b"unseen", offset: int = 0) -> bool:
     """Whether the kernel writes by itself what *agent* has open; *data* is written in any case."""
+    agent.do(os.pwrite, fd, data, offset)  # before the first the kernel asks for security attributes
     with stopped(mount):
         agent.begin(os.pwrite, fd, data, offset)
         is_done = agent.is_done(_AT_ONCE_S)

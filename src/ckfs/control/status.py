@@ -31,7 +31,7 @@ def status_of(fs: Filesystem, mountpoint: str, transport: str, asker: Uid) -> Va
         "role": core.role.value,
         "node": shown(core.node_name),
         "transport": transport,
-        "passthrough": fs.passing.backings is not None,
+        "passthrough": fs.passing.is_on,
         "mountpoint": shown(mountpoint),
         "read_only": core.member is None,
         "store": shown(core.store.path),

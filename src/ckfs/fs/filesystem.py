@@ -66,8 +66,8 @@ def filesystem(core: Core) -> Filesystem:
     sets = Sets(core, Following(core), guard, Keeping(core, guard, Reserve(core)), Placing(core))
     left = Left(core, guard)
     states = States(core, sets, guard)
-    writing = Writing(core, sets.keeping, states)
     passing = Passing(core, Asking(core))
+    writing = Writing(core, sets.keeping, states, passing)
     opening = Opening(core, sets, guard, states, left, passing)
     metadata = Metadata(core, sets, guard, passing)
     return Filesystem(

@@ -111,6 +111,7 @@ class Metadata:
         """The kernel has checked the caller's rights by what getattr presented."""
         node = self.core.inodes.get(ino)
         handle = None if number is None else self.core.handle(number)
+        await self.passing.until_released(node)
         await self.sets.check_change(node, caller)
         if node.is_root and (changes.uid or changes.gid):
             raise NotOwner("the mount's root belongs to root")

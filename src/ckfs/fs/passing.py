@@ -12,11 +12,12 @@ import logging
 import math
 import os
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Protocol
 
 import trio
@@ -67,6 +68,8 @@ class Passing:
     asking: Asking
     wish: Wish = Wish.AUTO
     backings: Backings | None = None
+    is_refused: bool = False
+    """The kernel did not take a file of the store: none is passed through that is not yet."""
     _deciding: dict[Inode, trio.Lock] = field(default_factory=dict)
     _roomy: dict[VolumeId, tuple[float, bool]] = field(default_factory=dict)
     _unseen: set[Handle] = field(default_factory=set)
@@ -75,15 +78,18 @@ class Passing:
     _begun: trio.Event = field(default_factory=trio.Event)
     _released: OrderedDict[Inode, tuple[int, int]] = field(default_factory=OrderedDict)
     """Size and time of change of images of temporary names that were written unseen, as their writers left them."""
-    _releasing: Counter[int] = field(default_factory=Counter)
-    """How many are just being released, by set."""
-    _none_releases: trio.Event = field(default_factory=trio.Event)
+    _releasing: dict[int, set[trio.Event]] = field(default_factory=dict)
+    """Those that are just being released, by set: set when one is."""
+
+    @property
+    def is_on(self) -> bool:
+        return self.backings is not None and not self.is_refused
 
     # When something is opened
 
     async def decide(self, handle: Handle, record: Record, flags: int) -> None:
         """Say how what was just opened of a file, which *record* is about, is read and written. OSError (ETXTBSY) if that cannot be."""
-        if self.backings is None and handle.node.backing is None:
+        if not self.is_on and handle.node.backing is None:
             handle.through = Through.DAEMON
             return
         ino = handle.node.ino
@@ -98,7 +104,7 @@ class Passing:
     async def _decide(self, handle: Handle, record: Record, flags: int) -> None:
         node, opened = handle.node, self._opened(handle, record, flags)
         handle.through = Through.DAEMON  # unless all goes well
-        passes = opened is not None and self.backings is not None and await self._may_pass(handle, opened)
+        passes = opened is not None and self.is_on and await self._may_pass(handle, opened)
         if node.backing is not None:
             self._join(node.backing, handle, flags & os.O_ACCMODE, passes=passes)
         elif passes and (number := await self._register(handle)) is not None:
@@ -193,9 +199,13 @@ class Passing:
                 "nothing is passed through from now on: the kernel does not take files of the store: %s",
                 error,
             )
-            self.backings = None
+            self.is_refused = True
             return None
-        if handle.leads_to != leads_to or handle.node.renewals != renewals or handle.node.renewing:
+        if (
+            handle.leads_to != leads_to
+            or handle.node.renewals != renewals
+            or handle.node.renewing is not None
+        ):
             backings.forget(number)
             return None
         return number
@@ -260,25 +270,26 @@ class Passing:
         if not handle.is_written_unseen:
             yield
             return
-        key = self.core.set_key(handle.node)
-        self._releasing[key] += 1
+        key, is_released = self.core.set_key(handle.node), trio.Event()
+        self._releasing.setdefault(key, set()).add(is_released)
         try:
             yield
         finally:
-            self._releasing[key] -= 1
+            is_released.set()
+            self._releasing[key].discard(is_released)
             if not self._releasing[key]:
                 del self._releasing[key]
-                self._none_releases.set()
-                self._none_releases = trio.Event()
 
     async def until_released(self, node: Node) -> None:
-        """Wait, not for long, for what was closed in the set of *node* (of the root: in any) before this was asked."""
+        """Wait, not for long, for what was closed in the set of *node* (of the root: in any) before this was asked; what is closed
+        meanwhile by those who never stop is not waited for."""
         if not self._releasing:
             return
-        key = self.core.set_key(node)
+        of_set = self._releasing.get(self.core.set_key(node), set())
+        earlier = [*chain(*self._releasing.values())] if node.is_root else [*of_set]
         with trio.move_on_after(self.core.op_timeout_s / 4):
-            while self._releasing if node.is_root else self._releasing[key]:
-                await self._none_releases.wait()
+            for is_released in earlier:
+                await is_released.wait()
 
     async def ending(self, handle: Handle) -> None:
         """The last descriptor of *handle* is closed, and its image about to be settled."""
@@ -294,8 +305,6 @@ class Passing:
                 "image %s: there was hardly any room when the kernel wrote it, and nobody knows whether it could: it is partial",
                 place_of(node),
             )
-        elif self._has_final_name_in_batch_set(node):  # it was renamed before it was closed
-            await self._sync(node)
 
     async def remember(self, handle: Handle) -> None:
         """The image of *handle*, which was written unseen now or before, is settled: what it is now is what its writers left."""
@@ -354,11 +363,11 @@ class Passing:
     async def renamed(self, node: Node) -> None:
         """Before an image of a temporary name counts as complete under another: the store may have something against what was written
         unseen, and somebody may have gone on to write of whom nobody knows. Then it is partial."""
-        left = self._released.pop(node.ino, None)
-        if left is None or not self._has_final_name_in_batch_set(node):
+        left, is_written = self._released.pop(node.ino, None), any(h.is_written_unseen for h in node.handles)
+        if not (left or is_written) or not self._has_final_name_in_batch_set(node):
             return
         found = await self._sync(node)
-        if found is not None and found != left:
+        if not is_written and found is not None and found != left:
             log.warning("image %s was changed after it was closed: it is partial", place_of(node))
             node.failed = True
 

@@ -224,11 +224,12 @@ class Handlers:
 
     async def _release(self, header: Header, asked: requests.Release) -> Answer:
         number = FileHandle(asked.fh)
-        self.fs.locking.let_go(
-            number
-        )  # at once: the next request may be somebody's who knows that it is closed
-        await self.fs.locking.released(number)
-        await self.fs.content.release(number)
+        # Both begin at once: the next request may be somebody's who knows that it is closed.
+        self.fs.locking.let_go(number)
+        try:
+            await self.fs.content.release(number)
+        finally:
+            await self.fs.locking.released(number)
         return _NOTHING
 
     async def _fallocate(self, header: Header, asked: requests.Fallocate) -> Answer:
