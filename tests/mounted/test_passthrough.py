@@ -16,11 +16,12 @@ import pytest
 
 from tests.support.agents import Agent
 from tests.support.commands import ckfs_as_root
+from tests.support.further import make_further, name_stores, table
 from tests.support.images import content, save, state
 from tests.support.loops import tmpfs
-from tests.support.mounting import TRANSPORT, Mount, make_store, mounted
+from tests.support.mounting import TRANSPORT, Mount, make_store, mounted, run_ckfs
 from tests.support.passed import is_read_unseen, is_written_unseen
-from tests.support.payers import Payer, Place, charged, new_payer, place_in, until
+from tests.support.payers import Payer, Place, charged, new_payer, place_in, private_store, until
 from tests.support.users import ALICE, BOB, ROOT, as_user, errno_as, raises_errno
 
 pytestmark = [
@@ -32,11 +33,6 @@ MIB = 1 << 20
 NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 CONTENT = b"half of an image " * 5000
 TORN = r"is partial"
-
-
-@pytest.fixture(scope="module")
-def module_store(module_mount: Mount) -> Path:
-    return module_mount.store
 
 
 def batch_of(mount: Mount, name: str = "12.server.CK") -> str:
@@ -537,3 +533,43 @@ def test_a_set_that_is_given_away_while_it_is_written_counts_for_its_new_owner(
     place.quotas.settled(payer.uid)
     place.quotas.all_given_back()
     place.quotas.check()
+
+
+# Sets that move
+
+
+@pytest.fixture
+def beside_fast(root_and_fuse: None, workdir: Path) -> Iterator[Mount]:
+    """A mount of a store with a further one, called fast, in which new sets begin."""
+    home = private_store(workdir)
+    name_stores(home, table("fast", make_further(home, workdir / "private" / "fast")))
+    with mounted(home, workdir / "mount", may_log=[TORN, "further store"]) as mount:
+        yield mount
+
+
+def test_what_is_written_unseen_keeps_its_set_from_being_moved(beside_fast: Mount) -> None:
+    own = own_of(beside_fast)
+    with Agent(ALICE) as writer:
+        fd = writer.do(os.open, f"{own}/image", NEW, 0o600)
+        writer.do(os.write, fd, CONTENT)
+        refused = run_ckfs("move", own, "home")
+        assert refused.returncode != 0
+        writer.do(os.write, fd, CONTENT)
+        writer.do(os.close, fd)
+    assert run_ckfs("move", own, "home").returncode == 0
+    assert content(f"{own}/image") == 2 * CONTENT
+    assert state(f"{own}/image") == "complete"
+
+
+def test_who_reads_unseen_goes_on_while_the_set_is_moved(beside_fast: Mount) -> None:
+    batch = batch_of(beside_fast)
+    as_user(ALICE, save, f"{batch}/image", CONTENT)
+    with Agent(ALICE) as reader, Agent(ALICE) as other:
+        fd = reader.do(os.open, f"{batch}/image", os.O_RDONLY)
+        assert is_read_unseen(beside_fast, reader, fd)
+        moved = run_ckfs("move", batch, "home")
+        assert (moved.returncode, moved.stdout) == (0, f"{batch}: lies in home now\n"), moved.stderr
+        again = other.do(os.open, f"{batch}/image", os.O_RDONLY)
+        assert reader.do(os.read, fd, len(CONTENT)) == CONTENT
+        assert other.do(os.read, again, len(CONTENT)) == CONTENT
+    check_digest(f"{batch}/image")

@@ -16,8 +16,10 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.commands import ckfs_as_root
 from tests.support.images import content, save, state
-from tests.support.mounting import Mount, mounted
-from tests.support.users import ALICE, as_user, raises_errno
+from tests.support.loops import tmpfs
+from tests.support.mounting import Mount, make_store, mounted
+from tests.support.passed import is_written_unseen
+from tests.support.users import ALICE, BOB, ROOT, as_user, errno_as, raises_errno
 
 pytestmark = pytest.mark.root
 
@@ -213,3 +215,146 @@ def test_what_somebody_goes_on_to_write_after_the_mount_was_cut_off_is_partial(
             assert content(f"{mount.path}/own{ALICE}/image") == b"new"
             with raises_errno(ENOTCONN):
                 writer.do(os.close, fd)
+
+
+# What users may try
+
+
+def open_and_die(path: str) -> None:
+    fd = os.open(path, NEW, 0o600)
+    os.write(fd, CONTENT)
+    os.close(fd)
+
+
+def test_who_is_killed_at_any_moment_of_opening_leaves_nothing_open(store: Path, workdir: Path) -> None:
+    with mounted(store, workdir / "mount", may_log=[TORN, "not opened"]) as mount:
+        own = own_of(mount)
+        for number in range(150):
+            child = os.fork()
+            if child == 0:
+                try:
+                    while True:
+                        open_and_die(f"{own}/{number % 7}")
+                finally:
+                    os._exit(0)
+            time.sleep(0.002 + number % 13 / 2000)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        for number in range(7):
+            as_user(ROOT, save, f"{own}/{number}", b"new")
+            assert content(f"{own}/{number}") == b"new"
+
+
+def wait_for_lock(path: str) -> int:
+    """Returns the errno with which a wait that an alarm ends is over."""
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError()))
+    fd = os.open(path, os.O_WRONLY)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+    except TimeoutError:
+        return 0
+    return -1
+
+
+def test_a_wait_for_a_lock_that_a_signal_ends_takes_no_lock(mount: Mount) -> None:
+    own = own_of(mount)
+    with Agent(ALICE) as holder, Agent(ALICE) as other:
+        fd = holder.do(os.open, f"{own}/lock", NEW, 0o600)
+        for _ in range(20):
+            holder.do(fcntl.lockf, fd, fcntl.LOCK_EX)
+            assert as_user(ALICE, wait_for_lock, f"{own}/lock") == 0
+            holder.do(fcntl.lockf, fd, fcntl.LOCK_UN)
+            again = other.do(os.open, f"{own}/lock", os.O_WRONLY)
+            other.do(fcntl.lockf, again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            other.do(os.close, again)
+
+
+def test_a_store_on_a_stacked_file_system_is_used_without(root_and_fuse: None, workdir: Path) -> None:
+    with tmpfs(workdir, 64 << 20, 4000) as top:
+        for name in ("lower", "upper", "work", "merged"):
+            (top / name).mkdir()
+        layers = f"lowerdir={top}/lower,upperdir={top}/upper,workdir={top}/work,userxattr"
+        subprocess.run(["mount", "-t", "overlay", "o", "-o", layers, str(top / "merged")], check=True)
+        try:
+            store = make_store(top / "merged")
+            refused = "nothing is passed through from now on"
+            options, may_log = ["passthrough=on"], [refused, "reach the store"]
+            with mounted(store, workdir / "mount", options=options, may_log=may_log) as mount:
+                own = own_of(mount)
+                with Agent(ALICE) as writer:
+                    fd = writer.do(os.open, f"{own}/image", NEW, 0o600)
+                    assert not is_written_unseen(mount, writer, fd)
+                    writer.do(os.close, fd)
+                assert state(f"{own}/image") == "complete"
+                assert refused in mount.log()
+        finally:
+            subprocess.run(["umount", str(top / "merged")], check=True)
+
+
+def test_whoever_has_just_closed_it_opens_it_in_any_way(mount: Mount) -> None:
+    own = own_of(mount)
+
+    def often() -> None:
+        for number in range(200):
+            save(f"{own}/image", CONTENT)
+            os.close(os.open(f"{own}/image", (os.O_RDWR, os.O_RDWR | os.O_TRUNC, os.O_WRONLY)[number % 3]))
+
+    as_user(ALICE, often)
+
+
+def test_what_was_just_closed_goes_to_the_trash_when_it_is_cut_by_name(mount: Mount) -> None:
+    own = own_of(mount)
+
+    def often() -> None:
+        for number in range(50):
+            save(f"{own}/{number}", CONTENT)
+            os.truncate(f"{own}/{number}", 0)
+
+    as_user(ALICE, often)
+    assert ckfs_as_root("trash", "ls", "--store", mount.path).count(" own2101/") == 50
+
+
+# What a reader can keep its owner from: the kernel has one file of the store for an inode, for as long as anybody has that open by it
+
+
+HELD = pytest.mark.xfail(
+    reason="nobody can take the kernel a file away that somebody reads, which he opened while it was written",
+    strict=True,
+)
+
+
+@HELD
+def test_who_reads_while_it_is_written_keeps_nobody_from_overwriting_it_afterwards(mount: Mount) -> None:
+    """tail -f of one run's log, and the next run."""
+    own = own_of(mount)
+    with Agent(ALICE) as writer, Agent(BOB) as reader:
+        fd = writer.do(os.open, f"{own}/log", NEW, 0o644)
+        writer.do(os.write, fd, CONTENT)
+        reader.do(os.open, f"{own}/log", os.O_RDONLY)
+        writer.do(os.close, fd)
+        as_user(ALICE, save, f"{own}/log", b"new")
+        assert as_user(ALICE, content, f"{own}/log") == b"new"
+
+
+@HELD
+def test_who_reads_while_it_is_written_keeps_nobody_from_changing_it_afterwards(mount: Mount) -> None:
+    own = own_of(mount)
+    with Agent(ALICE) as writer, Agent(BOB) as reader:
+        fd = writer.do(os.open, f"{own}/log", NEW, 0o644)
+        writer.do(os.write, fd, CONTENT)
+        reader.do(os.open, f"{own}/log", os.O_RDONLY)
+        writer.do(os.close, fd)
+        assert errno_as(ALICE, os.open, f"{own}/log", os.O_RDWR) == 0
+
+
+@HELD
+def test_who_reads_a_superseded_image_keeps_nobody_from_overwriting_it(mount: Mount) -> None:
+    batch = batch_of(mount)
+    for name in "abc":
+        as_user(ALICE, save, f"{batch}/{name}", CONTENT)
+    os.chmod(f"{batch}/a", 0o644)
+    with Agent(BOB) as reader:
+        reader.do(os.open, f"{batch}/a", os.O_RDONLY)
+        as_user(ALICE, save, f"{batch}/a", b"new")
+    assert content(f"{batch}/a") == b"new"
