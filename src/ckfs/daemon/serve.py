@@ -302,7 +302,7 @@ class _Mount:
             nursery.start_soon(self._fs.content.settle_later)
             nursery.start_soon(self._fs.digesting.run)
             nursery.start_soon(self._fs.locking.run)
-            nursery.start_soon(self._fs.passing.run)
+            nursery.start_soon(self._fs.passing.unseen.run)
             if self._core.member is not None:
                 nursery.start_soon(self._core.member.run, self._core.gate, lambda: self._core.policy)
             nursery.start_soon(Seeing(self._core).run)
@@ -375,12 +375,12 @@ class _Mount:
         """
         gate = self._core.gate
         limit_s = gate.io_timeout_s if gate.is_up else gate.op_timeout_s
-        requests, passing = self._transport.requests, self._fs.passing
+        requests, unseen = self._transport.requests, self._fs.passing.unseen
         with trio.move_on_after(limit_s):
             await requests.idle()
             while len(self._core.handles):
-                written = await passing.written_unseen()
-                if await requests.quiet(_QUIET_S) and written == await passing.written_unseen():
+                written = await unseen.as_written()
+                if await requests.quiet(_QUIET_S) and written == await unseen.as_written():
                     break
                 await requests.idle()
         self._transport.end()

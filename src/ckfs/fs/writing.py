@@ -20,8 +20,8 @@ from ckfs.fs.charges import Claim
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Handle, Node, Unwritten, stored_owner, volume_of
 from ckfs.fs.keeping import Keeping
-from ckfs.fs.passing import Passing
 from ckfs.fs.states import States
+from ckfs.fs.unseen import Unseen
 from ckfs.model import Data, Owner
 from ckfs.store.appending import append, append_at
 from ckfs.store.gate import Release
@@ -39,7 +39,7 @@ class Writing:
     core: Core
     keeping: Keeping
     states: States
-    passing: Passing
+    unseen: Unseen
 
     async def write(self, handle: Handle, offset: int, data: Data) -> int:
         """Returns how many bytes were written, which may be fewer than given where the store ran out of room.
@@ -95,7 +95,7 @@ class Writing:
     async def begin(self, handle: Handle) -> None:
         """Something is about to be changed through *handle*. Denied if that would cost a checkpoint; ENOSPC if only the reserve is left."""
         if not handle.marked:  # what others have just closed is protected before this is written
-            await self.passing.until_released(handle.node)
+            await self.unseen.until_released(handle.node)
         if not handle.admitted:
             with self.failing(handle):
                 await self.keeping.may_write(stored_owner(handle.node), handle)
