@@ -75,7 +75,8 @@ _PROTECTION = """\
 A batch set, in which its owner makes images of 4 KiB, reads them, and removes those that two newer ones have outlived: *a few
 images* has three at a time, *dumps of 24 files* three directories of 24 each. Microseconds for one call, by three policies on one
 file system in turns: **with** is the default; **off** has `protection.keep = 0` and `trash.retention_days = 0`, but pins and the order
-of completion are still looked at; with **no batch sets** (`sets.batch = []` besides) there is nothing to look at. A figure is the
+of completion are still looked at; with **no batch sets** (`sets.batch = []` besides) there is nothing to look at. All are mounted with
+`passthrough=off`: in a batch set other files are passed through than elsewhere. A figure is the
 median of all rounds; a ratio is the median of the ratios of each round (below 1.30: protection costs less than 30 %), with the
 lowest and the highest. Written by `python -m tests.bench --only protection`.
 """
@@ -85,7 +86,7 @@ _LEDGER = """\
 ## What the ledger costs
 
 A store in which the ledger counts (`[quota] mode = "ledger"`, the default, in a file of the host) against one in which nobody does
-(`mode = "none"`), both mounted side by side, file by file in turns. Microseconds for one call by four owners: where there is **{none}**,
+(`mode = "none"`), both mounted side by side, file by file in turns, with `passthrough=off`: who has a limit is not passed through. Microseconds for one call by four owners: where there is **{none}**,
 and, where there is one, with **{free}**, with one but **{far}** (1 TiB), and writing **{near}**: the last byte that he may have is the
 last that he writes. Large calls write {stream}, small ones {small} into one file, from open to close; {files} empty files are made, and
 removed for good. Beside the time that the user waits, the daemon's own processor time is compared: others on the machine
