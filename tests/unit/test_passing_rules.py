@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from dataclasses import replace
 
@@ -13,8 +12,12 @@ from ckfs.names import Gid, Inode, Uid
 from ckfs.policy.passing import Opened, may_be_read, may_be_written
 
 RECORD = Record(Inode(7), Uid(1000), Gid(1000), stat.S_IFREG | 0o600)
-TO_READ = Opened(os.O_RDONLY, RECORD, in_batch_set=True, is_final=True, is_new=False)
-TO_WRITE = Opened(os.O_WRONLY, RECORD, in_batch_set=True, is_final=False, is_new=True)
+TO_READ = Opened(
+    reads=True, writes=False, is_plain=True, record=RECORD, in_batch_set=True, is_final=True, is_new=False
+)
+TO_WRITE = Opened(
+    reads=False, writes=True, is_plain=True, record=RECORD, in_batch_set=True, is_final=False, is_new=True
+)
 
 
 def test_complete_images_of_batch_sets_are_read() -> None:
@@ -24,8 +27,8 @@ def test_complete_images_of_batch_sets_are_read() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        {"flags": os.O_WRONLY},
-        {"flags": os.O_RDWR},
+        {"reads": False, "writes": True},
+        {"writes": True},
         {"in_batch_set": False},
         {"record": RECORD.with_(damaged=1)},
     ],
@@ -42,7 +45,6 @@ def test_nothing_else_is_read(other: dict[str, object]) -> None:
         {},
         {"in_batch_set": False},
         {"in_batch_set": False, "is_final": True},
-        {"flags": os.O_WRONLY | os.O_CREAT | os.O_TRUNC},
     ],
     ids=str,
 )
@@ -55,12 +57,9 @@ def test_new_files_are_written_under_names_that_are_not_final_in_batch_sets(othe
     [
         {"is_final": True},
         {"is_new": False},
-        {"flags": os.O_RDWR},
-        {"flags": os.O_RDONLY},
-        {"flags": os.O_WRONLY | os.O_APPEND},
-        {"flags": os.O_WRONLY | os.O_SYNC},
-        {"flags": os.O_WRONLY | os.O_DSYNC},
-        {"flags": os.O_WRONLY | os.O_DIRECT},
+        {"reads": True},
+        {"reads": True, "writes": False},
+        {"is_plain": False},
         {"record": RECORD.with_(mode=RECORD.mode | stat.S_ISUID)},
         {"record": RECORD.with_(mode=RECORD.mode | stat.S_ISGID)},
     ],

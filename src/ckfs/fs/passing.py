@@ -26,6 +26,8 @@ from ckfs.store.identity import ROOT, acting_as
 
 log = logging.getLogger(__name__)
 
+_NOT_PLAIN = os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIRECT
+
 
 class Backings(Protocol):
     """Files of the store that the kernel uses by itself, as whoever registers them."""
@@ -95,8 +97,16 @@ class Passing:
         if place is None:
             return None
         policy = self.core.policy
-        in_batch_set, is_final = policy.is_batch(place.set_name), policy.is_final(place.name)
-        return Opened(flags, record, in_batch_set, is_final, is_new=handle.wrote)
+        access = flags & os.O_ACCMODE
+        return Opened(
+            reads=access != os.O_WRONLY,
+            writes=access != os.O_RDONLY,
+            is_plain=not flags & _NOT_PLAIN,
+            record=record,
+            in_batch_set=policy.is_batch(place.set_name),
+            is_final=policy.is_final(place.name),
+            is_new=handle.wrote,
+        )
 
     def _goes_through(self, handle: Handle, through: Through) -> None:
         handle.through = through
@@ -111,7 +121,7 @@ class Passing:
             return False
         if not (handle.is_near or self.wish is Wish.ON):
             return False
-        if opened.access == os.O_RDONLY:
+        if not opened.writes:
             is_complete = lifecycle.is_complete(opened.record) and not any(other.writable for other in others)
             return passing.may_be_read(opened, is_complete=is_complete)
         if any(other.writable and other.through is not Through.KERNEL for other in others):
