@@ -118,14 +118,14 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
         try:
             told_early = _noted_signals()
             fs = filesystem(core)
-            own, transport = _mounted(fs, path, options)
+            own, transport = mounted_by(fs, path, options)
             trio.run(_Mount(fs, users, own, transport, _state_of(options), ready, told_early).run)
         finally:
             _leave(core)
     log.info("ended")
 
 
-def _mounted(fs: Filesystem, path: str, options: MountOptions) -> tuple[OwnMount, Transport]:
+def mounted_by(fs: Filesystem, path: str, options: MountOptions) -> tuple[OwnMount, Transport]:
     """Mount, by the first transport that can serve it. Raises MountFailed, with nothing left behind."""
     failure = MountFailed(f"{shown(path)}: no transport")
     fs.passing.wish = options.passthrough

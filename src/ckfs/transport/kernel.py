@@ -52,8 +52,8 @@ _HAS_ONE_PROCESSOR = (os.cpu_count() or 1) < 2
 _MOST_PARKED = 32
 _MOST_IN_BACKGROUND = 64
 """Of requests that nobody waits for yet: pieces that are read ahead, and written back."""
-_MOST_PAGES = "/proc/sys/fs/fuse/max_pages_limit"
-_MOST_PAGES_BEFORE = 256
+MOST_PAGES = "/proc/sys/fs/fuse/max_pages_limit"
+_PAGES_BEFORE = 256
 """Of kernels that have no such setting."""
 
 
@@ -80,7 +80,7 @@ class Kernel(Transport):
     def begin(self, fd: int) -> None:
         self._fd = fd
         wanted = Wanted(
-            max_write=_largest_request(),
+            max_write=largest_request(),
             max_readahead=_LARGEST_REQUEST,
             max_background=_MOST_IN_BACKGROUND,
             congestion_threshold=_MOST_IN_BACKGROUND * 3 // 4,
@@ -267,11 +267,11 @@ class Kernel(Transport):
         return True
 
 
-def _largest_request() -> int:
+def largest_request() -> int:
     """In bytes: what the kernel grants, up to what is of use."""
     try:
-        with open(_MOST_PAGES, encoding="ascii") as setting:
+        with open(MOST_PAGES, encoding="ascii") as setting:
             pages = int(setting.read())
     except (OSError, ValueError):
-        pages = _MOST_PAGES_BEFORE
+        pages = _PAGES_BEFORE
     return min(pages * mmap.PAGESIZE, _LARGEST_REQUEST)
