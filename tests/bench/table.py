@@ -56,7 +56,7 @@ _OTHERS = {
 _TARGETS = """\
 ## What is wanted, and what was reached
 
-Medians of ratios, as below: **reached**, or missed. `-` was not measured, or nothing is wanted of it.
+Medians of ratios, as below: **reached**, or missed; without either nothing is wanted. `-` was not measured.
 """
 
 _CRIU = """\

@@ -91,10 +91,13 @@ def _at_least(ratios: Sequence[float], wanted: float | None) -> str:
     if not ratios:
         return NOTHING
     median = statistics.median(ratios)
-    return _marked(short(median), is_reached=wanted is None or median >= wanted)
+    return _marked(short(median), None if wanted is None else median >= wanted)
 
 
-def _marked(text: str, *, is_reached: bool) -> str:
+def _marked(text: str, is_reached: bool | None) -> str:
+    """*is_reached* is None where nothing is wanted."""
+    if is_reached is None:
+        return text
     return f"**{text}**" if is_reached else f"{text}, missed"
 
 
@@ -119,7 +122,7 @@ def _below(
         number = figure(one, place)
         if number is None:
             return NOTHING
-        return _marked(show(number), is_reached=limit is None or number < limit)
+        return _marked(show(number), None if limit is None else number < limit)
 
     every = list(found)
     of_both = wanted if figure is _resident else None
