@@ -64,6 +64,12 @@ class MountFailed(CkfsError):
     exit_status = 6
 
 
+class NoRoom(CkfsError):
+    """The command would write more than there is room for, or found none left."""
+
+    exit_status = 7
+
+
 def of_status(status: int, message: str) -> CkfsError:
     """The error that a process with that exit status met, to be raised again in another."""
     kinds = (UsageError, StoreUnusable, MountRefused, NotPermitted, MountFailed)
@@ -113,7 +119,7 @@ class Invalid(FsError):
 class NotDone(FsError):
     """The store does not do that, or not with these files; or there is no room for it. Nothing was changed, so that nothing is amiss."""
 
-    def __init__(self, number: int, message: str) -> None:
+    def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
         self.errno = number
 

@@ -14,13 +14,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import hosts, ledger, protection, table
-from tests.bench.compare import Measured, compare
-from tests.bench.manysets import Size, measure
+from ckfs.bench.running import interrupted_once
+from tests.bench import criu, hosts, ledger, protection, table
+from tests.bench.compare import Compared, compare
+from tests.bench.manysets import measure
 from tests.bench.places import forget_names
+from tests.bench.targets import Reached
 from tests.bench.workloads import FULL, QUICK, TINY, Scale
 
 _SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
+_SPEED, _SETS, _CRIU, _PROTECTION, _LEDGER = "speed", "sets", "criu", "protection", "ledger"
+_PARTS = (_SPEED, _CRIU, _SETS, _PROTECTION, _LEDGER)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +32,20 @@ def main(arguments: list[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("only root can mount: run this as root", file=sys.stderr)
         return 1
+    try:
+        with interrupted_once():
+            document = _document(options)
+    except KeyboardInterrupt:
+        print("interrupted: nothing is left", file=sys.stderr)
+        return 130
+    print(document)
+    if options.write is not None:
+        Path(options.write).write_text(document, encoding="utf-8")
+    return 0
+
+
+def _document(options: argparse.Namespace) -> str:
+    """Everything that was asked for is measured."""
     scale = _SCALES[options.scale]
     if options.repetitions is not None:
         scale = dataclasses.replace(scale, repetitions=options.repetitions)
@@ -36,33 +54,46 @@ def main(arguments: list[str] | None = None) -> int:
     places = {"tmpfs": options.tmpfs, "disk": options.disk}
     chosen = list(places) if options.on == "both" else [options.on]
     titles = {kind: _title(kind, places[kind]) for kind in chosen}
-    loads, results = [os.getloadavg()[0]], []
-    for kind in chosen if options.only == "all" else []:
-        results.append((titles[kind], *_measured(places[kind], scale, _say(kind), on_disk=kind == "disk")))
+    loads, reached = [os.getloadavg()[0]], []
+    for kind in chosen:
+        reached.append(_reached(options, scale, kind, places[kind], titles[kind]))
         loads.append(os.getloadavg()[0])
     costs, charged, together = [], [], []
     for kind in chosen:
-        if options.only in ("all", "protection"):
+        if _PROTECTION in options.only:
             found = protection.measure(places[kind], scale.rounds, scale.images, _say(kind))
             costs.append((titles[kind], found))
-        if options.only in ("all", "ledger"):
+        if _LEDGER in options.only:
             turn = ledger.loads(scale.stream_bytes, scale.small_bytes, scale.images)
             amounts = scale.stream_bytes, scale.small_bytes
             spent = ledger.measure(places[kind], scale.rounds, turn, amounts, _say(kind))
             charged.append((titles[kind], spent))
-    if options.only in ("all", "ledger"):
+    if _LEDGER in options.only:
         streams, say = (scale.stream_bytes, scale.small_bytes), _say(chosen[0])
         together = hosts.measure(places[chosen[0]], scale.rounds, *streams, say)
-    if options.only == "all":
-        document = table.text(scale, results, costs, charged, together, loads, dropped=forget_names())
-    else:
-        document = (
-            table.of_protection(costs) if options.only == "protection" else table.of_ledger(charged, together)
-        )
-    print(document)
-    if options.write is not None:
-        Path(options.write).write_text(document, encoding="utf-8")
-    return 0
+    run = table.Run(_command(options), scale, loads, dropped=forget_names())
+    return table.text(run, reached, costs, charged, together)
+
+
+def _reached(options: argparse.Namespace, scale: Scale, kind: str, directory: str, title: str) -> Reached:
+    """What has a target, on one file system."""
+    say = _say(kind)
+    compared, dumped, size = Compared([], passes=False), None, None
+    if _SPEED in options.only:
+        compared = compare(directory, scale, say, on_disk=kind == "disk", examples=options.examples)
+    if _CRIU in options.only:
+        dumped = criu.measure(directory, scale.memory_bytes, scale.repetitions, say)
+    if _SETS in options.only:
+        size = measure(directory, scale.sets, say)
+    return Reached(title, compared.measured, compared.passes, dumped, size)
+
+
+def _command(options: argparse.Namespace) -> str:
+    """As it was called, without directories."""
+    words = ["python -m tests.bench", f"--scale {options.scale}"]
+    words += [] if options.repetitions is None else [f"--repetitions {options.repetitions}"]
+    words += [] if set(options.only) == set(_PARTS) else [f"--only {' '.join(options.only)}"]
+    return " ".join(words)
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
@@ -89,18 +120,18 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--only",
-        choices=("all", "protection", "ledger"),
-        default="all",
-        help="only what protection and the trash cost, or what the ledger does",
+        nargs="+",
+        choices=_PARTS,
+        default=_PARTS,
+        help="only the comparison with other file systems, CRIU's dumps, many sets, what protection and the trash cost, or what the ledger does",
+    )
+    parser.add_argument(
+        "--examples",
+        metavar="DIR",
+        help="where libfuse's passthrough_hp is, if not on PATH or where libfuse puts it",
     )
     parser.add_argument("--write", metavar="FILE", help="where to write the table, besides standard output")
     return parser.parse_args(arguments)
-
-
-def _measured(
-    directory: str, scale: Scale, say: Callable[[str], None], *, on_disk: bool
-) -> tuple[list[Measured], Size]:
-    return compare(directory, scale, say, on_disk=on_disk), measure(directory, scale.sets, say)
 
 
 def _say(kind: str) -> Callable[[str], None]:

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ckfs.bench.workloads import write_file
 from ckfs.names import Uid
 from ckfs.policy.quota import Amount
 from tests.bench.owners import FAR, NEAR, NONE, Owner, book_of, clear, fill, let_post
-from tests.bench.places import SET, USER, scratch_in
-from tests.bench.workloads import write_file
+from tests.bench.places import BY_DAEMON_ALONE, SET, USER, scratch_in
 from tests.support import postgres
 from tests.support.agents import Agent
 from tests.support.mounting import make_store, mounted
@@ -127,7 +127,10 @@ def _on_a_store(
     store = make_store(scratch / "private")
     (store / "policy.toml").write_text(f"[quota]\n{policy}\n", encoding="ascii")
     with contextlib.ExitStack() as stack:
-        mounts = [stack.enter_context(mounted(store, scratch / node, node=node)) for node in ("a", "b")]
+        mounts = [
+            stack.enter_context(mounted(store, scratch / node, node=node, options=BY_DAEMON_ALONE))
+            for node in ("a", "b")
+        ]
         book = None if connection is None else stack.enter_context(book_of(store, connection))
         pairs = {}
         for number, how in enumerate([NONE] if book is None else [FAR, NEAR]):

@@ -31,7 +31,7 @@ from tests.bench.owners import (
     fill,
     let_post,
 )
-from tests.bench.places import SET, scratch_in
+from tests.bench.places import BY_DAEMON_ALONE, SET, scratch_in
 from tests.bench.workloads import make_files, write
 from tests.support.agents import Agent
 from tests.support.mounting import Mount, make_store, mounted
@@ -221,7 +221,7 @@ def _mounted(scratch: Path, policy: str) -> Iterator[Mount]:
     (scratch / _PRIVATE).mkdir(mode=0o700)
     store = make_store(scratch / _PRIVATE)
     (store / "policy.toml").write_text(policy, encoding="ascii")
-    with mounted(store, scratch / "mount", node="bench") as mount:
+    with mounted(store, scratch / "mount", node="bench", options=BY_DAEMON_ALONE) as mount:
         yield mount
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.places import USER, scratch_in
+from tests.bench.places import BY_DAEMON_ALONE, USER, scratch_in
 from tests.support.agents import Agent
 from tests.support.mounting import make_store, mounted
 
@@ -85,7 +85,9 @@ def _all(scratch: Path) -> Iterator[dict[str, str]]:
             store = make_store(private)
             if text is not None:
                 (store / "policy.toml").write_text(text, encoding="ascii")
-            mount = stack.enter_context(mounted(store, scratch / policy, node="bench"))
+            mount = stack.enter_context(
+                mounted(store, scratch / policy, node="bench", options=BY_DAEMON_ALONE)
+            )
             sets[policy] = str(mount.path / _SET)
             with Agent(0) as root:  # nothing here touches a mount by itself
                 root.do(os.mkdir, sets[policy], 0o700)

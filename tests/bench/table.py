@@ -6,33 +6,66 @@ import os
 import platform
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import pyfuse3
 import trio
 
-from tests.bench import ledger, owners
+from tests.bench import criu, ledger, owners
 from tests.bench.compare import Measured
+from tests.bench.criu import Dumped
 from tests.bench.hosts import HOW, Together
 from tests.bench.ledger import Costs
 from tests.bench.manysets import Size
-from tests.bench.protection import OFF, PLAIN, WITH, Cost
+from tests.bench.markdown import NOTHING, megabytes, rate, ratio, spread, table
+from tests.bench.places import BINDFS, BY_DAEMON, CKFS, MERGERFS, PASSTHROUGH_HP, PLAIN
+from tests.bench.protection import OFF, WITH, Cost
+from tests.bench.protection import PLAIN as NO_BATCH_SETS
+from tests.bench.targets import Reached, per_file, per_gib, targets
 from tests.bench.workloads import GIB, MIB, Scale
 
 _HEADER = """\
 # Performance
 
-Written by `python -m tests.bench --write docs/performance.md`: do not edit by hand, run it again.
+The tables that follow are written by `{command} --write FILE`: do not edit them by hand, run it again.
 
 **plain** is a directory of the backing file system, **bindfs** is bindfs with its defaults over another such directory, **ckfs** is a
-mount of a store on the same file system, its set owned by the user who works in it. All three take turns within
-one run; every step runs in a new process of a user who is not root. A rate is the median of all repetitions; a ratio is the
-median of the ratios of each repetition (above 1.00: ckfs is faster), with the lowest and the highest.
+mount of a store on the same file system as it comes: the kernel reads and writes by itself what it may
+([passthrough](SEMANTICS.md#by-the-kernel-alone)). **ckfs by the daemon** is the same with `passthrough=off`. {others}All take turns within
+one run, each time in another order; every step runs in a new process of a user who is not root, whose set it is, and who has no limit. A rate is
+the median of all repetitions; a ratio is the median of the ratios of each repetition (above 1.00: ckfs is faster), with the lowest and
+the highest.
 
-- Writes are timed from open to close of a new file; only where fsync is named must the data reach the disk.
+- Writes are timed from open to close of a new file; only where fsync is named must the data reach the disk. After the time was taken
+  it does everywhere, so that the next one does not wait for it.
+- The file that is written with 1 MiB calls, and then read, is in a batch set, where complete images are read by the kernel alone: it is
+  written under a temporary name, and renamed to its final one, which is not timed. All else is in sets outside batch sets.
 - Reads find the data in the page cache of the backing file system, except *cold* ones: before those the file was
   synced and its pages dropped. Neither bindfs nor ckfs keeps pages of its own from one open to the next.
 - Before stat and `ls -l` the kernel's names and inodes were dropped{unless_dropped}. ckfs lets the kernel cache no names and no
   attributes, so that a change on one host is seen by the next call on another; bindfs caches both for a second.
+- The daemon's time is that of all its threads, on all processors (utime and stime), and its memory the most that was ever resident
+  (VmHWM). *Afterwards* is what it does until it is quiet, above all for digests: what the kernel has written by itself is read once for them.
+"""
+
+_OTHERS = {
+    MERGERFS: "**mergerfs** is mergerfs over one more directory, with its defaults. ",
+    PASSTHROUGH_HP: "**passthrough_hp** is libfuse's example, which passes through, with its defaults; root works there. ",
+}
+
+_TARGETS = """\
+## What is wanted, and what was reached
+
+Medians of ratios, as below: **reached**, or missed; without either nothing is wanted. `-` was not measured.
+"""
+
+_CRIU = """\
+## CRIU
+
+Whole commands `criu dump` and `criu restore` (CRIU {version}), of a process with {memory} of written memory, with images in a plain directory and
+in two sets of ckfs, in turns. In a batch set nothing is written by the kernel alone, for CRIU makes its images under their final names; in
+a user's own set nothing is read so. Seconds, and how many times as fast as in a plain directory: the median of the ratios of each of {repetitions} repetitions,
+with the lowest and the highest.
 """
 
 
@@ -42,7 +75,8 @@ _PROTECTION = """\
 A batch set, in which its owner makes images of 4 KiB, reads them, and removes those that two newer ones have outlived: *a few
 images* has three at a time, *dumps of 24 files* three directories of 24 each. Microseconds for one call, by three policies on one
 file system in turns: **with** is the default; **off** has `protection.keep = 0` and `trash.retention_days = 0`, but pins and the order
-of completion are still looked at; with **no batch sets** (`sets.batch = []` besides) there is nothing to look at. A figure is the
+of completion are still looked at; with **no batch sets** (`sets.batch = []` besides) there is nothing to look at. All are mounted with
+`passthrough=off`: in a batch set other files are passed through than elsewhere. A figure is the
 median of all rounds; a ratio is the median of the ratios of each round (below 1.30: protection costs less than 30 %), with the
 lowest and the highest. Written by `python -m tests.bench --only protection`.
 """
@@ -52,7 +86,7 @@ _LEDGER = """\
 ## What the ledger costs
 
 A store in which the ledger counts (`[quota] mode = "ledger"`, the default, in a file of the host) against one in which nobody does
-(`mode = "none"`), both mounted side by side, file by file in turns. Microseconds for one call by four owners: where there is **{none}**,
+(`mode = "none"`), both mounted side by side, file by file in turns, with `passthrough=off`: who has a limit is not passed through. Microseconds for one call by four owners: where there is **{none}**,
 and, where there is one, with **{free}**, with one but **{far}** (1 TiB), and writing **{near}**: the last byte that he may have is the
 last that he writes. Large calls write {stream}, small ones {small} into one file, from open to close; {files} empty files are made, and
 removed for good. Beside the time that the user waits, the daemon's own processor time is compared: others on the machine
@@ -78,26 +112,91 @@ with the quarters below and above.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What was run: *command* without its directories, *loads* of the machine at its beginning, and at its end."""
+
+    command: str
+    scale: Scale
+    loads: Sequence[float]
+    dropped: bool
+
+
 def text(
-    scale: Scale,
-    results: Sequence[tuple[str, list[Measured], Size]],
+    run: Run,
+    reached: Sequence[Reached],
     costs: Sequence[tuple[str, list[Cost]]],
     charged: Sequence[tuple[str, Costs]],
     together: Sequence[Together],
-    loads: Sequence[float],
-    *,
-    dropped: bool,
 ) -> str:
-    """The whole document. *results* are a title, the comparison and the sizes for each backing file system, *costs* a title
-    and what protection costs there, *charged* what the ledger does,
-    *together* what two hosts do."""
-    parts = [_HEADER.format(unless_dropped="" if dropped else " (not in this run: it was not allowed)")]
-    parts.append(_machine(scale, loads))
-    for title, measured, _ in results:
-        parts += [f"## On {title}\n", _comparison(measured)]
-    parts += ["## Many sets in one store\n", _sizes([(title, size) for title, _, size in results])]
-    parts += [of_protection(costs), of_ledger(charged, together)]
+    """The whole document, or the parts of it that were measured. *reached* is for each backing file system, *costs* a title
+    and what protection costs there, *charged* what the ledger does, *together* what two hosts do."""
+    parts: list[str] = []
+    compared = [one for one in reached if one.measured]
+    if compared:
+        parts += [_head(run, compared), _TARGETS, targets(reached)]
+    if any(one.measured or one.dumped for one in reached):
+        parts.append(_machine(run, compared))
+    for one in compared:
+        parts += [f"## On {one.title}\n", _comparison(one.measured)]
+        parts += [f"### The daemon meanwhile, on {one.title}\n", _daemon(one.measured)]
+    if dumped := [(one.title, one.dumped) for one in reached if one.dumped is not None]:
+        parts.append(_of_criu(dumped))
+    if sizes := [(one.title, one.size) for one in reached if one.size is not None]:
+        parts += ["## Many sets in one store\n", _sizes(sizes)]
+    if costs:
+        parts.append(of_protection(costs))
+    if charged:
+        parts.append(of_ledger(charged, together))
     return "\n".join(parts)
+
+
+def _head(run: Run, compared: Sequence[Reached]) -> str:
+    there = {place for one in compared for it in one.measured for place in it.seconds}
+    return _HEADER.format(
+        command=run.command,
+        others="".join(says for name, says in _OTHERS.items() if name in there),
+        unless_dropped="" if run.dropped else " (not in this run: it was not allowed)",
+    )
+
+
+def _of_criu(dumped: Sequence[tuple[str, Dumped]]) -> str:
+    found = next((one for _, one in dumped if one.seconds), None)
+    if found is None:
+        return f"## CRIU\n\nNot measured: {dumped[0][1].why_not}\n"
+    repetitions = len(found.times(criu.DUMP, criu.PLAIN))
+    parts = [_CRIU.format(version=found.version, memory=_size(found.memory_bytes), repetitions=repetitions)]
+    for title, one in dumped:
+        parts += [f"### On {title}\n", _dumps(one)]
+    return "\n".join(parts)
+
+
+def _dumps(dumped: Dumped) -> str:
+    if not dumped.seconds:
+        return f"Not measured: {dumped.why_not}\n"
+    sets = (criu.OTHER, criu.BATCH)
+    rows: list[tuple[str, ...]] = [
+        (
+            "s",
+            *criu.WHERE,
+            *(f"{where} ÷ plain" for where in sets),
+            *(f"daemon's CPU s/GiB, {where}" for where in sets),
+        )
+    ]
+    rows += [
+        (
+            what,
+            *(f"{statistics.median(dumped.times(what, where)):.2f}" for where in criu.WHERE),
+            *(ratio(dumped.ratios(what, where)) for where in sets),
+            *(_decimal(criu.per_gib(dumped, what, where), 3) for where in sets),
+        )
+        for what in criu.WHAT
+    ]
+    return table(rows)
+
+
+def _decimal(number: float | None, digits: int) -> str:
+    return NOTHING if number is None else f"{number:.{digits}f}"
 
 
 def of_protection(costs: Sequence[tuple[str, list[Cost]]]) -> str:
@@ -146,12 +245,12 @@ def _charges(costs: Costs) -> str:
             charge.load.title,
             what,
             *(f"{charge.microseconds(what, who):,.0f}" for who in ledger.EVERYBODY),
-            *(_spread(charge.ratios(what, who)) for who in ledger.COUNTING),
+            *(spread(charge.ratios(what, who)) for who in ledger.COUNTING),
         )
         for charge in costs.charges
         for what in (ledger.TIME, ledger.CPU)
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def _asked(costs: Costs) -> str:
@@ -164,7 +263,7 @@ def _asked(costs: Costs) -> str:
         )
         for one in costs.asked
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def _hosts(together: Sequence[Together]) -> str:
@@ -175,22 +274,16 @@ def _hosts(together: Sequence[Together]) -> str:
         (
             one.title,
             *(f"{_median_mb(one.alone[how])}, {_median_mb(one.both[how])}" for how in HOW),
-            *(_spread(one.ratios(how)) for how in HOW),
+            *(spread(one.ratios(how)) for how in HOW),
         )
         for one in together
     ]
-    return _table(rows)
+    return table(rows)
 
 
 def _median_mb(rates: Sequence[float]) -> str:
     rate = statistics.median(rates) / 1e6
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
-
-
-def _spread(ratios: Sequence[float]) -> str:
-    """The median, and the quarters below and above."""
-    lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive")
-    return f"**{_short(statistics.median(ratios))}** ({_short(lower)} to {_short(upper)})"
 
 
 def _costs(measured: Iterable[Cost]) -> str:
@@ -201,22 +294,24 @@ def _costs(measured: Iterable[Cost]) -> str:
         (
             one.kind,
             one.step,
-            *(f"{one.microseconds(policy):,.0f}" for policy in (PLAIN, OFF, WITH)),
-            _ratio(one.ratios(OFF)),
-            _ratio(one.ratios(PLAIN)),
+            *(f"{one.microseconds(policy):,.0f}" for policy in (NO_BATCH_SETS, OFF, WITH)),
+            ratio(one.ratios(OFF)),
+            ratio(one.ratios(NO_BATCH_SETS)),
         )
         for one in measured
     ]
-    return _table(rows)
+    return table(rows)
 
 
-def _machine(scale: Scale, loads: Sequence[float]) -> str:
+def _machine(run: Run, compared: Sequence[Reached]) -> str:
+    scale, loads = run.scale, run.loads
     lines = [
         f"- {os.cpu_count()} cores, {_memory_gib()} GiB of memory, {platform.machine()}, Linux {platform.release().split('-')[0]}",
         f"- Python {platform.python_version()}, pyfuse3 {pyfuse3.__version__}, trio {trio.__version__}",
         f"- {scale.repetitions} repetitions; streams of {scale.stream_bytes // MIB:,} MiB, 4 KiB writes of {scale.small_bytes / MIB:g} MiB",
         f"- load average at the start and at the end: {loads[0]:.1f}, {loads[-1]:.1f} (one worker and one daemon: 2)",
     ]
+    lines += [f"- on {one.title} **the kernel passed nothing through**" for one in compared if not one.passes]
     return "This run:\n\n" + "\n".join(lines) + "\n"
 
 
@@ -224,33 +319,58 @@ def _memory_gib() -> int:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB)
 
 
-def _comparison(measured: Iterable[Measured]) -> str:
-    rows: list[tuple[str, ...]] = [("", "unit", "plain", "bindfs", "ckfs", "ckfs ÷ bindfs", "ckfs ÷ plain")]
+def _comparison(measured: Sequence[Measured]) -> str:
+    there = {place for one in measured for place in one.seconds}
+    others = [name for name in _OTHERS if name in there]
+    places = (PLAIN, BINDFS, *others, CKFS, BY_DAEMON)
+    compared = [(CKFS, PLAIN), *((CKFS, name) for name in others), (BY_DAEMON, BINDFS), (BY_DAEMON, PLAIN)]
+    rows: list[tuple[str, ...]] = [
+        ("", "unit", *places, *(f"{_short(one)} ÷ {control}" for one, control in compared))
+    ]
     rows += [
         (
             one.step.title,
             one.step.unit,
-            *(_rate(one.rate(place)) for place in ("plain", "bindfs", "ckfs")),
-            _ratio(one.ratios("ckfs", "bindfs")),
-            _ratio(one.ratios("ckfs", "plain")),
+            *(rate(one.rate(place)) for place in places),
+            *(ratio(one.ratios(place, control)) for place, control in compared),
         )
         for one in measured
     ]
-    return _table(rows)
+    return table(rows)
 
 
-def _rate(rate: float | None) -> str:
-    return "-" if rate is None else f"{rate:,.0f}"
+def _short(place: str) -> str:
+    return "daemon" if place == BY_DAEMON else place
 
 
-def _ratio(ratios: list[float]) -> str:
-    if not ratios:
-        return "-"
-    return f"**{_short(statistics.median(ratios))}** ({_short(min(ratios))} to {_short(max(ratios))})"
+def _daemon(measured: Iterable[Measured]) -> str:
+    """Processor time for each GiB, or each file, and memory, step by step."""
+    kinds = (CKFS, BY_DAEMON)
+    rows: list[tuple[str, ...]] = [
+        (
+            "",
+            "unit",
+            *(f"{kind}: {when}" for kind in kinds for when in ("CPU", "and afterwards", "resident, at most")),
+        )
+    ]
+    rows += [
+        (
+            one.step.title,
+            "ms/file" if one.gib is None else "s/GiB",
+            *(cell for kind in kinds for cell in _taken(one, kind)),
+        )
+        for one in measured
+    ]
+    return table(rows)
 
 
-def _short(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
+def _taken(one: Measured, place: str) -> tuple[str, str, str]:
+    if one.gib is None:
+        now, later = (per_file(one, place, later=when) for when in (False, True))
+        times = [_decimal(None if number is None else number * 1000, 2) for number in (now, later)]
+    else:
+        times = [_decimal(per_gib(one, place, later=when), 3) for when in (False, True)]
+    return times[0], times[1], megabytes(one.peak_bytes.get(place))
 
 
 def _sizes(sizes: Sequence[tuple[str, Size]]) -> str:
@@ -262,21 +382,9 @@ def _sizes(sizes: Sequence[tuple[str, Size]]) -> str:
         ("first entry of the root", *(f"{size.first_entry_s * 1000:.0f} ms" for size in every)),
         ("all names of the root", *(f"{size.listed_s:.1f} s" for size in every)),
         ("`ls -l` of the root", *(f"{size.touched_s:.1f} s" for size in every)),
-        ("daemon resident, just mounted", *(_megabytes(size.fresh_bytes) for size in every)),
-        ("daemon resident, all sets touched", *(_megabytes(size.touched_bytes) for size in every)),
-        ("daemon resident, kernel forgot them", *(_megabytes(size.forgotten_bytes) for size in every)),
-        ("daemon resident, at most", *(_megabytes(size.peak_bytes) for size in every)),
+        ("daemon resident, just mounted", *(megabytes(size.fresh_bytes) for size in every)),
+        ("daemon resident, all sets touched", *(megabytes(size.touched_bytes) for size in every)),
+        ("daemon resident, kernel forgot them", *(megabytes(size.forgotten_bytes) for size in every)),
+        ("daemon resident, at most", *(megabytes(size.peak_bytes) for size in every)),
     ]
-    return _table(rows)
-
-
-def _megabytes(count: int | None) -> str:
-    return "-" if count is None else f"{count / 1e6:.0f} MB"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    line = "|" + "---|" + "---:|" * (len(head) - 1)
-    return "\n".join(
-        ["| " + " | ".join(head) + " |", line, *("| " + " | ".join(row) + " |" for row in body), ""]
-    )
+    return table(rows)

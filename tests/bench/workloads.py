@@ -1,6 +1,6 @@
 """What the places are compared by. Each step runs in a process of its own and gives the seconds that it took.
 
-The steps of a scenario work on what the steps before them left in the place's directory.
+The steps of a scenario work on what the steps before them left in the place's directory. What they share with ``ckfs bench`` is there.
 """
 
 from __future__ import annotations
@@ -12,11 +12,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from ckfs.bench.workloads import read_file, write_file, write_files_at_once, write_images
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-_FILE, _SMALL_CALLS, _SYNCED = "image.tmp", "small.tmp", "synced.tmp"
-"""Temporary names: an image that is complete would be kept in the trash when it is removed."""
+_NEW, _FINAL = "image.tmp", "image"
+_SMALL_CALLS, _SYNCED = "small.tmp", "synced.tmp"
+"""Temporary names: images under them never become complete."""
 _WRITERS = 8
+_IMAGE_BYTES = 64 * KIB
+
+WRITE, WRITE_SYNCED, WRITE_SMALL = (
+    "write, 1 MiB calls",
+    "write, 1 MiB calls, and fsync",
+    "write, 4 KiB calls",
+)
+READ, READ_SMALL, READ_COLD = "read, 1 MiB calls", "read, 4 KiB calls", "read, 1 MiB calls, cold"
+AT_ONCE = f"{_WRITERS} writers at once, 1 MiB calls"
+CYCLE = f"create, write {_IMAGE_BYTES // KIB} KiB, fsync, rename, close"
+MB_S, FILES_S = "MB/s", "files/s"
 
 
 class Caches(Enum):
@@ -29,21 +43,26 @@ class Caches(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """*work* gets the place's directory. *amount* is what it handles, in *unit*; no amount: not measured."""
+    """*work* gets the place's directory; *of_images* is for the one in which files get final names. *amount* is what it handles, in
+    *unit*; no amount: not measured. Afterwards everything is written out if it *writes*; and if files get final names, their digests
+    are waited for."""
 
     title: str
     work: Callable[..., float]
     args: tuple[int, ...]
     amount: float = 0.0
-    unit: str = "MB/s"
+    unit: str = MB_S
     caches: Caches = Caches.AS_THEY_ARE
     disk_only: bool = False
+    of_images: bool = False
+    writes: bool = False
+    completes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
     """*stream_bytes* per sequential step, *small_bytes* for writes of 4 KiB; what protection costs is measured in so many
-    *rounds*, each of so many *images*."""
+    *rounds*, each of so many *images*; a process that CRIU dumps has *memory_bytes*."""
 
     stream_bytes: int
     small_bytes: int
@@ -53,48 +72,47 @@ class Scale:
     repetitions: int
     rounds: int
     images: int
+    memory_bytes: int
 
 
-FULL = Scale(2 * GIB, 2 * GIB, 10_000, 2_000, 100_000, 5, 25, 96)
-QUICK = Scale(256 * MIB, 32 * MIB, 2_000, 300, 10_000, 3, 15, 48)
-TINY = Scale(4 * MIB, 256 * KIB, 20, 5, 50, 1, 2, 2)
+FULL = Scale(2 * GIB, GIB, 10_000, 2_000, 100_000, 5, 25, 96, GIB)
+QUICK = Scale(256 * MIB, 32 * MIB, 2_000, 300, 10_000, 3, 15, 48, 256 * MIB)
+TINY = Scale(4 * MIB, 256 * KIB, 20, 5, 50, 1, 2, 2, 4 * MIB)
 
 
 def scenarios(scale: Scale) -> list[list[Step]]:
     """Each scenario runs in new and empty places."""
-    stream, small = scale.stream_bytes, scale.small_bytes
+    stream, small, files = scale.stream_bytes, scale.small_bytes, scale.files
     each = stream // _WRITERS // MIB * MIB or MIB
+    size = stream / 1e6
+    no_names = Caches.NO_NAMES
     return [
         [
-            Step("write, 1 MiB calls", write, (stream, MIB), stream / 1e6),
-            Step("read, 1 MiB calls", read, (MIB,), stream / 1e6),
-            Step("read, 4 KiB calls", read, (4 * KIB,), stream / 1e6),
-            Step("read, 1 MiB calls, cold", read, (MIB,), stream / 1e6, caches=Caches.NO_PAGES, disk_only=True),
+            Step(WRITE, write, (stream, MIB), size, of_images=True, writes=True),
+            Step("", give_final_name, (), of_images=True, completes=True),
+            Step(READ, read, (MIB,), size, of_images=True),
+            Step(READ_SMALL, read, (4 * KIB,), size, of_images=True),
+            Step(READ_COLD, read, (MIB,), size, caches=Caches.NO_PAGES, disk_only=True, of_images=True),
         ],
+        [Step(WRITE_SYNCED, write_synced, (stream, MIB), size, disk_only=True, writes=True)],
+        [Step(WRITE_SMALL, write_small, (small, 4 * KIB), small / 1e6, writes=True)],
+        [Step(AT_ONCE, write_at_once, (each, MIB), _WRITERS * each / 1e6, writes=True)],
+        [Step(CYCLE, cycle, (scale.cycles,), scale.cycles, FILES_S, writes=True, completes=True)],
         [
-            Step(
-                "write, 1 MiB calls, and fsync", write_synced, (stream, MIB), stream / 1e6, disk_only=True,
-            )
+            Step("", make_files, (files,)),
+            Step(f"stat of {files:,} files", stat_files, (files,), files, FILES_S, no_names),
+            Step(f"ls -l of {files:,} files", list_files, (), files, FILES_S, no_names),
         ],
-        [Step("write, 4 KiB calls", write_small, (small, 4 * KIB), small / 1e6)],
-        [Step("8 writers at once, 1 MiB calls", write_at_once, (each, MIB), _WRITERS * each / 1e6)],
-        [
-            Step("", make_files, (scale.files,)),
-            Step(
-                f"stat of {scale.files:,} files", stat_files, (scale.files,), scale.files, "files/s", Caches.NO_NAMES
-            ),
-            Step(
-                f"ls -l of {scale.files:,} files", list_files, (), scale.files, "files/s", Caches.NO_NAMES
-            ),
-            Step(
-                "create, write 4 KiB, fsync, rename, unlink", cycle, (scale.cycles,), scale.cycles, "files/s",
-            ),
-        ],
-    ]  # fmt: skip
+    ]
 
 
 def write(directory: str, size: int, call: int) -> float:
-    return write_file(f"{directory}/{_FILE}", size, call)
+    return write_file(f"{directory}/{_NEW}", size, call)
+
+
+def give_final_name(directory: str) -> float:
+    os.rename(f"{directory}/{_NEW}", f"{directory}/{_FINAL}")
+    return 0.0
 
 
 def write_synced(directory: str, size: int, call: int) -> float:
@@ -105,49 +123,13 @@ def write_small(directory: str, size: int, call: int) -> float:
     return write_file(f"{directory}/{_SMALL_CALLS}", size, call)
 
 
-def write_file(path: str, size: int, call: int, *, sync: bool = False) -> float:
-    """A new file, from open to close."""
-    data = memoryview(os.urandom(call))
-    begin = time.monotonic()
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    for _ in range(size // call):
-        if os.write(fd, data) != call:
-            raise OSError("a short write")
-    if sync:
-        os.fsync(fd)
-    os.close(fd)
-    return time.monotonic() - begin
-
-
 def read(directory: str, call: int) -> float:
-    """All of a file, from open to close."""
-    buffer = bytearray(call)
-    begin = time.monotonic()
-    fd = os.open(f"{directory}/{_FILE}", os.O_RDONLY)
-    while os.readv(fd, [buffer]):
-        pass
-    os.close(fd)
-    return time.monotonic() - begin
+    return read_file(f"{directory}/{_FINAL}", None, call)
 
 
 def write_at_once(directory: str, size: int, call: int) -> float:
-    """Eight processes, each with a file of its own, from the first one's start to the last one's end."""
-    begin = time.monotonic()
-    children = []
-    for number in range(_WRITERS):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                write_file(f"{directory}/{number}.tmp", size, call)
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-    failed = [child for child in children if os.waitpid(child, 0)[1] != 0]
-    if failed:
-        raise OSError("a writer failed")
-    return time.monotonic() - begin
+    """Eight processes, each with a file of its own."""
+    return write_files_at_once([f"{directory}/{number}.tmp" for number in range(_WRITERS)], size, call)
 
 
 def make_files(directory: str, count: int, suffix: str = "") -> float:
@@ -173,14 +155,5 @@ def list_files(directory: str) -> float:
 
 
 def cycle(directory: str, count: int) -> float:
-    data = os.urandom(4 * KIB)
-    begin = time.monotonic()
-    for number in range(count):
-        new, final = f"{directory}/new-{number}.tmp", f"{directory}/image-{number}"
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(fd, data)
-        os.fsync(fd)
-        os.close(fd)
-        os.rename(new, final)
-        os.unlink(final)
-    return time.monotonic() - begin
+    os.chdir(directory)
+    return write_images(count, _IMAGE_BYTES)

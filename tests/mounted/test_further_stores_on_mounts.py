@@ -81,6 +81,8 @@ def test_held_on_one_node_and_restarted_on_one_that_does_not_reach_its_store(hos
     hold(hosts.node)
     assert hosts.fast.kept(ALICE) == {SET}
     assert as_user(ALICE, read, f"{hosts.node.path}/{SET}/{IMAGE}") == CONTENT
+    lies_at = os.getxattr(hosts.node.path / SET / IMAGE, "trusted.ckfs.path")
+    assert os.fsdecode(lies_at) == f"{hosts.fast.path}/users/{ALICE}/{SET}/{IMAGE}"
     # The server lists it, with its owner: what it is, everybody knows; what is in it, nobody there.
     assert SET in os.listdir(hosts.login.path)
     seen, there = os.stat(hosts.login.path / SET), os.stat(hosts.node.path / SET)

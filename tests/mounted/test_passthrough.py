@@ -19,15 +19,12 @@ from tests.support.commands import ckfs_as_root
 from tests.support.further import make_further, name_stores, table
 from tests.support.images import content, save, state
 from tests.support.loops import tmpfs
-from tests.support.mounting import TRANSPORT, Mount, make_store, mounted, run_ckfs
-from tests.support.passed import is_read_unseen, is_written_unseen
+from tests.support.mounting import Mount, make_store, mounted, run_ckfs
+from tests.support.passed import NEEDED, is_read_unseen, is_written_unseen
 from tests.support.payers import Payer, Place, charged, new_payer, place_in, private_store, until
 from tests.support.users import ALICE, BOB, ROOT, as_user, errno_as, raises_errno
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.environ.get(TRANSPORT) == "pyfuse3", reason="it cannot ask for passthrough"),
-]
+pytestmark = [pytest.mark.root, NEEDED]
 
 MIB = 1 << 20
 NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

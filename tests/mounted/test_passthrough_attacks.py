@@ -18,10 +18,10 @@ from tests.support.commands import ckfs_as_root
 from tests.support.images import content, save, state
 from tests.support.loops import tmpfs
 from tests.support.mounting import Mount, make_store, mounted
-from tests.support.passed import is_written_unseen
+from tests.support.passed import NEEDED, is_written_unseen
 from tests.support.users import ALICE, BOB, ROOT, as_user, errno_as, raises_errno
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, NEEDED]
 
 NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 CONTENT = b"half of an image " * 5000

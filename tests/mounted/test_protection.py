@@ -364,11 +364,16 @@ def test_a_handle_from_before_writes_no_more(
     path = make_set(place.node.path, name)
     elsewhere: Mount = getattr(place, mount)
     with Agent(ALICE) as writer, Agent(uid) as other:
-        fd = writer.do(os.open, f"{path}/.image.tmp", os.O_WRONLY | os.O_CREAT, 0o600)
+        # Beside what the kernel writes by itself, O_RDWR is ETXTBSY.
+        both = access & os.O_ACCMODE == os.O_RDWR
+        fd = writer.do(
+            os.open, f"{path}/.image.tmp", (os.O_RDWR if both else os.O_WRONLY) | os.O_CREAT, 0o600
+        )
         old = other.do(os.open, f"{elsewhere.path}/{name}/.image.tmp", access)
         writer.do(os.write, fd, CONTENT)
         writer.do(os.rename, f"{path}/.image.tmp", f"{path}/image")
         writer.do(os.close, fd)
+        assert state_of(f"{path}/image") == "complete"  # a moment after close(2), if the kernel wrote it
         for _ in range(2):
             with raises_errno(EACCES):
                 HANDLE_DOORS[door](other, old)

@@ -21,7 +21,7 @@ from ckfs import __version__
 from tests.support.agents import Agent
 from tests.support.commands import ckfs_as
 from tests.support.faultfs import FaultStore, fault_store
-from tests.support.mounting import TRANSPORT, Mount, make_store, mounted, run_ckfs
+from tests.support.mounting import TRANSPORT, Mount, make_store, mounted, passes_through, run_ckfs
 from tests.support.users import ALICE, BOB, as_user, errno_as
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -63,7 +63,7 @@ def test_it_says_what_the_mount_is(mount: Mount) -> None:
     assert said.pop("store_id") in (mount.store / "ckfs.toml").read_text()
     assert said == {
         "transport": os.environ.get(TRANSPORT, "kernel"),
-        "passthrough": os.environ.get(TRANSPORT) != "pyfuse3",
+        "passthrough": passes_through(),
         "read_only": False,
         "hung_threads": 0,
         "further_stores": [],

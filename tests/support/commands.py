@@ -10,6 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckfs.cli import bench as _bench
 from ckfs.cli import cat as _cat
 from ckfs.cli import init as _init
 from ckfs.cli import quota as _quota
@@ -21,7 +22,7 @@ from ckfs.cli.main import main
 from ckfs.ledger import postgres as _postgres
 from tests.support.users import ROOT, as_user
 
-_IMPORTED = (_cat, _init, _postgres, _quota, _recount, _room, _status, _trash)
+_IMPORTED = (_bench, _cat, _init, _postgres, _quota, _recount, _room, _status, _trash)
 """Here, before the child is another user who may not read the modules; and once for all of root's."""
 
 

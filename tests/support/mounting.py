@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import functools
 import os
+import platform
 import re
 import shutil
 import signal
@@ -42,6 +43,12 @@ _SURPRISE = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|^Traceback |^<[0-4]>", re.
 
 class MountTrouble(AssertionError):
     """A mount did not come up, did not end, or left something behind; the text has the daemon's log."""
+
+
+def passes_through() -> bool:
+    """Whether the kernel reads and writes by itself on these mounts: not with pyfuse3, nor before Linux 6.9."""
+    release = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
+    return release >= (6, 9) and os.environ.get(TRANSPORT) != "pyfuse3"
 
 
 def command(*arguments: str | Path) -> list[str]:

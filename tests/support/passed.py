@@ -7,10 +7,15 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.support.agents import Agent
-from tests.support.mounting import Mount
+from tests.support.mounting import Mount, passes_through
 
 _AT_ONCE_S = 0.5
+NEEDED = pytest.mark.skipif(
+    not passes_through(), reason="this kernel (before Linux 6.9), or this transport, cannot pass through"
+)
 
 
 @contextmanager

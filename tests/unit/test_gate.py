@@ -433,6 +433,42 @@ async def test_a_look_gives_back_what_it_held_even_if_it_fails() -> None:
     assert given_back == ["pin"]
 
 
+# Writes that need no thread
+
+
+@pytest.mark.parametrize("size", [1, 64 << 10, 1 << 20])
+async def test_what_a_local_store_is_given_takes_no_thread_if_nobody_writes_besides(size: int) -> None:
+    assert await Gate(lambda: None, local=True).put(threading.get_ident, size) == threading.get_ident()
+
+
+async def test_what_any_other_store_is_given_takes_one(gate: Gate) -> None:
+    assert await gate.put(threading.get_ident, 1) != threading.get_ident()
+
+
+@pytest.mark.parametrize(("size", "takes_thread"), [(64 << 10, False), (1 << 20, True)])
+async def test_beside_others_only_what_is_small_takes_no_thread(
+    hangs: Callable[[], Hang], size: int, takes_thread: bool
+) -> None:
+    gate, other = Gate(lambda: None, local=True), hangs()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(gate.transfer, other)
+        await other.has_begun()
+        assert (await gate.put(threading.get_ident, size) != threading.get_ident()) == takes_thread
+        other.go.set()
+
+
+async def test_after_a_slow_write_the_next_ones_take_threads() -> None:
+    gate = Gate(lambda: None, local=True)
+    busy_until = time.monotonic() + 0.03
+
+    def slow() -> None:
+        while time.monotonic() < busy_until:
+            pass
+
+    await gate.put(slow, 1)
+    assert await gate.put(threading.get_ident, 1) != threading.get_ident()
+
+
 # Alone with a set
 
 

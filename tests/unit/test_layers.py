@@ -24,6 +24,7 @@ LAYERS: dict[str, set[str]] = {
     "ledger": {"policy"},
     "engines": {"policy", "ledger"},
     "selftest": {"policy", "store", "engines"},
+    "bench": {"policy", "store", "engines", "selftest"},
     "fs": {"policy", "store", "owners", "ledger", "engines"},
     "transport": {"policy", "store", "owners", "ledger", "fs"},
     "control": {"policy", "store", "owners", "ledger", "engines", "fs"},
@@ -35,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
         "ledger",
         "engines",
         "selftest",
+        "bench",
         "fs",
         "transport",
         "control",
@@ -64,6 +66,7 @@ FOREIGN: dict[str, set[str]] = {
     "ledger": {"pyfuse3", "trio"},
     "engines": {"pyfuse3", "trio"},
     "selftest": {"pyfuse3", "trio"},
+    "bench": {"pyfuse3", "trio"},
     "fs": {"pyfuse3"},
 }
 

@@ -74,6 +74,9 @@ OURS = [
     "io_timeout=60",
     "log=/var/log/ckfs",
     "state=/var/lib/ckfs",
+    "transport=kernel",
+    "passthrough=off",
+    "request_timeout=1200",
     "ro",
     "partial",
 ]

@@ -9,6 +9,8 @@ import pytest
 from ckfs.daemon.options import KNOWN, MountOptions, parse
 from ckfs.errors import UsageError
 from ckfs.model import Role
+from ckfs.policy import passing
+from ckfs.transport.choosing import Wish as Transport
 
 
 def test_without_options_the_mount_is_the_safest_kind() -> None:
@@ -28,6 +30,15 @@ def test_without_options_the_mount_is_the_safest_kind() -> None:
         ("op_timeout=86400", {"op_timeout_s": 86400.0}),
         ("io_timeout=60", {"io_timeout_s": 60.0}),
         ("log=/var/log/ckfs", {"log_file": "/var/log/ckfs"}),
+        ("transport=auto", {"transport": Transport.AUTO}),
+        ("transport=kernel", {"transport": Transport.KERNEL}),
+        ("transport=pyfuse3", {"transport": Transport.PYFUSE3}),
+        ("passthrough=off", {"passthrough": passing.Wish.OFF}),
+        ("passthrough=on", {"passthrough": passing.Wish.ON}),
+        ("transport=pyfuse3,passthrough=auto", {"passthrough": passing.Wish.AUTO}),
+        ("request_timeout=0", {"request_timeout_s": 0}),
+        ("request_timeout=601", {"request_timeout_s": 601}),
+        ("io_timeout=20,request_timeout=30", {"request_timeout_s": 30}),
         ("ro", {"read_only": True}),
         ("rw", {"read_only": False}),
         ("ro,rw", {"read_only": False}),
@@ -56,6 +67,16 @@ def test_options_may_be_given_in_several_lists_and_the_last_counts() -> None:
         "role=",
         "role=head",
         "role=NODE",
+        "transport=fuse",
+        "transport=",
+        "passthrough",
+        "passthrough=yes",
+        "request_timeout=600",
+        "request_timeout=-1",
+        "request_timeout=1e3",
+        "request_timeout=65536",
+        "io_timeout=700,request_timeout=650",
+        "transport=pyfuse3,passthrough=on",
         "ro=1",
         "rw=yes",
         "node",

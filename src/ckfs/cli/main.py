@@ -36,6 +36,7 @@ COMMANDS = {
     "fsck": ("check all that must hold in a store, and mend it (root)", "fsck:add_arguments"),
     "ledger": ("the ledger of a store's quotas (root)", "ledger:add_arguments"),
     "selftest": ("whether a file system is fit for a store (root)", "selftest:add_arguments"),
+    "bench": ("how fast a mount is, against a plain directory beside its store", "bench:add_arguments"),
     "prepare": ("let pbs_mom refuse to start where nothing is mounted", "prepare:add_arguments"),
     "demo": ("checkpoint on one node, restart on another", "demo:add_arguments"),
 }

@@ -90,10 +90,14 @@ def _time(value: object) -> str:
 # For people
 
 
+def _transport(status: Values) -> str:
+    return f"{status['transport']}, with passthrough" if status["passthrough"] else str(status["transport"])
+
+
 def _lines(status: Values) -> str:
     lines = {
         "mountpoint": f"{status['mountpoint']}{', read-only' if status['read_only'] else ''}",
-        "ckfs": f"{status['version']}, as {status['role']} {status['node']}, by {status['transport']}",
+        "ckfs": f"{status['version']}, as {status['role']} {status['node']}, by {_transport(status)}",
         "store": f"{status['store']} ({status['store_id']})",
         "store is": f"{_up(status)}, since {status['store_since']}",
         "quotas": _quotas(status),

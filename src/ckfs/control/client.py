@@ -61,6 +61,17 @@ def peer_of(connection: _Connection) -> tuple[int, int, int]:
     return pid, uid, gid
 
 
+def daemon_pid(device: str, *, directory: str = DIRECTORY) -> int | None:
+    """The process of the mount *device*, as the kernel says; None if it is of another pid namespace, or does not answer."""
+    path = os.path.join(directory, socket_name(device))
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(SILENCE_S)
+        connection.connect(path)
+        pid, uid, _ = peer_of(connection)
+        return pid if pid and uid == 0 else None
+    return None
+
+
 def ask(
     device: str,
     operation: str,

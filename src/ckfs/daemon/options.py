@@ -16,6 +16,7 @@ from ckfs.store.volumes import NOT_HERE
 from ckfs.transport.choosing import Wish
 
 _LONGEST_NODE_NAME = 64
+_LONGEST_REQUEST_S = 65_535
 
 E = TypeVar("E", bound=Enum)
 
@@ -40,6 +41,8 @@ class MountOptions:
     """The directory in which the host keeps its ledgers; None is the usual one."""
     transport: Wish = Wish.AUTO
     passthrough: passing.Wish = passing.Wish.AUTO
+    request_timeout_s: int = 0
+    """After which the kernel ends the mount if the daemon has not answered; 0 for never."""
 
 
 KNOWN = (
@@ -56,6 +59,7 @@ KNOWN = (
     "state",
     "transport",
     "passthrough",
+    "request_timeout",
 )
 _FLAGS = ("ro", "rw", "partial")
 _AT = "at."
@@ -92,6 +96,7 @@ def parse(given: list[str]) -> MountOptions:
         state=_directory("state", values.get("state")),
         transport=_wish(Wish, "transport", values.get("transport", "auto")),
         passthrough=_passthrough(values),
+        request_timeout_s=_request_timeout(values),
     )
 
 
@@ -117,6 +122,17 @@ def _passthrough(values: Mapping[str, str]) -> passing.Wish:
             "mount option passthrough=on: needs transport=kernel or auto: pyfuse3 cannot pass through"
         )
     return wish
+
+
+def _request_timeout(values: Mapping[str, str]) -> int:
+    text, io_timeout = values.get("request_timeout", "0"), values.get("io_timeout", "600")
+    seconds = int(text) if text.isascii() and text.isdecimal() else -1
+    if seconds and not float(io_timeout) < seconds <= _LONGEST_REQUEST_S:
+        raise UsageError(
+            f"mount option request_timeout={shown(text)}: must be 0, for never, or a whole number of seconds"
+            f" above io_timeout ({shown(io_timeout)}) and up to {_LONGEST_REQUEST_S}"
+        )
+    return seconds
 
 
 def _wish(kind: type[E], key: str, text: str) -> E:

@@ -118,18 +118,19 @@ def serve(store_path: str, mountpoint: str, options: MountOptions, ready: Callab
         try:
             told_early = _noted_signals()
             fs = filesystem(core)
-            own, transport = _mounted(fs, path, options)
+            own, transport = mounted_by(fs, path, options)
             trio.run(_Mount(fs, users, own, transport, _state_of(options), ready, told_early).run)
         finally:
             _leave(core)
     log.info("ended")
 
 
-def _mounted(fs: Filesystem, path: str, options: MountOptions) -> tuple[OwnMount, Transport]:
+def mounted_by(fs: Filesystem, path: str, options: MountOptions) -> tuple[OwnMount, Transport]:
     """Mount, by the first transport that can serve it. Raises MountFailed, with nothing left behind."""
     failure = MountFailed(f"{shown(path)}: no transport")
     fs.passing.wish = options.passthrough
-    for transport in transports(options.transport, fs, passes=options.passthrough is not Wish.OFF):
+    passes, limit_s = options.passthrough is not Wish.OFF, options.request_timeout_s
+    for transport in transports(options.transport, fs, passes=passes, request_timeout_s=limit_s):
         own = mounting.mount(fs.core.store.path, path, read_only=options.read_only)
         try:
             transport.begin(own.fd)
@@ -301,6 +302,7 @@ class _Mount:
             nursery.start_soon(self._fs.content.settle_later)
             nursery.start_soon(self._fs.digesting.run)
             nursery.start_soon(self._fs.locking.run)
+            nursery.start_soon(self._fs.passing.unseen.run)
             if self._core.member is not None:
                 nursery.start_soon(self._core.member.run, self._core.gate, lambda: self._core.policy)
             nursery.start_soon(Seeing(self._core).run)
@@ -373,12 +375,12 @@ class _Mount:
         """
         gate = self._core.gate
         limit_s = gate.io_timeout_s if gate.is_up else gate.op_timeout_s
-        requests, passing = self._transport.requests, self._fs.passing
+        requests, unseen = self._transport.requests, self._fs.passing.unseen
         with trio.move_on_after(limit_s):
             await requests.idle()
             while len(self._core.handles):
-                written = await passing.written_unseen()
-                if await requests.quiet(_QUIET_S) and written == await passing.written_unseen():
+                written = await unseen.as_written()
+                if await requests.quiet(_QUIET_S) and written == await unseen.as_written():
                     break
                 await requests.idle()
         self._transport.end()

@@ -127,6 +127,9 @@ class Charges(Protocol):
     async def claim_all(self, handle: Handle, offset: int, count: int) -> Claim:
         """Claim for all of the *count* bytes at *offset*, which may be none; OSError (EDQUOT) if there is not as much."""
 
+    def claim_at_once(self, node: Node, offset: int, count: int) -> Claim | None:
+        """As :meth:`claim`, for a place that is known; None if that has to wait for anything, or there is not as much."""
+
     def done(self, claim: Claim) -> None: ...
 
     def appended(self, claim: Claim, begin: int, end: int) -> None:
@@ -187,6 +190,9 @@ class Uncharged:
         pass
 
     async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
+        return Claim(None, count)
+
+    def claim_at_once(self, node: Node, offset: int, count: int) -> Claim | None:
         return Claim(None, count)
 
     async def claim_all(self, handle: Handle, offset: int, count: int) -> Claim:

@@ -178,12 +178,15 @@ class Charging:
     async def claim(self, handle: Handle, offset: int, count: int) -> Claim:
         if handle.appends:
             return await self._claim_end(handle, count)
-        unit = self._unit
-        begin, end = offset // unit * unit, metering.rounded(offset + count, unit)
-        session = self._at_once(handle.node, begin, end)
-        if session is not None:
-            return Claim(session, count)
+        claim = self.claim_at_once(handle.node, offset, count)
+        if claim is not None:
+            return claim
         return await self._claim_there(handle, offset, count, there=offset + count)
+
+    def claim_at_once(self, node: Node, offset: int, count: int) -> Claim | None:
+        unit = self._unit
+        session = self._at_once(node, offset // unit * unit, metering.rounded(offset + count, unit))
+        return None if session is None else Claim(session, count)
 
     def _at_once(self, node: Node, begin: int, end: int) -> Session | None:
         """The session in which all from *begin* to *end* was claimed for a write that need not wait for anything: nearly each.
@@ -207,7 +210,7 @@ class Charging:
             return Claim(session, count)
         session = await self._whole(handle, begin, end)
         if session is None:
-            await self._count_anew(handle, begin, end, end)
+            await self._count_anew(handle, begin, end)
             session = await self._whole(handle, begin, end)
         if session is None:
             raise _over_quota()
@@ -308,13 +311,13 @@ class Charging:
         session.held += cost
         return session, end
 
-    async def _count_anew(self, handle: Handle, begin: int, end: int, upto: int) -> None:
-        """What has data between *begin* and *end*, or was allocated up to *upto*, is claimed by being there."""
+    async def _count_anew(self, handle: Handle, begin: int, end: int, upto: int = 0) -> None:
+        """What has data between *begin* and *end* is claimed by being there, and so is what was allocated up to *upto*."""
         unit, door = self._core.unit, self._core.store.door
         session = await self.sessions.of(handle)
         await self.sessions.until_idle(session)
         await self.sessions.count(session, handle.node)
-        look = partial(data_in, door, handle.file, begin, end, upto)
+        look = partial(data_in, door, handle.file, begin, end, max(end, upto))
         for _ in range(_TRIES):
             session = await self.sessions.of(handle)
             counts = session.counts

@@ -50,20 +50,20 @@ class Content:
 
     async def release(self, number: FileHandle) -> None:
         handle = self.core.handle(number)
-        with self.passing.releasing(handle):
+        with self.passing.unseen.releasing(handle):
             await self._release(number, handle)
 
     async def _release(self, number: FileHandle, handle: Handle) -> None:
+        await self.passing.unseen.ending(handle)
         if handle.wrote:  # through a mapping that outlived its descriptor, or by a child of its opener
             with contextlib.suppress(OSError, FsError):
                 await self._hand_over(handle)
-                await self.passing.doubt(handle)
             await self._settle_or_later(handle)
         while handle.node.truncating:  # who overwrites it settles it, unless that fails
             await handle.node.until_truncated()
             if handle.mount is not None:
                 await self._settle_or_later(handle)
-        await self.passing.remember(handle)
+        await self.passing.unseen.remember(handle)
         self.core.handles.remove(number)
         handle.node.without_handle(handle)
         self.passing.released(handle)
@@ -83,8 +83,10 @@ class Content:
         """The mount is gone: what was written unseen, and has been closed by all, is released. The kernel does not wait to say so."""
         for number in self.core.handles.numbers():
             handle = self.core.handle(number)
-            if handle.is_written_unseen and not await self.passing.goes_on_without(handle.node):
-                await self.release(number)
+            if handle.is_written_unseen:
+                self.passing.let_go(handle.node)
+                if not await self.passing.unseen.goes_on_without(handle.node):
+                    await self.release(number)
 
     async def settle_later(self) -> None:
         """Settle what could not be settled when its last writer ended; runs for the life of the mount."""
@@ -191,7 +193,7 @@ class Content:
         if not handle.wrote:
             return
         if handle.is_written_unseen:
-            await self.passing.flush(handle)
+            await self.passing.unseen.flush(handle)
             return
         try:
             goes_on = await self._hand_over(handle)

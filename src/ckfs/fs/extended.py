@@ -20,9 +20,9 @@ from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Node, place_of, volume_of
 from ckfs.fs.left import Left
 from ckfs.fs.metadata import Changes, Metadata
-from ckfs.fs.passing import Passing
 from ckfs.fs.quota_attributes import QuotaAttributes
 from ckfs.fs.sets import Sets
+from ckfs.fs.unseen import Unseen
 from ckfs.model import Caller, Keep, State
 from ckfs.names import Inode, iso_time
 from ckfs.owners.jobs import job_of
@@ -53,7 +53,7 @@ class Extended:
     sets: Sets
     guard: Guard
     left: Left
-    passing: Passing
+    unseen: Unseen
     _of_root: Mapping[bytes, Value] = field(init=False)
     _of_files: Mapping[bytes, Value] = field(init=False)
 
@@ -87,7 +87,7 @@ class Extended:
             return await QuotaAttributes(self.core).get(node, name, caller)
         made_up = (self._of_root if node.is_root else self._of_files).get(name)
         if made_up is not None:
-            await self.passing.until_released(node)
+            await self.unseen.until_released(node)
             return await made_up(node)
         _check_supported(name)
         if _is_own(name) or node.is_root:
@@ -283,7 +283,7 @@ class Extended:
         return str(keep.value).encode()
 
     async def _path(self, node: Node) -> bytes:
-        return b"/".join((self.core.store.path.encode("utf-8", "surrogateescape"), *node.spot.components))
+        return self.core.store.path_of(node.spot)
 
 
 def _time(when_ns: int) -> bytes:

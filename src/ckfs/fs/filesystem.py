@@ -25,9 +25,11 @@ from ckfs.fs.naming import Naming
 from ckfs.fs.opening import Opening
 from ckfs.fs.passing import Passing
 from ckfs.fs.placing import Placing
+from ckfs.fs.plenty import Plenty
 from ckfs.fs.reserve import Reserve
 from ckfs.fs.sets import Sets
 from ckfs.fs.states import States
+from ckfs.fs.unseen import Unseen
 from ckfs.fs.writing import Writing
 from ckfs.names import Inode
 
@@ -66,10 +68,12 @@ def filesystem(core: Core) -> Filesystem:
     sets = Sets(core, Following(core), guard, Keeping(core, guard, Reserve(core)), Placing(core))
     left = Left(core, guard)
     states = States(core, sets, guard)
-    writing = Writing(core, sets.keeping, states)
-    passing = Passing(core, Asking(core))
+    plenty = Plenty(core, Asking(core))
+    unseen = Unseen(core, plenty)
+    passing = Passing(core, plenty, unseen)
+    writing = Writing(core, sets.keeping, states, unseen)
     opening = Opening(core, sets, guard, states, left, passing)
-    metadata = Metadata(core, sets, guard, passing)
+    metadata = Metadata(core, sets, guard, unseen)
     return Filesystem(
         core=core,
         sets=sets,
@@ -80,7 +84,7 @@ def filesystem(core: Core) -> Filesystem:
             core, sets, states, writing, passing, Allocating(core, writing), Duplicating(core, writing)
         ),
         metadata=metadata,
-        extended=Extended(core, metadata, sets, guard, left, passing),
+        extended=Extended(core, metadata, sets, guard, left, unseen),
         listing=Listing(core, sets),
         locking=Locking(core),
         digesting=Digesting(core),

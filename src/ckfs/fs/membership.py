@@ -89,6 +89,10 @@ class Membership:
                     log.info("other mounts do not hear of this one now: %s", error)
                 failing = True
 
+    def is_sure(self, policy: Policy, held: MountId | None) -> bool:
+        """Whether :meth:`assure` has nothing to do."""
+        return held == self.id and self.heard_ago_s <= policy.fence_s / 2
+
     async def assure(self, gate: Gate, policy: Policy, held: MountId | None) -> None:
         """Before something is written that is marked as *held*: raises Fenced if others may have settled it."""
         if self.heard_ago_s > policy.fence_s / 2:

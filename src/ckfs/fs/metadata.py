@@ -12,10 +12,10 @@ from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.guard import Guard
 from ckfs.fs.inodes import Handle, Node, Place, place_of
-from ckfs.fs.passing import Passing
 from ckfs.fs.sets import Sets
 from ckfs.fs.space import Space
 from ckfs.fs.streams import ANSWER_HOLDS_S
+from ckfs.fs.unseen import Unseen
 from ckfs.model import Caller, Owner, Record
 from ckfs.names import FileHandle, Gid, Inode, SetName, Uid
 from ckfs.policy import lifecycle, ownership, presented, quota
@@ -41,7 +41,7 @@ class Metadata:
     core: Core
     sets: Sets
     guard: Guard
-    passing: Passing
+    unseen: Unseen
 
     async def getattr(self, ino: Inode) -> Found:
         node = self.core.inodes.get(ino)
@@ -111,11 +111,12 @@ class Metadata:
         """The kernel has checked the caller's rights by what getattr presented."""
         node = self.core.inodes.get(ino)
         handle = None if number is None else self.core.handle(number)
+        await self.unseen.until_released(node)
         await self.sets.check_change(node, caller)
         if node.is_root and (changes.uid or changes.gid):
             raise NotOwner("the mount's root belongs to root")
         if changes.size is not None:
-            await self.passing.until_released(node)
+            await self.unseen.until_released(node)
             await self.core.charging.settle_now(node)
         if changes.size == 0:
             await self.sets.keeping.renew(node, caller, begun=handle is not None)
@@ -135,7 +136,7 @@ class Metadata:
             await self.sets.following.bring_files(node)
             found = await self._apply(node, changes, handle, caller)
         if changes.size is not None or changes.mtime_ns is not None:
-            self.passing.changed(found)
+            self.unseen.changed(found)
         if changes.size is not None:
             self.core.charging.cut(node, changes.size)
             await self.core.charging.settle_now(node)

@@ -171,7 +171,7 @@ class Naming:
         self, parent: Inode, name: bytes, caller: Caller, remove: Callable[[Spot], None]
     ) -> None:
         directory, door = self.core.inodes.get(parent), self.core.store.door
-        await self.opening.passing.until_released(directory)
+        await self.opening.passing.unseen.until_released(directory)
         await self.sets.check_change(directory, caller)
 
         def inside() -> Found:
@@ -221,13 +221,13 @@ class Naming:
             raise Invalid("an unknown rename flag")
         source, target = self.core.inodes.get(old_parent), self.core.inodes.get(new_parent)
         for directory in (source, target):
-            await self.opening.passing.until_released(directory)
+            await self.opening.passing.unseen.until_released(directory)
         if source.is_root or target.is_root:
             moved = await self.sets.rename(source, old_name, target, new_name, flags, caller)
         else:
             moved = await self._rename_inside(source, old_name, target, new_name, flags, caller)
         if moved is not None:
-            await self.opening.passing.renamed(moved)
+            await self.opening.passing.unseen.renamed(moved)
             await self.opening.states.renamed(moved, old_name)
 
     async def _rename_inside(

@@ -58,7 +58,7 @@ class Opening:
         truncate = bool(flags & os.O_TRUNC)
         await self.sets.check_change(node, caller, writing=truncate or bool(flags & os.O_ACCMODE))
         self.core.check_handles(caller)
-        await self.passing.until_released(node)
+        await self.passing.unseen.until_released(node)
         node.check_access(flags & os.O_ACCMODE)
         door, place = self.core.store.door, place_of(node)
         torn_too = self.core.reads_partial or self.core.permits.take(caller.pid, ino)

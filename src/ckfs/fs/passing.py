@@ -7,43 +7,26 @@ to write: so an image that is passed through counts as being written until its R
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain
 from typing import Protocol
 
 import trio
 
-from ckfs.errors import FsError, Stale
-from ckfs.fs.asking import Asking
 from ckfs.fs.core import Core
 from ckfs.fs.inodes import Backing, Handle, Node, Through, busy, place_of, stored_owner, volume_of
-from ckfs.fs.moved import GONE
+from ckfs.fs.plenty import Plenty
+from ckfs.fs.unseen import Unseen
 from ckfs.model import Record
-from ckfs.names import Inode, Uid
-from ckfs.owners.processes import was_killed
+from ckfs.names import Inode
 from ckfs.policy import lifecycle, passing
 from ckfs.policy.passing import Opened, Wish
-from ckfs.policy.quota import Limit
-from ckfs.store import leases
 from ckfs.store.identity import ROOT, acting_as
-from ckfs.store.spots import Found, VolumeId
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 1.0
-"""For how long what was seen of limits and of the store's room holds."""
-_MOST_REMEMBERED = 4096
-_LAST_BYTES = 1 << 20
-"""With less room than that a store is full."""
-_CLOSINGS, _CLOSING_S = 10, 0.05
-"""How often, and with what pauses, a file is looked at that its writer may just be closing."""
+_NOT_PLAIN = os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIRECT
 
 
 class Backings(Protocol):
@@ -60,18 +43,13 @@ class Passing:
     """*backings* is None where nothing is passed through."""
 
     core: Core
-    asking: Asking
+    plenty: Plenty
+    unseen: Unseen
     wish: Wish = Wish.AUTO
     backings: Backings | None = None
     is_refused: bool = False
     """The kernel did not take a file of the store: none is passed through that is not yet."""
     _deciding: dict[Inode, trio.Lock] = field(default_factory=dict)
-    _unlimited: dict[Uid, tuple[float, bool]] = field(default_factory=dict)
-    _roomy: dict[VolumeId, tuple[float, bool]] = field(default_factory=dict)
-    _released: OrderedDict[Inode, tuple[int, int]] = field(default_factory=OrderedDict)
-    """Size and time of change of images of temporary names that were written unseen, as their writers left them."""
-    _releasing: dict[int, set[trio.Event]] = field(default_factory=dict)
-    """Those that are just being released, by set: set when one is."""
 
     @property
     def is_on(self) -> bool:
@@ -119,15 +97,21 @@ class Passing:
         if place is None:
             return None
         policy = self.core.policy
-        in_batch_set, is_final = policy.is_batch(place.set_name), policy.is_final(place.name)
-        return Opened(flags, record, in_batch_set, is_final, is_new=handle.wrote)
+        access = flags & os.O_ACCMODE
+        return Opened(
+            reads=access != os.O_WRONLY,
+            writes=access != os.O_RDONLY,
+            is_plain=not flags & _NOT_PLAIN,
+            record=record,
+            in_batch_set=policy.is_batch(place.set_name),
+            is_final=policy.is_final(place.name),
+            is_new=handle.wrote,
+        )
 
-    @staticmethod
-    def _goes_through(handle: Handle, through: Through) -> None:
+    def _goes_through(self, handle: Handle, through: Through) -> None:
         handle.through = through
         if handle.is_written_unseen:
-            handle.node.hashed = None
-            handle.node.unsynced = True
+            self.unseen.begin(handle)
 
     async def _may_pass(self, handle: Handle, opened: Opened) -> bool:
         node = handle.node
@@ -137,38 +121,16 @@ class Passing:
             return False
         if not (handle.is_near or self.wish is Wish.ON):
             return False
-        if opened.access == os.O_RDONLY:
+        if not opened.writes:
             is_complete = lifecycle.is_complete(opened.record) and not any(other.writable for other in others)
             return passing.may_be_read(opened, is_complete=is_complete)
         if any(other.writable and other.through is not Through.KERNEL for other in others):
             return False
         return (
             passing.may_be_written(opened)
-            and await self._is_roomy(node)
-            and await self._is_unlimited(self.core.payer_of(node))
+            and await self.plenty.is_roomy(volume_of(node))
+            and await self.plenty.is_unlimited(self.core.payer_of(node))
         )
-
-    async def _is_unlimited(self, payer: Uid) -> bool:
-        """Whoever keeps quotas: of what its engine refuses a writer, too, nobody else hears."""
-        if self.core.quotas is None:
-            return True
-        now_s = trio.current_time()
-        seen_s, said = self._unlimited.get(payer, (-_LOOK_S, False))
-        if now_s - seen_s >= _LOOK_S:
-            account = await self.asking.account_at_once(payer)
-            said = account is not None and account.limits.bytes == Limit()
-            self._unlimited[payer] = now_s, said
-        return said
-
-    async def _is_roomy(self, node: Node) -> bool:
-        """Or something will have to give way to what is written, which only the daemon sees to."""
-        volume, now_s = volume_of(node), trio.current_time()
-        seen_s, said = self._roomy.get(volume, (-_LOOK_S, False))
-        if now_s - seen_s >= _LOOK_S:
-            there = await self.core.gate.look(partial(self.core.store.door.room, volume))
-            said = there.f_bavail >= there.f_blocks * self.core.policy.keep_free
-            self._roomy[volume] = now_s, said
-        return said
 
     async def _register(self, handle: Handle) -> int | None:
         """The number of a backing, as the file's owner in the store; None if there can be none."""
@@ -198,88 +160,7 @@ class Passing:
             return None
         return number
 
-    # While it is open
-
-    async def flush(self, handle: Handle) -> None:
-        """A descriptor of what is written unseen is closed; others may be open yet, in any process. Fenced if nobody cares any more."""
-        if handle.process is not None and was_killed(handle.process):
-            handle.node.killed = True
-        await self.core.assure_membership(handle.mount)
-
-    async def written_unseen(self) -> list[tuple[int, int, int]]:
-        """What the store has by now of each file that is written unseen: it differs as long as somebody writes."""
-        handles = [handle for handle in self.core.handles.all() if handle.is_written_unseen]
-
-        def work() -> list[tuple[int, int, int]]:
-            seen = [os.fstat(handle.fd) for handle in handles]
-            return [(status.st_ino, status.st_size, status.st_mtime_ns) for status in seen]
-
-        try:
-            return await self.core.gate.look(work, releases=[handle.pin() for handle in handles])
-        except (OSError, FsError):
-            return []
-
     # When it is closed
-
-    @contextmanager
-    def releasing(self, handle: Handle) -> Iterator[None]:
-        """Within the block *handle* is released; who asks what became of its image waits (:meth:`until_released`)."""
-        if not handle.is_written_unseen:
-            yield
-            return
-        key, is_released = self.core.set_key(handle.node), trio.Event()
-        self._releasing.setdefault(key, set()).add(is_released)
-        try:
-            yield
-        finally:
-            is_released.set()
-            self._releasing[key].discard(is_released)
-            if not self._releasing[key]:
-                del self._releasing[key]
-
-    async def until_released(self, node: Node) -> None:
-        """Wait, not for long, for what was closed in the set of *node* (of the root: in any) before this was asked; what is closed
-        meanwhile by those who never stop is not waited for."""
-        if not self._releasing:
-            return
-        of_set = self._releasing.get(self.core.set_key(node), set())
-        earlier = [*chain(*self._releasing.values())] if node.is_root else [*of_set]
-        with trio.move_on_after(self.core.op_timeout_s / 4):
-            for is_released in earlier:
-                await is_released.wait()
-
-    async def doubt(self, handle: Handle) -> None:
-        """Before the image of *handle* is settled: what is closed in a full store may lack what there was no room for, which only its
-        writer was told. Then it is partial."""
-        if not handle.is_written_unseen:
-            return
-        node = handle.node
-        there = await self.core.gate.look(partial(self.core.store.door.room, volume_of(node)))
-        if there.f_bavail * there.f_frsize < _LAST_BYTES:
-            log.info(
-                "image %s: the store is full: nobody knows whether all of it was written", place_of(node)
-            )
-            node.failed = True
-
-    async def remember(self, handle: Handle) -> None:
-        """The image of *handle*, which was written unseen now or before, is settled: what it is now is what its writers left."""
-        node, traffic = handle.node, self.core.figures.traffic
-        if not handle.is_written_unseen and not (handle.writable and node.ino in self._released):
-            return
-        with contextlib.suppress(OSError, FsError):
-            found = await self.core.examine(node)
-            if handle.is_written_unseen:
-                traffic.bytes_written += found.stat.st_size
-                traffic.sets_written.add(self.core.set_key(node))
-            if place_of(node) is not None and not self.core.policy.is_final(node.name):
-                self._released[node.ino] = _looks_of(found)
-                while len(self._released) > _MOST_REMEMBERED:
-                    self._released.popitem(last=False)
-
-    def changed(self, found: Found) -> None:
-        """Somebody has set the size, or the times, of what *found* is now: that is what was left."""
-        if found.record.ino in self._released:
-            self._released[found.record.ino] = _looks_of(found)
 
     def released(self, handle: Handle) -> None:
         """*handle* is closed."""
@@ -292,60 +173,7 @@ class Passing:
             if self.backings is not None:
                 self.backings.forget(backing.number)
 
-    async def goes_on_without(self, node: Node) -> bool:
-        """The mount is gone: whether somebody writes *node* all the same, through the kernel. True if that cannot be told."""
-        door, owner, handles = self.core.store.door, stored_owner(node) or ROOT, node.handles
+    def let_go(self, node: Node) -> None:
+        """The mount is gone: the kernel's own descriptor of *node*, if it has one, is closed; whoever has it open keeps it."""
         if node.backing is not None and self.backings is not None:
-            self.backings.forget(node.backing.number)  # which has the file open for writing itself
-
-        def work() -> bool:
-            with acting_as(owner):
-                for handle in handles:
-                    leases.read_only(door, handle.file)
-                return leases.is_being_written(handles[0].file)
-
-        for _ in range(_CLOSINGS):
-            try:
-                if not await self.core.gate.call(work, releases=[handle.pin() for handle in handles]):
-                    return False
-            except (OSError, FsError) as error:
-                log.warning("image %s: nobody can tell whether it is written yet: %s", place_of(node), error)
-                return True
-            await trio.sleep(_CLOSING_S)
-        log.info("image %s: somebody writes it yet", place_of(node))
-        return True
-
-    async def renamed(self, node: Node) -> None:
-        """Before an image of a temporary name counts as complete under another: the store may have something against what was written
-        unseen, and somebody may have gone on to write of whom nobody knows. Then it is partial."""
-        left = self._released.pop(node.ino, None)
-        if left is None or not self.core.policy.is_final(node.name):
-            return
-        try:
-            is_same = await self._synced(node) == left
-        except (Stale, FileNotFoundError):  # another mount has moved it: that one says what it is worth
-            return
-        except (OSError, FsError) as error:
-            log.warning("image %s: the store does not keep it: %s", place_of(node), error)
-            is_same = False
-        if not is_same:
-            log.warning("image %s was changed after it was closed: it is partial", place_of(node))
-            node.failed = True
-
-    async def _synced(self, node: Node) -> tuple[int, int]:
-        door = self.core.store.door
-
-        def sync() -> tuple[int, int]:
-            with door.reading(node.spot, node.ino) as fd:
-                os.fsync(fd)
-                status = os.fstat(fd)
-                return status.st_size, status.st_mtime_ns
-
-        async def run() -> tuple[int, int]:
-            return await self.core.gate.transfer(sync, of_set=self.core.set_key(node))
-
-        return await self.core.moved.again((node,), run, GONE)
-
-
-def _looks_of(found: Found) -> tuple[int, int]:
-    return found.stat.st_size, found.stat.st_mtime_ns
+            self.backings.forget(node.backing.number)

@@ -21,6 +21,7 @@ from ckfs.fs.core import Core
 from ckfs.fs.inodes import Handle, Node, Unwritten, stored_owner, volume_of
 from ckfs.fs.keeping import Keeping
 from ckfs.fs.states import States
+from ckfs.fs.unseen import Unseen
 from ckfs.model import Data, Owner
 from ckfs.store.appending import append, append_at
 from ckfs.store.gate import Release
@@ -38,6 +39,7 @@ class Writing:
     core: Core
     keeping: Keeping
     states: States
+    unseen: Unseen
 
     async def write(self, handle: Handle, offset: int, data: Data) -> int:
         """Returns how many bytes were written, which may be fewer than given where the store ran out of room.
@@ -45,6 +47,8 @@ class Writing:
         Of a memoryview nobody may change the bytes any more, also when this has failed: a store that did not answer in time may take
         them later.
         """
+        if self._wrote_at_once(handle, offset, data):
+            return len(data)
         await self.begin(handle)
         with self.failing(handle):
             owner = stored_owner(handle.node)
@@ -58,10 +62,40 @@ class Writing:
             self.wrote(handle, offset, written)
             return written  # if there was an error, the next write of the caller meets it
 
+    def _wrote_at_once(self, handle: Handle, offset: int, data: Data) -> bool:
+        """Whether all was written, without waiting for anything: so most writes go that are not the first of their image. Where that is not
+        possible, or goes wrong, the way with all its care is gone, from the beginning."""
+        core, node, count = self.core, handle.node, len(data)
+        is_under_way = handle.wrote and handle.marked and handle.admitted and not handle.appends
+        if not is_under_way or node.taken.under_way or node.unwritten is not None:
+            return False
+        if core.engine is not None or core.late.is_late or not core.gate.takes_at_once(count):
+            return False
+        if core.member is None or not core.member.is_sure(core.policy, handle.mount):
+            return False
+        claim = core.charging.claim_at_once(node, offset, count)
+        if claim is None:
+            return False
+        node.unsynced = True
+        try:
+            written, end = core.gate.at_once(partial(_put_at, handle.fd, data, offset))
+        except OSError:
+            return False
+        finally:
+            core.charging.done(claim)
+        if written != count:
+            return False
+        if node.hashed is not None:
+            node.hashed.put(data, written, end)
+        self.wrote(handle, offset, count)
+        return True
+
     # What every change has in common
 
     async def begin(self, handle: Handle) -> None:
         """Something is about to be changed through *handle*. Denied if that would cost a checkpoint; ENOSPC if only the reserve is left."""
+        if not handle.marked:  # what others have just closed is protected before this is written
+            await self.unseen.until_released(handle.node)
         if not handle.admitted:
             with self.failing(handle):
                 await self.keeping.may_write(stored_owner(handle.node), handle)

@@ -7,14 +7,11 @@ what nobody has to watch.
 from __future__ import annotations
 
 import enum
-import os
 import stat
 from dataclasses import dataclass
 
 from ckfs.model import Record
 
-_WATCHED_FLAGS = os.O_APPEND | os.O_SYNC | os.O_DSYNC | os.O_DIRECT
-"""Where an append ends is for the store to say, under a lock; the others are not for speed."""
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 
@@ -28,23 +25,22 @@ class Wish(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open file, with the *flags* of its opener. *is_final*: its name is meant to stay. *is_new*: its opener has made or emptied it."""
+    """An open file. *is_final*: its name is meant to stay. *is_new*: its opener has made or emptied it. *is_plain*: neither appends nor
+    synchronous or direct writes were asked for: where an append ends is for the store to say, under a lock, and the others are not for speed."""
 
-    flags: int
+    reads: bool
+    writes: bool
+    is_plain: bool
     record: Record
     in_batch_set: bool
     is_final: bool
     is_new: bool
 
-    @property
-    def access(self) -> int:
-        return self.flags & os.O_ACCMODE
-
 
 def may_be_read(opened: Opened, *, is_complete: bool) -> bool:
     """Outside batch sets anybody may overwrite an image at any moment, so that another file takes its place in the store: to
     that its readers could not be led."""
-    return opened.access == os.O_RDONLY and opened.in_batch_set and is_complete and not opened.record.damaged
+    return not opened.writes and opened.in_batch_set and is_complete and not opened.record.damaged
 
 
 def may_be_written(opened: Opened) -> bool:
@@ -52,9 +48,10 @@ def may_be_written(opened: Opened) -> bool:
     protected from the moment in which it is closed; and what has content already may be worth more than what its opener does
     with it, if he does anything at all: who empties it now lets it go to the trash, and who is killed has not torn it."""
     return (
-        opened.access == os.O_WRONLY
+        opened.writes
+        and not opened.reads
+        and opened.is_plain
         and opened.is_new
-        and not opened.flags & _WATCHED_FLAGS
         and not opened.record.mode & _SET_IDS
         and not (opened.in_batch_set and opened.is_final)
     )

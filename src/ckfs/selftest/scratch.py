@@ -62,6 +62,13 @@ class Worker:
         """Of one of this kernel."""
         return _started(self.pid) == self.started
 
+    @property
+    def may_be_at_it(self) -> bool:
+        """Of another host's nothing is known."""
+        if self.is_of_this_kernel:
+            return self.is_alive
+        return self.node != socket.gethostname()
+
 
 def _boot() -> str:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
@@ -147,9 +154,7 @@ def _judged(store_fd: int, name: str, age_ns: int) -> LeftOver:
     if worker is None:
         return LeftOver(name, "by nobody knows whom", in_use=not is_old)
     by = f"process {worker.pid} on {shown(worker.node)}"
-    if worker.is_of_this_kernel:
-        return LeftOver(name, by, in_use=worker.is_alive)
-    return LeftOver(name, by, in_use=worker.node != socket.gethostname() and not is_old)
+    return LeftOver(name, by, in_use=worker.may_be_at_it and (worker.is_of_this_kernel or not is_old))
 
 
 def _worker_of(store_fd: int, name: str) -> Worker | None:

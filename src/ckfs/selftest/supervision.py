@@ -21,6 +21,7 @@ from ckfs.names import shown
 _REAPED_WITHIN_S = 2.0
 _PIECE_BYTES = 1 << 16
 _LONGEST_COMPLAINT = 300
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class NoAnswer(CkfsError):
@@ -37,13 +38,16 @@ def bounded(call: Callable[[], object], timeout_s: float) -> object:
     life, alive = os.pipe()
     complaints = os.memfd_create("complaints")
     sys.stdout.flush()
+    # A signal may come at any moment: the child is not the one that is meant, and is known before it is heard.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     child = os.fork()
     if child == 0:
         os.close(alive)
-        _live(call, writing, complaints, life)
-    os.close(writing)
-    os.close(life)
+        _live(call, writing, complaints, life, unblocked)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        os.close(writing)
+        os.close(life)
         answer = _read(reading, time.monotonic() + timeout_s)
     except NoAnswer:
         raise NoAnswer(f"no answer within {timeout_s:g} s") from None
@@ -58,7 +62,9 @@ def bounded(call: Callable[[], object], timeout_s: float) -> object:
     return json.loads(answer)
 
 
-def _live(call: Callable[[], object], writing: int, complaints: int, life: int) -> NoReturn:
+def _live(
+    call: Callable[[], object], writing: int, complaints: int, life: int, unblocked: set[int | signal.Signals]
+) -> NoReturn:
     """In the child, which leaves by this door alone: nothing of the parent's is flushed or tidied up twice."""
     status = 1
     try:
@@ -66,6 +72,7 @@ def _live(call: Callable[[], object], writing: int, complaints: int, life: int) 
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         threading.Thread(target=_die_with_parent, args=(life,), daemon=True).start()
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor, copied in ((0, null), (1, null), (2, complaints)):

@@ -50,12 +50,13 @@ def allocate(door: Door, file: OpenFile, mode: int, offset: int, length: int) ->
 
 
 def _allocate(fd: int, mode: int, offset: int, length: int, unit: int) -> None:
-    before, had_blocks = allocated.of(fd), os.fstat(fd).st_blocks
+    before = allocated.of(fd)
     after = allocated.having(before, offset // unit * unit, rounded(offset + length, unit))
     if len(after) > allocated.MOST:
         raise OSError(errno.EOPNOTSUPP, "too many parts of the file were allocated")
     if after != before:
         allocated.note(fd, after)
+    had_blocks = os.fstat(fd).st_blocks  # with what the note takes
     try:
         syscalls.fallocate(fd, mode, offset, length)
     except OSError:

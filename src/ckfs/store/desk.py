@@ -7,7 +7,6 @@ for whoever makes something by the file system's calls. All calls are synchronou
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -104,7 +103,7 @@ class Desk:
         yield from map(self._row, choice.of(named))
 
     def _row(self, entry: Entry) -> Row:
-        lies_at = shown(os.fsencode(self.store.path) + b"/" + b"/".join(entry.spot.components))
+        lies_at = shown(self.store.path_of(entry.spot))
         token, size_bytes = shown(entry.token), self._size_of(entry)
         kept_until_ns = None if self.retention_s is None else entry.when_ns + int(self.retention_s * 1e9)
         if isinstance(entry, Damaged):

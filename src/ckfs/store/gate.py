@@ -160,9 +160,10 @@ class Gate:
         """As :meth:`call`, for *work* that changes nothing and reads no file's content."""
         if not self.answers_at_once:
             return await self.call(work, releases=releases, of_set=of_set)
-        return self._at_once(work, releases)
+        return self.at_once(work, releases)
 
-    def _at_once(self, work: Callable[[], T], releases: Iterable[Release]) -> T:
+    def at_once(self, work: Callable[[], T], releases: Iterable[Release] = ()) -> T:
+        """Run *work* in the event loop, and see whether that still answers at once."""
         begin = time.monotonic()
         try:
             return work()
@@ -175,14 +176,17 @@ class Gate:
             for release in releases:
                 release()
 
+    def takes_at_once(self, size: int) -> bool:
+        """Whether the event loop may give the store *size* bytes itself."""
+        return (size <= _SMALL_BYTES or not self._waiting_for_data) and self.answers_at_once
+
     async def put(
         self, work: Callable[[], T], size: int, *, releases: Iterable[Release] = (), of_set: int = 0
     ) -> T:
         """As :meth:`transfer`, for *work* that gives the store *size* bytes: a store that answers at once has taken them sooner
         than a thread would begin, unless others write besides, whom threads let do so at the same time."""
-        is_soon_done = size <= _SMALL_BYTES or not self._waiting_for_data
-        if is_soon_done and self.answers_at_once:
-            return self._at_once(work, releases)
+        if self.takes_at_once(size):
+            return self.at_once(work, releases)
         return await self.transfer(work, releases=releases, of_set=of_set)
 
     async def transfer(

@@ -45,6 +45,7 @@ from ckfs.store.mountsdirectory import MOUNTS
 from ckfs.store.namelinks import NAMES
 from ckfs.store.realms import STAGING, TRASH, Arrangement
 from ckfs.store.setnames import SetNames
+from ckfs.store.spots import Spot
 from ckfs.store.texts import Root
 from ckfs.store.trash import Trash
 from ckfs.store.volumes import Here, Volumes
@@ -87,6 +88,12 @@ class Store:
     def volumes(self) -> Volumes:
         """Its further stores."""
         return self.door.volumes
+
+    def path_of(self, spot: Spot) -> bytes:
+        """Where *spot* lies, as an admin of this host finds it; in a further store that it does not look for, as the policy says."""
+        volume = self.volumes.get(spot.volume)
+        top = self.path if volume is None else volume.path or volume.said.path
+        return b"/".join((os.fsencode(top), *spot.components))
 
     def read_policy(self) -> Policy:
         """The policy as it is now; StoreUnusable if it is missing or wrong."""

@@ -14,6 +14,8 @@ _TELLS_NOTHING = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 def seek(door: Door, file: OpenFile, offset: int, whence: int, *, anew: bool) -> int:
     """Where the next data (SEEK_DATA) or hole (SEEK_HOLE) of the open *file* begins. OSError (ENXIO) if *offset* is behind its end, or there is
     no data any more. By a descriptor of its own if *anew*: of one that appends, where it stands is looked at by others."""
+    if offset < 0:  # of which not every file system says so
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
     if not anew:
         with door.opened(file, os.O_RDONLY) as fd:
             return _seek(fd, offset, whence)
@@ -32,6 +34,6 @@ def _seek(fd: int, offset: int, whence: int) -> int:
         if error.errno not in _TELLS_NOTHING:
             raise
     size = os.fstat(fd).st_size  # a store that tells of no holes: all is data, and the end is a hole
-    if not 0 <= offset < size:
+    if offset >= size:
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
     return offset if whence == os.SEEK_DATA else size

@@ -256,6 +256,33 @@ def data_in(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
         begin = upto
 
 
+_PROT_READ, _MAP_SHARED = 1, 1
+_WINDOW = 256 << 20
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+
+
+def pages_in_memory(fd: int) -> int:
+    """How many pages of the open file the kernel has in its memory; of a file that the calling thread could not change, all."""
+    size, page = os.fstat(fd).st_size, os.sysconf("SC_PAGESIZE")
+    count = 0
+    for begin in range(0, size, _WINDOW):
+        length = min(_WINDOW, size - begin)
+        there = ctypes.create_string_buffer(-(-length // page))
+        at = _libc.mmap(None, length, _PROT_READ, _MAP_SHARED, fd, begin)
+        if at == ctypes.c_void_p(-1).value:
+            raise _failed("mmap")
+        try:
+            if _libc.mincore(at, length, there) != 0:
+                raise _failed("mincore")
+        finally:
+            _libc.munmap(at, length)
+        count += sum(known & 1 for known in there.raw)
+    return count
+
+
 FileId = tuple[int, int]
 """Device and inode number: of one file of the store, for as long as it is open."""
 

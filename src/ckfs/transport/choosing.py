@@ -18,9 +18,10 @@ class Wish(enum.Enum):
     PYFUSE3 = "pyfuse3"
 
 
-def transports(wish: Wish, fs: Filesystem, *, passes: bool) -> list[Transport]:
-    """What to try, one after the other, each with a mount of its own. *passes*: the kernel is asked for passthrough."""
-    by_kernel, by_library = Kernel(fs, passes=passes), Pyfuse(fs)
+def transports(wish: Wish, fs: Filesystem, *, passes: bool, request_timeout_s: int) -> list[Transport]:
+    """What to try, one after the other, each with a mount of its own. *passes*: the kernel is asked for passthrough; *request_timeout_s*:
+    and to end the mount if there is no answer for so long."""
+    by_kernel, by_library = Kernel(fs, passes=passes, request_timeout_s=request_timeout_s), Pyfuse(fs)
     tried: dict[Wish, list[Transport]] = {
         Wish.AUTO: [by_kernel, by_library],
         Wish.KERNEL: [by_kernel],

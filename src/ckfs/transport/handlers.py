@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from ckfs.errors import Interrupted, Unsupported
+from ckfs.errors import Interrupted
 from ckfs.fs.filesystem import Filesystem
 from ckfs.fs.lockranges import Range
 from ckfs.fs.metadata import Changes
@@ -88,7 +88,6 @@ class Handlers:
             Opcode.LISTXATTR: self._listxattr,
             Opcode.REMOVEXATTR: self._removexattr,
             Opcode.OPENDIR: self._opendir,
-            Opcode.READDIR: self._readdir,
             Opcode.READDIRPLUS: self._readdirplus,
             Opcode.RELEASEDIR: self._releasedir,
             Opcode.FSYNCDIR: self._fsyncdir,
@@ -278,9 +277,6 @@ class Handlers:
     async def _opendir(self, header: Header, asked: requests.Opendir) -> Answer:
         handle = await self.fs.listing.opendir(Inode(header.nodeid), caller_of(header))
         return Granted(replies.opened(handle, OpenFlags(0)), lambda: self.fs.listing.releasedir(handle))
-
-    async def _readdir(self, header: Header, asked: requests.Readdir) -> Answer:
-        raise Unsupported("every directory is listed with what its entries are")
 
     async def _readdirplus(self, header: Header, asked: requests.Readdirplus) -> Answer:
         listing, counted = Listing(asked.size), list[Inode]()

@@ -52,18 +52,19 @@ _HAS_ONE_PROCESSOR = (os.cpu_count() or 1) < 2
 _MOST_PARKED = 32
 _MOST_IN_BACKGROUND = 64
 """Of requests that nobody waits for yet: pieces that are read ahead, and written back."""
-_MOST_PAGES = "/proc/sys/fs/fuse/max_pages_limit"
-_MOST_PAGES_BEFORE = 256
+MOST_PAGES = "/proc/sys/fs/fuse/max_pages_limit"
+_PAGES_BEFORE = 256
 """Of kernels that have no such setting."""
 
 
 class Kernel(Transport):
     name = "kernel"
 
-    def __init__(self, fs: Filesystem, *, passes: bool) -> None:
+    def __init__(self, fs: Filesystem, *, passes: bool, request_timeout_s: int = 0) -> None:
         super().__init__()
         self._fs = fs
         self._passes = passes
+        self._request_timeout_s = request_timeout_s
         self._handlers = Handlers(fs, self.requests)
         self._by_opcode = self._handlers.by_opcode()
         self._fd = -1
@@ -79,12 +80,13 @@ class Kernel(Transport):
     def begin(self, fd: int) -> None:
         self._fd = fd
         wanted = Wanted(
-            max_write=_largest_request(),
+            max_write=largest_request(),
             max_readahead=_LARGEST_REQUEST,
             max_background=_MOST_IN_BACKGROUND,
             congestion_threshold=_MOST_IN_BACKGROUND * 3 // 4,
             passthrough=self._passes,
-            locks=True,
+            locks=not self._request_timeout_s,  # who waits for one would end the mount
+            request_timeout_s=self._request_timeout_s,
         )
         poll = select.poll()
         poll.register(fd, select.POLLIN)
@@ -265,11 +267,11 @@ class Kernel(Transport):
         return True
 
 
-def _largest_request() -> int:
+def largest_request() -> int:
     """In bytes: what the kernel grants, up to what is of use."""
     try:
-        with open(_MOST_PAGES, encoding="ascii") as setting:
+        with open(MOST_PAGES, encoding="ascii") as setting:
             pages = int(setting.read())
     except (OSError, ValueError):
-        pages = _MOST_PAGES_BEFORE
+        pages = _PAGES_BEFORE
     return min(pages * mmap.PAGESIZE, _LARGEST_REQUEST)

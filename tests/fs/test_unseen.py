@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from ckfs.fs.inodes import Handle, Node, Through
-from ckfs.fs.passing import Passing
+from ckfs.fs.unseen import Unseen
 from tests.fs.cores import Mount, mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
@@ -22,8 +22,8 @@ async def written_unseen(mount: Mount, path: str) -> Handle:
     return handle
 
 
-async def _wait(passing: Passing, node: Node, is_over: trio.Event) -> None:
-    await passing.until_released(node)
+async def _wait(unseen: Unseen, node: Node, is_over: trio.Event) -> None:
+    await unseen.until_released(node)
     is_over.set()
 
 
@@ -33,14 +33,14 @@ async def test_what_is_closed_earlier_is_waited_for_and_what_is_closed_later_is_
 ) -> None:
     async with mounted(store) as mount, trio.open_nursery() as nursery:
         await mount.alice.mkdir("d")
-        passing, is_over = mount.fs.passing, trio.Event()
+        unseen, is_over = mount.fs.passing.unseen, trio.Event()
         first, second = await written_unseen(mount, "d/a"), await written_unseen(mount, "d/b")
         node = mount.core.inodes.root if of == "the root" else second.node
         with contextlib.ExitStack() as later:
-            with passing.releasing(first):
-                nursery.start_soon(_wait, passing, node, is_over)
+            with unseen.releasing(first):
+                nursery.start_soon(_wait, unseen, node, is_over)
                 await trio.testing.wait_all_tasks_blocked()
-                later.enter_context(passing.releasing(second))
+                later.enter_context(unseen.releasing(second))
                 assert not is_over.is_set()
             with trio.fail_after(1):
                 await is_over.wait()
@@ -50,7 +50,7 @@ async def test_nobody_waits_for_what_is_closed_in_another_set(store: Path) -> No
     async with mounted(store) as mount:
         for name in "de":
             await mount.alice.mkdir(name)
-        passing = mount.fs.passing
+        unseen = mount.fs.passing.unseen
         first, second = await written_unseen(mount, "d/a"), await written_unseen(mount, "e/b")
-        with passing.releasing(first), trio.fail_after(1):
-            await passing.until_released(second.node)
+        with unseen.releasing(first), trio.fail_after(1):
+            await unseen.until_released(second.node)

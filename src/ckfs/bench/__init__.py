@@ -1,0 +1,1 @@
+"""How fast a mount is, against a plain directory beside its store: ``ckfs bench``."""
