@@ -1,4 +1,4 @@
-"""What is just being released, of what the kernel wrote by itself: who asks what became of it waits, and for nothing that is closed later."""
+"""What the kernel writes by itself: what becomes of it when it is closed, and who waits for that."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import trio
 import trio.testing
 
 from ckfs.fs.inodes import Handle, Node, Through
+from ckfs.fs.plenty import Plenty
 from ckfs.fs.unseen import Unseen
+from ckfs.model import State
+from ckfs.names import Uid
+from ckfs.store.spots import VolumeId
 from tests.fs.cores import Mount, mounted
 
 pytestmark = [pytest.mark.root, pytest.mark.trio]
@@ -19,7 +23,46 @@ pytestmark = [pytest.mark.root, pytest.mark.trio]
 async def written_unseen(mount: Mount, path: str) -> Handle:
     handle = mount.core.handle(await mount.alice.create(path))
     handle.through = Through.KERNEL
+    mount.fs.passing.unseen.begin(handle)
     return handle
+
+
+class Saying(Plenty):
+    """Says of the room what it is told to, one after the other."""
+
+    def __init__(self, plenty: Plenty, *answers: bool | None) -> None:
+        super().__init__(plenty.core, plenty.asking)
+        self._answers = list(answers)
+
+    async def is_tight(self, volume: VolumeId, payer: Uid) -> bool | None:
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+ROOM_AND_STATES = [
+    pytest.param([False], State.COMPLETE, id="room"),
+    pytest.param([None, None, False], State.COMPLETE, id="a while in which nobody knows"),
+    pytest.param([True, False], State.PARTIAL, id="a while in which there is hardly any"),
+    pytest.param([None], State.PARTIAL, id="nobody knows to the end"),
+]
+
+
+@pytest.mark.parametrize(("said", "state"), ROOM_AND_STATES)
+async def test_an_image_is_doubted_if_there_was_hardly_any_room(
+    store: Path, said: list[bool | None], state: State
+) -> None:
+    async with mounted(store) as mount, trio.open_nursery() as nursery:
+        await mount.alice.mkdir("d")
+        unseen = mount.fs.passing.unseen
+        unseen.plenty = Saying(unseen.plenty, *said)
+        number = await mount.alice.create("d/a")
+        handle = mount.core.handle(number)
+        handle.through = Through.KERNEL
+        unseen.begin(handle)
+        nursery.start_soon(unseen.run)
+        await trio.sleep(0.6)  # it looks again and again
+        await mount.fs.content.release(number)
+        assert (await mount.alice.stat("d/a")).record.state is state
+        nursery.cancel_scope.cancel()
 
 
 async def _wait(unseen: Unseen, node: Node, is_over: trio.Event) -> None:

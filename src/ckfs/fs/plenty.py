@@ -57,18 +57,18 @@ class Plenty:
             self._roomy[volume] = now_s, said
         return said
 
-    async def is_tight(self, volume: VolumeId, payer: Uid) -> bool:
-        """Whether a write there of what *payer* pays for may just fail; True if nobody knows."""
+    async def is_tight(self, volume: VolumeId, payer: Uid) -> bool | None:
+        """Whether a write there of what *payer* pays for may just fail; None if nobody can say at once."""
         try:
             there = await self._room(volume)
         except (OSError, FsError):
-            return True
+            return None
         if there.f_bavail * there.f_frsize < _TIGHT_BYTES:
             return True
         if self.core.engine is None:
             return False
         account = await self.asking.account_at_once(payer)
-        return account is None or _left_bytes(account) < _TIGHT_BYTES
+        return None if account is None else _left_bytes(account) < _TIGHT_BYTES
 
     async def _room(self, volume: VolumeId) -> os.statvfs_result:
         return await self.core.gate.look(partial(self.core.store.door.room, volume))

@@ -62,19 +62,21 @@ class Unseen:
         """Watch the room that there is while something is written unseen; for the life of the mount."""
         while True:
             await self._begun.wait()
-            await self._doubt(self._open)
+            await self._doubt(self._open, unknown=False)  # it is asked again soon
             await trio.sleep(_WATCH_S)
             if not self._open:
                 self._begun = trio.Event()
 
-    async def _doubt(self, handles: Iterable[Handle]) -> None:
-        """If there is hardly any room, a write through *handles* may have failed, which only its program has heard of."""
+    async def _doubt(self, handles: Iterable[Handle], *, unknown: bool) -> None:
+        """If there is hardly any room, a write through *handles* may have failed, which only its program has heard of. *unknown* is what
+        counts if nobody says how much there is."""
         tight: dict[tuple[VolumeId, Uid], bool] = {}
         for handle in [one for one in handles if one not in self._doubted]:
             key = volume_of(handle.node), self.core.payer_of(handle.node)
             if key not in tight:
-                tight[key] = await self.plenty.is_tight(*key)
-            if tight[key]:
+                said = await self.plenty.is_tight(*key)
+                tight[key] = unknown if said is None else said
+            if tight[key] and handle in self._open:  # not closed meanwhile
                 self._doubted.add(handle)
 
     async def flush(self, handle: Handle) -> None:
@@ -130,7 +132,7 @@ class Unseen:
         if not handle.is_written_unseen:
             return
         node = handle.node
-        await self._doubt([handle])
+        await self._doubt([handle], unknown=True)
         self._open.discard(handle)
         if handle in self._doubted:
             self._doubted.discard(handle)
