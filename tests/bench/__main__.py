@@ -18,6 +18,7 @@ from ckfs.bench.running import interrupted_once
 from tests.bench import criu, hosts, ledger, protection, table
 from tests.bench.compare import Compared, compare
 from tests.bench.manysets import measure
+from tests.bench.markdown import merged
 from tests.bench.places import forget_names
 from tests.bench.targets import Reached
 from tests.bench.workloads import FULL, QUICK, TINY, Scale
@@ -40,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     print(document)
     if options.write is not None:
-        Path(options.write).write_text(document, encoding="utf-8")
+        path = Path(options.write)
+        before = path.read_text("utf-8") if path.exists() else ""
+        path.write_text(merged(before, document), encoding="utf-8")
     return 0
 
 
@@ -130,7 +133,11 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="where libfuse's passthrough_hp is, if not on PATH or where libfuse puts it",
     )
-    parser.add_argument("--write", metavar="FILE", help="where to write the table, besides standard output")
+    parser.add_argument(
+        "--write",
+        metavar="FILE",
+        help="where to write the tables, besides standard output; sections that it has and that were not measured stay",
+    )
     return parser.parse_args(arguments)
 
 

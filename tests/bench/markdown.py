@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 
@@ -41,3 +42,26 @@ def short(number: float) -> str:
 
 def megabytes(count: float | None) -> str:
     return NOTHING if count is None else f"{count / 1e6:.0f} MB"
+
+
+def merged(old: str, new: str) -> str:
+    """The document *old* with the sections (``## ``) of *new*, and its head if it has one: those that exist are replaced, others come
+    after the one before them in *new*, and all that *new* has not stay."""
+    (old_head, *kept), (new_head, *made) = (
+        re.split(r"^(?=## )", text, flags=re.MULTILINE) for text in (old, new)
+    )
+    titles, place = [_title(section) for section in kept], 0
+    for section in made:
+        if (title := _title(section)) in titles:
+            place = titles.index(title)
+            kept[place] = section
+        else:
+            kept.insert(place, section)
+            titles.insert(place, title)
+        place += 1
+    parts = [new_head if new_head.strip() else old_head, *kept]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts if part.strip())
+
+
+def _title(section: str) -> str:
+    return section.partition("\n")[0]

@@ -134,14 +134,14 @@ def text(
     parts: list[str] = []
     compared = [one for one in reached if one.measured]
     if compared:
-        parts += [_head(run, compared), _TARGETS, targets(reached)]
-    if any(one.measured or one.dumped for one in reached):
-        parts.append(_machine(run, compared))
+        parts += [_head(run, compared), _TARGETS, targets(reached), _machine(run, compared)]
     for one in compared:
         parts += [f"## On {one.title}\n", _comparison(one.measured)]
         parts += [f"### The daemon meanwhile, on {one.title}\n", _daemon(one.measured)]
     if dumped := [(one.title, one.dumped) for one in reached if one.dumped is not None]:
         parts.append(_of_criu(dumped))
+        if not compared:
+            parts.append(_machine(run, compared))
     if sizes := [(one.title, one.size) for one in reached if one.size is not None]:
         parts += ["## Many sets in one store\n", _sizes(sizes)]
     if costs:

@@ -16,6 +16,7 @@ from tests.bench import compare, criu, places
 from tests.bench.__main__ import main
 from tests.bench.compare import Measured
 from tests.bench.criu import BATCH, DUMP, OTHER, PLAIN, RESTORE, Dumped
+from tests.bench.markdown import merged
 from tests.bench.places import BINDFS, BY_DAEMON, CKFS
 from tests.bench.places import PLAIN as PLAIN_PLACE
 from tests.bench.targets import Reached, targets
@@ -52,7 +53,7 @@ def test_bench_writes_tables(workdir: Path, capfd: pytest.CaptureFixture[str]) -
     assert sum(line.startswith("| write, 1 MiB calls | time |") for line in lines) == 1
     assert sum(line.startswith("| write, 1 MiB calls |") for line in lines) == 6
     assert sum(line.startswith("| a few images | close |") for line in lines) == 1
-    assert "\n".join(lines) in capfd.readouterr().out
+    assert "\n".join(lines).strip() in capfd.readouterr().out
 
 
 @pytest.mark.root
@@ -139,6 +140,17 @@ def test_the_target_of_criu_is_of_dump_and_restore_together() -> None:
     rows = cells(targets([Reached("tmpfs", dumped=Dumped(MIB, seconds=took)), Reached("disk")]))
     assert rows[f"CRIU, dump and restore, {OTHER}"] == ["≥ 0.9", "**1.00**", "-", "-", "-", "-"]
     assert rows[f"CRIU, dump and restore, {BATCH}"] == ["≥ 0.9", "0.50, missed", "-", "-", "-", "-"]
+
+
+def test_a_document_keeps_what_was_not_measured() -> None:
+    old = "# Old\n\n## One\n\n1\n\n## Two\n\n2\n\n### Of two\n\n## By hand\n\nh\n"
+    new = "# New\n\n## Zero\n\n0\n\n## Two\n\n22\n\n## Three\n\n3\n"
+    assert (
+        merged(old, new)
+        == "# New\n\n## Zero\n\n0\n\n## One\n\n1\n\n## Two\n\n22\n\n## Three\n\n3\n\n## By hand\n\nh\n"
+    )
+    assert merged(old, "## By hand\n\nnew\n") == old.replace("\nh\n", "\nnew\n")
+    assert merged("", new) == new
 
 
 def cells(text: str) -> dict[str, list[str]]:
