@@ -18,7 +18,7 @@ from tests.support.agents import Agent
 from tests.support.commands import ckfs_as_root
 from tests.support.further import make_further, name_stores, table
 from tests.support.images import content, save, state
-from tests.support.loops import tmpfs
+from tests.support.loops import ext4
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
 from tests.support.passed import NEEDED, is_read_unseen, is_written_unseen
 from tests.support.payers import Payer, Place, charged, new_payer, place_in, private_store, until
@@ -389,9 +389,8 @@ def test_readers_go_on_when_what_they_read_is_superseded_and_removed(mount: Moun
 # A full store
 
 
-def fill(path: str) -> int:
-    """Write until that is refused, and close as if nothing were; returns the errno."""
-    fd = os.open(path, NEW, 0o600)
+def write_on_until_refused(fd: int) -> int:
+    """And close as if nothing were; returns the errno."""
     try:
         while True:
             os.write(fd, bytes(MIB))
@@ -402,11 +401,16 @@ def fill(path: str) -> int:
 
 
 def test_what_found_no_room_is_partial(root_and_fuse: None, workdir: Path) -> None:
-    with tmpfs(workdir, 32 * MIB, 2000) as top:
+    with ext4(workdir, 2 << 30, 4000) as top:
         store = make_store(top)
-        with mounted(store, workdir / "mount", may_log=[TORN]) as mount:
+        with mounted(store, workdir / "mount", may_log=[TORN]) as mount, Agent(ALICE) as writer:
             own = own_of(mount)
-            assert as_user(ALICE, fill, f"{own}/image") == ENOSPC
+            fd = writer.do(os.open, f"{own}/image", NEW, 0o600)
+            assert is_written_unseen(mount, writer, fd)
+            with (top / "other").open("wb") as other:
+                room = os.statvfs(top)
+                os.posix_fallocate(other.fileno(), 0, room.f_bavail * room.f_frsize - 40 * MIB)
+            assert writer.do(write_on_until_refused, fd) == ENOSPC
             until(lambda: state(f"{own}/image") == "partial", lambda: state(f"{own}/image"))
 
 

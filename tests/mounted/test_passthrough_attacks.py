@@ -271,7 +271,7 @@ def test_a_wait_for_a_lock_that_a_signal_ends_takes_no_lock(mount: Mount) -> Non
 
 
 def test_a_store_on_a_stacked_file_system_is_used_without(root_and_fuse: None, workdir: Path) -> None:
-    with tmpfs(workdir, 64 << 20, 4000) as top:
+    with tmpfs(workdir, 2 << 30, 4000) as top:
         for name in ("lower", "upper", "work", "merged"):
             (top / name).mkdir()
         layers = f"lowerdir={top}/lower,upperdir={top}/upper,workdir={top}/work,userxattr"
