@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,7 @@ from tests.support.images import content, save, state
 from tests.support.loops import ext4
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
 from tests.support.passed import NEEDED, is_read_unseen, is_written_unseen
-from tests.support.payers import Payer, Place, charged, new_payer, place_in, private_store, until
+from tests.support.payers import UNIT, Payer, Place, charged, new_payer, place_in, private_store, until
 from tests.support.users import ALICE, BOB, ROOT, as_user, errno_as, raises_errno
 
 pytestmark = [pytest.mark.root, NEEDED]
@@ -574,3 +575,42 @@ def test_who_reads_unseen_goes_on_while_the_set_is_moved(beside_fast: Mount) -> 
         assert reader.do(os.read, fd, len(CONTENT)) == CONTENT
         assert other.do(os.read, again, len(CONTENT)) == CONTENT
     check_digest(f"{batch}/image")
+
+
+def test_what_is_overwritten_beside_a_reader_goes_to_the_trash_and_counts(place: Place, payer: Payer) -> None:
+    """The kernel cannot be led to a new file: a copy goes there."""
+    path, content = payer.inside("log"), b"first" * MIB
+    with Agent(payer.uid) as writer, Agent(payer.uid) as reader:
+        fd = writer.do(os.open, path, NEW, 0o600)
+        writer.do(os.write, fd, content)
+        old = reader.do(os.open, path, os.O_RDONLY)
+        writer.do(os.close, fd)
+        before = place.quotas.settled(payer.uid)
+        payer.calls(save, path, b"second")
+        after = place.quotas.settled(payer.uid)
+        assert reader.do(os.pread, old, 10, 0) == b"second"
+    assert payer.calls(state, path) == "complete"
+    assert (after.bytes, after.files) == (before.bytes + UNIT, before.files + 1)
+    assert ckfs_as_root("trash", "ls", "--store", place.mount.path).count("/log\n") == 1
+    payer.calls(os.unlink, path)
+    place.quotas.all_given_back()
+    place.quotas.check()
+
+
+def test_what_is_stored_through_a_mapping_beside_a_reader_is_noticed_at_the_close(mount: Mount) -> None:
+    own = own_of(mount)
+    with Agent(ALICE) as writer, Agent(ALICE) as reader:
+        fd = writer.do(os.open, f"{own}/image", NEW, 0o600)
+        writer.do(os.write, fd, b"o" * MIB)
+        reader.do(os.open, f"{own}/image", os.O_RDONLY)
+        writer.do(os.close, fd)
+        check_digest(f"{own}/image")
+        as_user(ALICE, store_in_mapping, f"{own}/image")
+        assert reader.do(content, f"{own}/image")[:4] == b"newo"
+    assert as_user(ALICE, state, f"{own}/image") == "complete"
+    check_digest(f"{own}/image")
+
+
+def store_in_mapping(path: str) -> None:
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        mapping[:3] = b"new"

@@ -318,13 +318,6 @@ def test_what_was_just_closed_goes_to_the_trash_when_it_is_cut_by_name(mount: Mo
 # What a reader can keep its owner from: the kernel has one file of the store for an inode, for as long as anybody has that open by it
 
 
-HELD = pytest.mark.xfail(
-    reason="nobody can take the kernel a file away that somebody reads, which he opened while it was written",
-    strict=True,
-)
-
-
-@HELD
 def test_who_reads_while_it_is_written_keeps_nobody_from_overwriting_it_afterwards(mount: Mount) -> None:
     """tail -f of one run's log, and the next run."""
     own = own_of(mount)
@@ -337,7 +330,6 @@ def test_who_reads_while_it_is_written_keeps_nobody_from_overwriting_it_afterwar
         assert as_user(ALICE, content, f"{own}/log") == b"new"
 
 
-@HELD
 def test_who_reads_while_it_is_written_keeps_nobody_from_changing_it_afterwards(mount: Mount) -> None:
     own = own_of(mount)
     with Agent(ALICE) as writer, Agent(BOB) as reader:
@@ -348,7 +340,6 @@ def test_who_reads_while_it_is_written_keeps_nobody_from_changing_it_afterwards(
         assert errno_as(ALICE, os.open, f"{own}/log", os.O_RDWR) == 0
 
 
-@HELD
 def test_who_reads_a_superseded_image_keeps_nobody_from_overwriting_it(mount: Mount) -> None:
     batch = batch_of(mount)
     for name in "abc":

@@ -55,6 +55,9 @@ class Content:
 
     async def _release(self, number: FileHandle, handle: Handle) -> None:
         await self.passing.unseen.ending(handle)
+        with contextlib.suppress(OSError, FsError):
+            if await self.passing.unseen.was_mapped(handle):
+                await self.writing.begin(handle)
         if handle.wrote:  # through a mapping that outlived its descriptor, or by a child of its opener
             with contextlib.suppress(OSError, FsError):
                 await self._hand_over(handle)

@@ -68,6 +68,7 @@ class Handle:
         "appends",
         "direct",
         "file",
+        "had",
         "has_read",
         "has_written",
         "is_near",
@@ -105,6 +106,8 @@ class Handle:
         self.settled = False
         """Closing a descriptor of it made its image complete; others may go on to write through it."""
         self.stream = Stream()
+        self.had: tuple[int, int] | None = None
+        """Size and time of change when it was opened, if something may be stored through a mapping of it that nobody sees."""
         self.has_read = False
         """Something was read through it."""
         self.has_written = False
@@ -287,9 +290,9 @@ class Node:
                 self.renewing = None
 
     def check_access(self, access: int) -> None:
-        """OSError (ETXTBSY) if it cannot be opened for *access* beside what the kernel has of it by itself: what is open for both can be
-        mapped, and nobody would see what is stored there."""
-        if access == os.O_RDWR and self.backing is not None:
+        """OSError (ETXTBSY) if it cannot be opened for *access* beside what is written unseen: what is open for both can be mapped, and
+        nobody would see what is stored there."""
+        if access == os.O_RDWR and any(handle.is_written_unseen for handle in self.handles):
             raise busy()
 
     def check_mode(self, mode: int) -> None:

@@ -29,7 +29,8 @@ from ckfs.policy import lifecycle
 from ckfs.policy.lifecycle import Event
 from ckfs.policy.quota import Amount
 from ckfs.store import record
-from ckfs.store.charges import charge_of_attributes
+from ckfs.store.charges import charge_of, charge_of_attributes
+from ckfs.store.copying import copy_file
 from ckfs.store.gate import Release
 from ckfs.store.record import new_inode
 from ckfs.store.removed import Item, Note
@@ -172,6 +173,9 @@ class Keeping:
                 return file_id(os.fstat(new.fd))
 
         async def run() -> None:
+            if node.backing is not None:
+                await self._copy_aside(node, caller)
+                return
             # Also of one that is not kept: others may have a part in telling that it is gone.
             cost, charging = await self._cost_of_keeping(node), self.core.charging
             async with charging.claimed(self.core.payer_of(node), cost) as hold:
@@ -184,6 +188,33 @@ class Keeping:
                 raise
             if self.keeps(seen):
                 log.warning("image %s is emptied for good: the trash has no room for it", place)
+
+    async def _copy_aside(self, node: Node, caller: Caller) -> None:
+        """As :meth:`renew`, for what the kernel has by itself, and so cannot be led to another file: a copy of it goes to the trash, and it is
+        emptied where it is."""
+        door, spot, place, owner = self.core.store.door, node.spot, node.place, node.set_entry.owner
+        staged = self.core.store.names.staging_spot(spot.identity, spot.volume)
+
+        def work() -> None:
+            found = door.examine(spot, node.ino)
+            self.guard.check(place, found, caller)
+            if not self._keeps_at(spot, found):
+                return
+            try:
+                for _ in copy_file(door, spot, staged, found):
+                    pass
+                item = self.core.store.trash.put(staged, self._note(place, owner, found, caller))
+            except BaseException:
+                with contextlib.suppress(OSError, FsError):
+                    door.unlink(staged)
+                raise
+            door.amend(item.spot, node.ino, lambda old: old.record.with_(ino=new_inode()))
+            self._count(item, "emptied")
+
+        cost = await self.core.on(node, partial(charge_of, door))
+        async with self.core.charging.claimed(self.core.payer_of(node), cost) as hold:
+            lock = await self.core.locks.acquire(node.ino)
+            await self.core.gate.transfer(work, releases=(lock, hold()), of_set=self.core.set_key(node))
 
     async def _cost_of_keeping(self, node: Node) -> Amount:
         """Of the file that takes the place of one that is kept: its attributes are the same."""

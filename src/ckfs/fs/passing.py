@@ -76,10 +76,21 @@ class Passing:
         handle.through = Through.DAEMON  # unless all goes well
         passes = opened is not None and self.is_on and await self._may_pass(handle, opened)
         if node.backing is not None:
+            if flags & os.O_ACCMODE == os.O_RDWR:
+                await self._check_mapped(handle, node.backing)
             self._join(node.backing, handle, flags & os.O_ACCMODE, passes=passes)
         elif passes and (number := await self._register(handle)) is not None:
             node.backing = Backing(number, handle.leads_to)
             self._goes_through(handle, Through.KERNEL)
+
+    async def _check_mapped(self, handle: Handle, backing: Backing) -> None:
+        """*handle*, for both, is opened beside what is read unseen: what is stored through a mapping of it is noticed when it is closed, and nobody
+        claims for it. OSError (ETXTBSY) if that cannot be."""
+        if handle.leads_to != backing.leads_to or not await self.plenty.is_unlimited(
+            self.core.payer_of(handle.node)
+        ):
+            raise busy()
+        handle.had = await self.unseen.looks_of(handle)
 
     def _join(self, backing: Backing, handle: Handle, access: int, *, passes: bool) -> None:
         """What is passed through already is opened once more."""

@@ -127,6 +127,15 @@ class Unseen:
             for is_released in earlier:
                 await is_released.wait()
 
+    async def looks_of(self, handle: Handle) -> tuple[int, int]:
+        """Size and time of change of what *handle* has open."""
+        status = await self.core.gate.look(lambda: os.fstat(handle.fd), releases=[handle.pin()])
+        return status.st_size, status.st_mtime_ns
+
+    async def was_mapped(self, handle: Handle) -> bool:
+        """Whether something was changed since *handle*, which is to be closed, was opened, perhaps through a mapping of it, and nobody has seen who did it."""
+        return handle.had is not None and not handle.wrote and await self.looks_of(handle) != handle.had
+
     async def ending(self, handle: Handle) -> None:
         """The last descriptor of *handle* is closed, and its image about to be settled."""
         if not handle.is_written_unseen:
