@@ -23,7 +23,7 @@ from tests.support.loops import ext4
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
 from tests.support.passed import NEEDED, is_read_unseen, is_written_unseen
 from tests.support.payers import UNIT, Payer, Place, charged, new_payer, place_in, private_store, until
-from tests.support.users import ALICE, BOB, ROOT, as_user, errno_as, raises_errno
+from tests.support.users import ALICE, ROOT, as_user, errno_as, raises_errno
 
 pytestmark = [pytest.mark.root, NEEDED]
 
@@ -139,20 +139,24 @@ def test_complete_images_of_batch_sets_are_read_unseen(mount: Mount) -> None:
     assert content(f"{batch}/image") == CONTENT
 
 
-def test_what_lies_outside_batch_sets_is_read_through_the_daemon_as_soon_as_nobody_writes_it(
-    mount: Mount,
+def test_images_outside_batch_sets_are_read_unseen_unless_their_owner_has_a_limit(
+    place: Place, payer: Payer
 ) -> None:
+    with Agent(payer.uid) as reader:
+        payer.calls(save, payer.inside("image"), CONTENT)
+        fd = reader.do(os.open, payer.inside("image"), os.O_RDONLY)
+        assert is_read_unseen(place.mount, reader, fd)
+        reader.do(os.close, fd)
+        payer.may_add(MIB)
+        fd = reader.do(os.open, payer.inside("image"), os.O_RDONLY)
+        assert not is_read_unseen(place.mount, reader, fd)
+
+
+def test_small_images_are_read_through_the_daemon(mount: Mount) -> None:
     own = own_of(mount)
-    with Agent(ALICE) as writer, Agent(BOB) as reader:
-        fd = writer.do(os.open, f"{own}/image", NEW, 0o644)
-        writer.do(os.write, fd, CONTENT)
-        reading = reader.do(os.open, f"{own}/image", os.O_RDONLY)
-        assert is_read_unseen(mount, reader, reading)
-        reader.do(os.close, reading)
-        writer.do(os.close, fd)
-        until(lambda: not mount.open_store_files(), lambda: "still open")
-        reading = reader.do(os.open, f"{own}/image", os.O_RDONLY)
-        assert reader.do(os.pread, reading, len(CONTENT), 0) == CONTENT
+    as_user(ALICE, save, f"{own}/image", b"small")
+    with Agent(ALICE) as reader:
+        assert not is_read_unseen(mount, reader, reader.do(os.open, f"{own}/image", os.O_RDONLY))
 
 
 def test_nothing_is_passed_through_where_it_is_off(store: Path, workdir: Path) -> None:

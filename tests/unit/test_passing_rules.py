@@ -13,15 +13,30 @@ from ckfs.policy.passing import Opened, may_be_read, may_be_written
 
 RECORD = Record(Inode(7), Uid(1000), Gid(1000), stat.S_IFREG | 0o600)
 TO_READ = Opened(
-    reads=True, writes=False, is_plain=True, record=RECORD, in_batch_set=True, is_final=True, is_new=False
+    reads=True,
+    writes=False,
+    is_plain=True,
+    record=RECORD,
+    size=64 << 10,
+    in_batch_set=True,
+    is_final=True,
+    is_new=False,
 )
 TO_WRITE = Opened(
-    reads=False, writes=True, is_plain=True, record=RECORD, in_batch_set=True, is_final=False, is_new=True
+    reads=False,
+    writes=True,
+    is_plain=True,
+    record=RECORD,
+    size=0,
+    in_batch_set=True,
+    is_final=False,
+    is_new=True,
 )
 
 
-def test_complete_images_of_batch_sets_are_read() -> None:
-    assert may_be_read(TO_READ, is_complete=True)
+def test_complete_images_are_read() -> None:
+    for in_batch_set in (False, True):
+        assert may_be_read(replace(TO_READ, in_batch_set=in_batch_set), is_complete=True)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +44,7 @@ def test_complete_images_of_batch_sets_are_read() -> None:
     [
         {"reads": False, "writes": True},
         {"writes": True},
-        {"in_batch_set": False},
+        {"size": (64 << 10) - 1},
         {"record": RECORD.with_(damaged=1)},
     ],
     ids=str,

@@ -73,11 +73,11 @@ class Opening:
                 file, found = door.open_found(node.spot, access, ino)
             try:
                 self._check_open(held or node.spot, found, place, flags, caller, torn_too=torn_too)
-                record.append(found.record)
+                seen.append(found)
                 if truncate:
                     target = file if access & os.O_ACCMODE else node.spot
                     with self._marked(mount, file, ino, access, keep=is_marked):
-                        record.append(door.update(target, ino, change, size=0).record)
+                        seen.append(door.update(target, ino, change, size=0))
                     node.failed = True  # unless somebody gets it, which this thread does not know
             except BaseException:
                 os.close(file.fd)
@@ -91,7 +91,7 @@ class Opening:
             await self.sets.keeping.renew(node, caller, begun=True)
         access, held, mount = flags & KEPT_FLAGS, None, self.core.mount_id if truncate else None
         is_marked = any(handle.mount is not None for handle in node.handles)
-        record: list[Record] = []  # as it was found last, and left
+        seen: list[Found] = []  # as it was found last, and left
 
         def opened(file: OpenFile, leads_to: FileId) -> Handle:
             if truncate:
@@ -118,13 +118,13 @@ class Opening:
         if truncate:
             await self.core.charging.settle_now(node)
             await self.core.charging.begun(handle)
-        await self._decide(number, handle, record[-1], flags)
+        await self._decide(number, handle, seen[-1], flags)
         return number
 
-    async def _decide(self, number: FileHandle, handle: Handle, record: Record, flags: int) -> None:
+    async def _decide(self, number: FileHandle, handle: Handle, found: Found, flags: int) -> None:
         """Whether the kernel reads and writes it by itself."""
         try:
-            await self.passing.decide(handle, record, flags)
+            await self.passing.decide(handle, found, flags)
         except BaseException:
             self.core.handles.remove(number)
             self._drop(handle)
@@ -218,7 +218,7 @@ class Opening:
         handle = self._handle(node, file, file_id(found.stat), caller, flags, wrote=True)
         number = self.core.handles.add(handle)
         self.core.charging.created(node)
-        await self._decide(number, handle, found.record, flags)
+        await self._decide(number, handle, found, flags)
         return number
 
     def _handle(

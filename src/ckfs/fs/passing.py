@@ -18,11 +18,11 @@ from ckfs.fs.core import Core
 from ckfs.fs.inodes import Backing, Handle, Node, Through, busy, place_of, stored_owner, volume_of
 from ckfs.fs.plenty import Plenty
 from ckfs.fs.unseen import Unseen
-from ckfs.model import Record
 from ckfs.names import Inode
 from ckfs.policy import lifecycle, passing
 from ckfs.policy.passing import Opened, Wish
 from ckfs.store.identity import ROOT, acting_as
+from ckfs.store.spots import Found
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ class Passing:
 
     # When something is opened
 
-    async def decide(self, handle: Handle, record: Record, flags: int) -> None:
-        """Say how what was just opened of a file, which *record* is about, is read and written. OSError (ETXTBSY) if that cannot be."""
+    async def decide(self, handle: Handle, found: Found, flags: int) -> None:
+        """Say how what was just opened of a file, which was *found* so, is read and written. OSError (ETXTBSY) if that cannot be."""
         if not self.is_on and handle.node.backing is None:
             handle.through = Through.DAEMON
             return
@@ -66,13 +66,13 @@ class Passing:
         lock = self._deciding.setdefault(ino, trio.Lock())
         try:
             async with lock:
-                await self._decide(handle, record, flags)
+                await self._decide(handle, found, flags)
         finally:
             if not lock.locked():
                 self._deciding.pop(ino, None)
 
-    async def _decide(self, handle: Handle, record: Record, flags: int) -> None:
-        node, opened = handle.node, self._opened(handle, record, flags)
+    async def _decide(self, handle: Handle, found: Found, flags: int) -> None:
+        node, opened = handle.node, self._opened(handle, found, flags)
         handle.through = Through.DAEMON  # unless all goes well
         passes = opened is not None and self.is_on and await self._may_pass(handle, opened)
         if node.backing is not None:
@@ -103,7 +103,7 @@ class Passing:
         backing.count += 1
         self._goes_through(handle, Through.KERNEL if by_kernel else Through.DAEMON_BESIDE)
 
-    def _opened(self, handle: Handle, record: Record, flags: int) -> Opened | None:
+    def _opened(self, handle: Handle, found: Found, flags: int) -> Opened | None:
         place = place_of(handle.node)
         if place is None:
             return None
@@ -113,7 +113,8 @@ class Passing:
             reads=access != os.O_WRONLY,
             writes=access != os.O_RDONLY,
             is_plain=not flags & _NOT_PLAIN,
-            record=record,
+            record=found.record,
+            size=found.stat.st_size,
             in_batch_set=policy.is_batch(place.set_name),
             is_final=policy.is_final(place.name),
             is_new=handle.wrote,
@@ -134,7 +135,9 @@ class Passing:
             return False
         if not opened.writes:
             is_complete = lifecycle.is_complete(opened.record) and not any(other.writable for other in others)
-            return passing.may_be_read(opened, is_complete=is_complete)
+            if not passing.may_be_read(opened, is_complete=is_complete):
+                return False
+            return opened.in_batch_set or await self.plenty.is_unlimited(self.core.payer_of(node))
         if any(other.writable and other.through is not Through.KERNEL for other in others):
             return False
         return (

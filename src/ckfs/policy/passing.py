@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ckfs.model import Record
 
+_SMALL_BYTES = 64 << 10
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 
@@ -25,22 +26,23 @@ class Wish(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """An open file. *is_final*: its name is meant to stay. *is_new*: its opener has made or emptied it. *is_plain*: neither appends nor
+    """An open file, of *size* bytes. *is_final*: its name is meant to stay. *is_new*: its opener has made or emptied it. *is_plain*: neither appends nor
     synchronous or direct writes were asked for: where an append ends is for the store to say, under a lock, and the others are not for speed."""
 
     reads: bool
     writes: bool
     is_plain: bool
     record: Record
+    size: int
     in_batch_set: bool
     is_final: bool
     is_new: bool
 
 
 def may_be_read(opened: Opened, *, is_complete: bool) -> bool:
-    """Outside batch sets anybody may overwrite an image at any moment, so that another file takes its place in the store: to
-    that its readers could not be led."""
-    return not opened.writes and opened.in_batch_set and is_complete and not opened.record.damaged
+    """In batch sets, and of owners without limits. Who opens it for both meanwhile could map it, and write unclaimed for: not in a batch set, where
+    it is protected. A small one is read sooner than the kernel would be told."""
+    return not opened.writes and is_complete and not opened.record.damaged and opened.size >= _SMALL_BYTES
 
 
 def may_be_written(opened: Opened) -> bool:
