@@ -10,7 +10,6 @@ import contextlib
 import enum
 import errno
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -107,7 +106,8 @@ class Handle:
         """Closing a descriptor of it made its image complete; others may go on to write through it."""
         self.stream = Stream()
         self.had: tuple[int, int] | None = None
-        """Size and time of change when it was opened, if something may be stored through a mapping of it that nobody sees."""
+        """Size and time of change when it was opened, if something may be stored through a mapping of it that nobody sees; or when set-id
+        bits were given to what is written unseen."""
         self.has_read = False
         """Something was read through it."""
         self.has_written = False
@@ -293,11 +293,6 @@ class Node:
         """OSError (ETXTBSY) if it cannot be opened for *access* beside what is written unseen: what is open for both can be mapped, and
         nobody would see what is stored there."""
         if access == os.O_RDWR and any(handle.is_written_unseen for handle in self.handles):
-            raise busy()
-
-    def check_mode(self, mode: int) -> None:
-        """OSError (ETXTBSY) for set-id bits of what is written unseen, with which they would have to go."""
-        if mode & (stat.S_ISUID | stat.S_ISGID) and any(handle.is_written_unseen for handle in self.handles):
             raise busy()
 
     def check_keeps_place(self) -> None:

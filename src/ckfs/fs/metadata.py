@@ -45,6 +45,7 @@ class Metadata:
 
     async def getattr(self, ino: Inode) -> Found:
         node = self.core.inodes.get(ino)
+        await self.unseen.until_released(node)
         if node.removed is not None and not node.handles:
             return node.removed
         try:
@@ -124,7 +125,7 @@ class Metadata:
         if changes.uid is not None and has_owner:
             await self._name_owner(node, changes.uid, changes.gid, caller)
         if changes.mode is not None:
-            node.check_mode(changes.mode)
+            await self.unseen.mode_is_set(node, changes.mode)
             for other in node.handles:
                 other.marked = False  # a write through it must take new set-id bits away
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ from ckfs.fs.core import Core
 from ckfs.fs.inodes import Handle, Node, place_of, stored_owner, volume_of
 from ckfs.fs.moved import GONE
 from ckfs.fs.plenty import Plenty
+from ckfs.model import Record
 from ckfs.names import Inode, Uid
 from ckfs.owners.processes import was_killed
+from ckfs.policy import presented
 from ckfs.store import leases
 from ckfs.store.identity import ROOT, acting_as
 from ckfs.store.spots import Found, VolumeId
@@ -127,6 +130,22 @@ class Unseen:
             for is_released in earlier:
                 await is_released.wait()
 
+    async def mode_is_set(self, node: Node, mode: int) -> None:
+        """Set-id bits go with the next write: of one that is not seen that is known when it is closed."""
+        for handle in node.handles:
+            if handle.is_written_unseen and mode & (stat.S_ISUID | stat.S_ISGID):
+                handle.had = await self.looks_of(handle)
+
+    async def _take_set_ids(self, handle: Handle) -> None:
+        """If *handle* was written since set-id bits were given to the file, they go."""
+        node, door, opener = handle.node, self.core.store.door, handle.opener
+
+        def change(found: Found) -> Record:
+            return presented.after_write(found.record, opener.uid, opener.gid)
+
+        if handle.had is not None and await self.looks_of(handle) != handle.had:
+            await self.core.on(node, lambda target: door.amend(target, node.ino, change), locked=True)
+
     async def looks_of(self, handle: Handle) -> tuple[int, int]:
         """Size and time of change of what *handle* has open."""
         status = await self.core.gate.look(lambda: os.fstat(handle.fd), releases=[handle.pin()])
@@ -141,6 +160,8 @@ class Unseen:
         if not handle.is_written_unseen:
             return
         node = handle.node
+        with contextlib.suppress(OSError, FsError):
+            await self._take_set_ids(handle)
         await self._doubt([handle], unknown=True)
         self._open.discard(handle)
         if handle in self._doubted:
