@@ -286,7 +286,7 @@ async def test_what_is_done_too_late_is_claimed_until_then(
 
     def late(*how: object) -> tuple[int, int]:
         assert may_go.wait(ENOUGH_S)
-        return real(*how)  # type: ignore[arg-type]
+        return real(*how)  # type: ignore[arg-type]  # whatever its caller gave it
 
     monkeypatch.setattr(allocating, "allocate", late)
     limit(ledger, units=12)

@@ -383,11 +383,11 @@ async def test_a_part_of_a_buffer_is_written_without_a_copy(
 
     def noted(fd: int, data: object, offset: int) -> int:
         taken.append(data)
-        return pwrite(fd, data, offset)  # type: ignore[arg-type]
+        return pwrite(fd, data, offset)  # type: ignore[arg-type]  # whatever its caller gave it
 
     def appended(fd: int, data: object) -> int:
         taken.append(data)
-        return write(fd, data)  # type: ignore[arg-type]
+        return write(fd, data)  # type: ignore[arg-type]  # whatever its caller gave it
 
     buffer = memoryview(bytearray(b"x" * 100 + bytes(range(256)) * 64 + b"x"))
     limit(ledger, units=4)

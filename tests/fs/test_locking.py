@@ -81,7 +81,7 @@ async def _is_had(call: Awaitable[None]) -> bool:
 async def _until(done: Callable[[], bool]) -> None:
     """What is waited for tells nobody."""
     with trio.fail_after(_LIMIT_S):
-        while not done():  # noqa: ASYNC110
+        while not done():  # noqa: ASYNC110 - nobody tells
             await trio.sleep(0.01)
 
 
@@ -507,7 +507,7 @@ class _Hanging:
             if not self.go.is_set():
                 self.entered.set()
                 assert self.go.wait(_LIMIT_S)
-            return real(file, pieces)  # type: ignore[arg-type]
+            return real(file, pieces)  # type: ignore[arg-type]  # whatever its caller gave it
 
         monkeypatch.setattr(LockFile, "set", setting)
 
@@ -586,7 +586,7 @@ async def test_a_file_of_locks_that_opens_too_late_is_closed(
 
     def opening(files: LockFiles, *args: object) -> LockFile:
         assert go.wait(_LIMIT_S)
-        return real(files, *args)  # type: ignore[arg-type]
+        return real(files, *args)  # type: ignore[arg-type]  # whatever its caller gave it
 
     async with _two(store, nursery, timeout_s=1.0) as mounts:
         one = await mounts.on(mounts.a)

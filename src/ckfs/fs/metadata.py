@@ -117,7 +117,6 @@ class Metadata:
         if node.is_root and (changes.uid or changes.gid):
             raise NotOwner("the mount's root belongs to root")
         if changes.size is not None:
-            await self.unseen.until_released(node)
             await self.core.charging.settle_now(node)
         if changes.size == 0:
             await self.sets.keeping.renew(node, caller, begun=handle is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import mmap
 import os
 import select
@@ -15,7 +16,11 @@ from ckfs.transport.wire import abi, replies
 
 Piece = bytes | memoryview
 
+log = logging.getLogger(__name__)
+
 _SPARE_BUFFERS = 8
+_GONE = (errno.ENOENT, errno.ENODEV, errno.EPERM)
+"""Nobody waits for the answer any more, or the mount is gone."""
 
 
 class Ended(Exception):
@@ -75,14 +80,16 @@ class Device:
             self._spare.append(lent)
 
     def reply(self, unique: int, body: Piece) -> bool:
-        """False if nobody waits for it any more. OSError if the kernel takes it for malformed: it waits for another, then."""
+        """False if nobody waits for it any more. RuntimeError if the kernel takes it for malformed: it waits for another, then."""
         size = len(body)
         try:
             os.writev(
                 self.fd, (replies.header(unique, 0, size), body) if size else (replies.header(unique, 0, 0),)
             )
         except OSError as error:
-            return self._is_wanted(error)
+            if error.errno not in _GONE:
+                raise RuntimeError(f"the kernel does not take an answer of {size} bytes") from error
+            return False
         return True
 
     def refuse(self, unique: int, number: int) -> None:
@@ -90,7 +97,8 @@ class Device:
         try:
             os.write(self.fd, replies.header(unique, number, 0))
         except OSError as error:
-            self._is_wanted(error)
+            if error.errno not in _GONE:  # a bug, but no reason to end the mount
+                log.error("the kernel takes no errno %d for an answer: %s", number, error)  # noqa: TRY400 - it says all
 
     def register(self, fd: int) -> int:
         """Let the kernel use the file *fd* by itself, as the calling thread may: the number of the backing. In any thread."""
@@ -102,9 +110,3 @@ class Device:
         """Who has a file open by it keeps it."""
         with contextlib.suppress(OSError):  # the mount is gone, and the backing with it
             fcntl.ioctl(self.fd, abi.FUSE_DEV_IOC_BACKING_CLOSE, number.to_bytes(4, sys.byteorder))
-
-    @staticmethod
-    def _is_wanted(error: OSError) -> bool:
-        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EPERM):
-            return False
-        raise error
