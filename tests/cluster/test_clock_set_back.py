@@ -77,7 +77,7 @@ def test_claims_and_limits_hold(
 ) -> None:
     there = f"{mounts[1].path}/set-{payer.uid}/there"
     with Agent(payer.uid) as writer:
-        fd = writer.do(os.open, there, os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = writer.do(os.open, there, os.O_RDWR | os.O_CREAT, 0o600)  # by the daemon, which stops him
         assert writer.do(os.write, fd, b"x" * UNIT) == UNIT
         clock.off_by(to_s)
         payer.quotas.limit(payer.uid, hard=6 * UNIT)
@@ -117,7 +117,7 @@ def test_what_a_dead_mount_had_claimed_comes_back(
     _, b = mounts
     with Agent(payer.uid) as writer:
         there = f"{b.path}/set-{payer.uid}/there"
-        fd = writer.do(os.open, there, os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = writer.do(os.open, there, os.O_RDWR | os.O_CREAT, 0o600)  # by the daemon, which stops him
         assert writer.do(os.write, fd, b"x" * UNIT) == UNIT
         clock.off_by(-DAY_S)
         b.kill()

@@ -13,6 +13,7 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.ledgers import Policy, rewrite_policy
 from tests.support.mounting import Mount, mounted
+from tests.support.passed import NEEDED
 from tests.support.payers import UNIT, Payer, Quotas, ledger_in, new_payer, private_store, until
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -45,10 +46,10 @@ def stopped(mount: Mount) -> Iterator[None]:
 
 
 @contextmanager
-def writing(payer: Payer, path: str) -> Iterator[Agent]:
-    """Somebody who has written a MiB without a limit, and goes on."""
+def writing(payer: Payer, path: str, access: int = os.O_RDWR) -> Iterator[Agent]:
+    """Somebody who has written a MiB without a limit, and goes on; with O_WRONLY the kernel does it by itself."""
     with Agent(payer.uid) as writer:
-        fd = writer.do(os.open, path, os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = writer.do(os.open, path, access | os.O_CREAT, 0o600)
         assert writer.do(os.write, fd, b"x" * MIB) == MIB
         yield writer
         writer.do(os.close, fd)
@@ -81,4 +82,23 @@ def test_a_mount_on_which_it_does_not_hold_is_named(mounts: tuple[Mount, Mount])
     until(
         lambda: NOT_YET not in quotas.say("set", payer.uid, "--hard", 3 * UNIT),
         lambda: "it does not give back once it goes on",
+    )
+
+
+@NEEDED
+def test_where_the_kernel_writes_by_itself_it_does_not_hold_yet(mounts: tuple[Mount, Mount]) -> None:
+    a, b = mounts
+    quotas = Quotas(a.store, a.path)
+    payer = new_payer(a, quotas)
+    with writing(payer, f"{b.path}/set-{payer.uid}/image.tmp", os.O_WRONLY):
+        until(
+            lambda: quotas.standing(payer.uid).total.bytes >= MIB,
+            lambda: "what is written unseen does not count",
+        )
+        said = quotas.say("set", payer.uid, "--hard", 100 * MIB)
+        assert NOT_YET in said
+        assert "of node b: what the kernel is writing there by itself counts" in said
+    until(
+        lambda: NOT_YET not in quotas.say("set", payer.uid, "--hard", 100 * MIB),
+        lambda: "it holds nowhere once the file is closed",
     )

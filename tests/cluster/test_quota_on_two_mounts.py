@@ -162,7 +162,7 @@ def test_a_set_written_on_one_mount_is_given_away_on_another(two: Two, views: Ca
     taker = views().payer
     before = two.payer.has() + taker.has()
     with Agent(two.payer.uid) as writer:
-        fd = writer.do(os.open, two.here("image"), os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = writer.do(os.open, two.here("image"), os.O_RDWR | os.O_CREAT, 0o600)
         assert writer.do(os.write, fd, b"x" * (3 * UNIT)) == 3 * UNIT
         os.chown(two.elsewhere, taker.uid, taker.uid)
         assert writer.do(os.write, fd, b"x" * UNIT) == UNIT

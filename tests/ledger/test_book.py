@@ -422,6 +422,19 @@ def test_who_has_yet_to_give_back_is_known(ledger: Book) -> None:
     assert ledger.asked_back() == {A: {BOB}}
 
 
+def test_who_writes_unseen_is_known_until_he_or_his_mount_ends(ledger: Book) -> None:
+    for mount, uid in ((A, ALICE), (A, BOB), (B, ALICE), (C, BOB)):
+        ledger.say_unseen(mount, uid, is_so=True)
+        ledger.say_unseen(mount, uid, is_so=True)
+    assert ledger.unseen() == {A: {ALICE, BOB}, B: {ALICE}, C: {BOB}}
+    ledger.say_unseen(A, BOB, is_so=False)
+    ledger.say_unseen(A, BOB, is_so=False)
+    ledger.end(B)
+    assert ledger.mounts()[C] == {BOB}
+    ledger.recounted(BOB, None, NOTHING, dead=[C])
+    assert ledger.unseen() == {A: {ALICE}}
+
+
 def test_nobody_waits_for_a_mount_that_has_given_up_all_of_its_own_accord(ledger: Book) -> None:
     draw(ledger, B, ALICE, 5)
     ledger.recall(A, ALICE)

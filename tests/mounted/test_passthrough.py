@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from errno import EACCES, ENOSPC, ETXTBSY
+from errno import EACCES, EDQUOT, ENOSPC, ETXTBSY
 from pathlib import Path
 
 import pytest
@@ -514,13 +514,18 @@ def test_who_has_a_limit_is_kept_within_it(place: Place, payer: Payer) -> None:
         assert not is_written_unseen(place.mount, writer, fd)
 
 
-def test_what_is_written_while_a_limit_is_set_counts_when_it_is_closed(place: Place, payer: Payer) -> None:
+def test_what_is_written_while_a_limit_is_set_counts_before_it_is_closed(place: Place, payer: Payer) -> None:
     with Agent(payer.uid) as writer:
         fd = writer.do(os.open, payer.inside("image"), NEW, 0o600)
         assert is_written_unseen(place.mount, writer, fd)
         place.quotas.limit(payer.uid, hard=MIB)
         for _ in range(4):
             writer.do(os.write, fd, bytes(MIB))
+        until(
+            lambda: place.quotas.standing(payer.uid).total.bytes >= 4 * MIB,
+            lambda: f"it counts with {place.quotas.standing(payer.uid)}",
+        )
+        assert errno_as(payer.uid, save, payer.inside("another"), b"x" * UNIT) == EDQUOT
         writer.do(os.close, fd)
     assert place.quotas.settled(payer.uid).bytes >= 4 * MIB
     place.quotas.all_given_back()

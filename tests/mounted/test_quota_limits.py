@@ -135,9 +135,9 @@ def test_a_limit_that_is_raised_holds_at_once(payer: Payer) -> None:
 
 
 def test_a_limit_that_is_set_while_somebody_writes_stops_him_there(payer: Payer) -> None:
-    """Without a limit mounts are granted much at a time: it is taken back."""
+    """Without a limit mounts are granted much at a time: it is taken back. What the kernel writes by itself: test_passthrough."""
     with Agent(payer.uid) as writer:
-        fd = writer.do(os.open, payer.inside("image"), os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = writer.do(os.open, payer.inside("image"), os.O_RDWR | os.O_CREAT, 0o600)
         assert writer.do(os.write, fd, b"x" * MIB) == MIB
         hard = payer.quotas.standing(payer.uid).used.bytes + 2 * MIB
         payer.quotas.limit(payer.uid, hard=hard)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agents import Agent
-from tests.support.mounting import Mount, mounted, passes_through, run_ckfs
+from tests.support.mounting import Mount, kernel_can_pass, mounted, run_ckfs
 from tests.support.users import ALICE, as_user, raises_errno
 
 
@@ -33,8 +33,8 @@ def status(mount: Mount) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("options", "transport", "passes"),
     [
-        (["transport=auto"], "kernel", passes_through()),
-        (["transport=kernel"], "kernel", passes_through()),
+        (["transport=auto"], "kernel", kernel_can_pass()),
+        (["transport=kernel"], "kernel", kernel_can_pass()),
         (["transport=kernel", "passthrough=off"], "kernel", False),
         (["transport=pyfuse3"], "pyfuse3", False),
     ],

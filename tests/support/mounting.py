@@ -46,9 +46,14 @@ class MountTrouble(AssertionError):
 
 
 def passes_through() -> bool:
-    """Whether the kernel reads and writes by itself on these mounts: not with pyfuse3, nor before Linux 6.9."""
+    """Whether the kernel reads and writes by itself on these mounts: not with pyfuse3."""
+    return kernel_can_pass() and os.environ.get(TRANSPORT) != "pyfuse3"
+
+
+def kernel_can_pass() -> bool:
+    """Whether this kernel reads and writes by itself: not before Linux 6.9."""
     release = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
-    return release >= (6, 9) and os.environ.get(TRANSPORT) != "pyfuse3"
+    return release >= (6, 9)
 
 
 def command(*arguments: str | Path) -> list[str]:

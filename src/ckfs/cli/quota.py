@@ -23,6 +23,7 @@ from ckfs.daemon import logs
 from ckfs.daemon.mounting import is_dead
 from ckfs.errors import CkfsError, NotPermitted, UsageError
 from ckfs.fs.standing import (
+    Keepers,
     Standing,
     default_limits,
     described,
@@ -34,7 +35,7 @@ from ckfs.fs.standing import (
     standings,
 )
 from ckfs.ledger.ledger import Quotas
-from ckfs.names import ROOT_UID, MountId, Uid
+from ckfs.names import ROOT_UID, Uid
 from ckfs.owners.processes import login_uid_of
 from ckfs.policy import limits
 from ckfs.policy.enforcing import QuotaMode
@@ -160,7 +161,7 @@ class _OnStore:
 
     def say(self, uid: int | None, said: Mapping[str, str]) -> str:
         of_whom = None if uid is None else Uid(uid)
-        holds, keepers = say(self.quotas, of_whom, said), frozenset[MountId]()
+        holds, keepers = say(self.quotas, of_whom, said), Keepers()
         if said:
             if self.store.read_policy().quota.mode is QuotaMode.LEDGER:
                 keep_copy(self.store, self.quotas.all_settings())

@@ -18,6 +18,7 @@ from ckfs.fs.room import Answer, GivingWay, StoreRoom
 from ckfs.fs.standing import (
     GIVEN_BACK_WITHIN_S,
     LOOK_S,
+    Keepers,
     default_limits,
     described,
     held_up,
@@ -30,7 +31,7 @@ from ckfs.fs.standing import (
 from ckfs.fs.superseded import Superseded
 from ckfs.ledger.ledger import Quotas
 from ckfs.model import Owner
-from ckfs.names import ROOT_UID, Gid, MountId, Uid
+from ckfs.names import ROOT_UID, Gid, Uid
 from ckfs.owners.accounts import uid_in
 from ckfs.policy import limits, quota
 from ckfs.policy.quota import NOTHING, Account, Amount
@@ -95,7 +96,7 @@ class QuotaDesk:
             yet_to_hold = await self._moments.in_store(lambda: held_up(self.core.store.mounts, keepers))
         await tell({"holds": limits.described(holds) + yet_to_hold})
 
-    async def _kept(self, uid: Uid | None) -> frozenset[MountId]:
+    async def _kept(self, uid: Uid | None) -> Keepers:
         """The mounts on which a limit that was set does not hold yet, once they have had the time to answer."""
         until_s = trio.current_time() + GIVEN_BACK_WITHIN_S
         while True:

@@ -174,6 +174,9 @@ class Driven:
     def asked_back(self) -> dict[MountId, set[Uid]]:
         return {}
 
+    def unseen(self) -> dict[MountId, set[Uid]]:
+        return {}
+
     def all_settings(self) -> dict[Uid | None, Settings]:
         everyone: list[Uid | None] = [None, *self.realms.uids()]
         everything = {who: self.settings(who) for who in everyone}

@@ -151,6 +151,12 @@ class Charges(Protocol):
     def cut(self, node: Node, size: int) -> None:
         """What lies beyond *size* was cut off: writing there again needs new room."""
 
+    async def may_write_unseen(self, payer: Uid) -> bool:
+        """Whether the kernel may write by itself what *payer* pays for: not if nobody could be told so."""
+
+    def written_unseen(self, handle: Handle) -> None:
+        """From now on the kernel writes by itself through *handle*: nobody claims, and what is there is counted now and then."""
+
     def closed(self, handle: Handle) -> None:
         """*handle*, which its node has no more, is to be closed."""
 
@@ -217,6 +223,12 @@ class Uncharged:
         return contextlib.nullcontext()
 
     def cut(self, node: Node, size: int) -> None:
+        pass
+
+    async def may_write_unseen(self, payer: Uid) -> bool:
+        return True
+
+    def written_unseen(self, handle: Handle) -> None:
         pass
 
     def closed(self, handle: Handle) -> None:

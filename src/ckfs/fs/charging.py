@@ -26,6 +26,7 @@ from ckfs.fs.grants import Grants
 from ckfs.fs.inodes import Handle, Node
 from ckfs.fs.liveness import Fate
 from ckfs.fs.moved import GONE
+from ckfs.fs.openended import OpenEnded
 from ckfs.fs.sessions import Sessions
 from ckfs.ledger.ledger import Ledger, Opened
 from ckfs.names import Inode, MountId, Uid
@@ -62,6 +63,7 @@ class Charging:
         gather, lost = self.sessions.gather, self.sessions.lost
         self.grants = Grants(core, ledger, watch, gather, lost, self._free_unneeded)
         self.sessions.grants = self.sessions.nameless.grants = self.grants
+        self.open_ended = OpenEnded(core, self.grants, self.sessions)
 
     @property
     def to_recount(self) -> set[Uid]:
@@ -77,6 +79,7 @@ class Charging:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.grants.run)
             nursery.start_soon(self.sessions.nameless.run)
+            nursery.start_soon(self.open_ended.run)
 
     def leave(self) -> None:
         """Blocking; the last that a mount does. What it still writes is found by the others' recount."""
@@ -347,7 +350,14 @@ class Charging:
     def cut(self, node: Node, size: int) -> None:
         self.sessions.cut(node, size)
 
+    async def may_write_unseen(self, payer: Uid) -> bool:
+        return await self.open_ended.may_begin(payer)
+
+    def written_unseen(self, handle: Handle) -> None:
+        self.open_ended.begun(handle)
+
     def closed(self, handle: Handle) -> None:
+        self.open_ended.closed(handle)
         self.sessions.closed(handle)
 
     # Handing over

@@ -396,6 +396,11 @@ class Grants:
             else:
                 purse.moved(moved)
 
+    async def say_unseen(self, uid: Uid, *, is_so: bool) -> None:
+        """Have the ledger know whether somebody writes here for *uid* of whose writes nobody hears. Raises LedgerDown."""
+        async with self._lane.turn():
+            await self._lane.ask(partial(self.ledger.say_unseen, self.mount, uid, is_so=is_so))
+
     def leave(self, *, finished: bool) -> None:
         """The last that a mount says to its ledger; blocking. *finished*: it holds nothing any more."""
         self.gather()

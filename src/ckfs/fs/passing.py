@@ -140,10 +140,12 @@ class Passing:
             return opened.in_batch_set or await self.plenty.is_unlimited(self.core.payer_of(node))
         if any(other.writable and other.through is not Through.KERNEL for other in others):
             return False
+        payer = self.core.payer_of(node)
         return (
             passing.may_be_written(opened)
             and await self.plenty.is_roomy(volume_of(node))
-            and await self.plenty.is_unlimited(self.core.payer_of(node))
+            and await self.core.charging.may_write_unseen(payer)
+            and await self.plenty.is_unlimited(payer)  # last: who sets a limit from here on hears of it
         )
 
     async def _register(self, handle: Handle) -> int | None:

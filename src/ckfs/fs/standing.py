@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ckfs.errors import FsError
@@ -15,7 +15,7 @@ from ckfs.fs.listening import described as described_mount
 from ckfs.ledger.ledger import Quotas
 from ckfs.names import MountId, Uid, shown
 from ckfs.policy import limits
-from ckfs.policy.quota import NOTHING, Account, Amount, Limits, Said, Settings, grace_left_s, limits_of
+from ckfs.policy.quota import NOTHING, Account, Amount, Limit, Limits, Said, Settings, grace_left_s, limits_of
 from ckfs.store import limits as copied_limits
 from ckfs.store.choosing import Entry
 from ckfs.store.layout import Store
@@ -113,31 +113,54 @@ def say(quotas: Quotas, uid: Uid | None, said: Mapping[str, str]) -> Limits:
     return limits_of(after, default)
 
 
-def keeping(quotas: Quotas, uid: Uid | None) -> frozenset[MountId]:
-    """The mounts where a limit that was said of *uid*, or of all others (None), does not hold yet: they have not given back what
-    they were granted before, and with that more is claimed than may be."""
-    asked = quotas.asked_back()
-    if not asked:
-        return frozenset()
+@dataclass(frozen=True, slots=True)
+class Keepers:
+    """The mounts where a new limit does not hold yet: those that have not given back what they were *granted* before, so that more is
+    claimed than may be, and those where somebody writes *unseen*."""
+
+    granted: frozenset[MountId] = frozenset()
+    unseen: frozenset[MountId] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.granted or self.unseen)
+
+
+def keeping(quotas: Quotas, uid: Uid | None) -> Keepers:
+    """Where a limit that was said of *uid*, or of all others (None), does not hold yet."""
+    asked, unseen = quotas.asked_back(), quotas.unseen()
+    if not (asked or unseen):
+        return Keepers()
     accounts = quotas.accounts() if uid is None else [quotas.account(uid)]
     over = {account.uid for account in accounts if limits.state(account) == "over"}
-    return frozenset(mount for mount, owners in asked.items() if owners & over)
+    limited = {account.uid for account in accounts if account.limits.bytes != Limit()}
+    return Keepers(_of(asked, over), _of(unseen, limited))
 
 
-def kept_until_given_back(quotas: Quotas, uid: Uid | None) -> frozenset[MountId]:
+def _of(mounts: Mapping[MountId, set[Uid]], uids: set[Uid]) -> frozenset[MountId]:
+    return frozenset(mount for mount, owners in mounts.items() if owners & uids)
+
+
+def kept_until_given_back(quotas: Quotas, uid: Uid | None) -> Keepers:
     """As :func:`keeping`, once mounts have had the time to answer. Blocking."""
     until_s = time.monotonic() + GIVEN_BACK_WITHIN_S
-    while (mounts := keeping(quotas, uid)) and time.monotonic() < until_s:
+    while (keepers := keeping(quotas, uid)) and time.monotonic() < until_s:
         time.sleep(LOOK_S)
-    return mounts
+    return keepers
 
 
-def held_up(registered: Mounts, keepers: Collection[MountId]) -> str:
-    """On which mounts, *keepers*, a new limit does not hold yet, for the end of a line; nothing if there are none."""
-    if not keepers:
-        return ""
-    names = ", ".join(_named(registered, mount) for mount in sorted(keepers))
-    return f"; not yet on {names}: what was granted there before has not been given back"
+def held_up(registered: Mounts, keepers: Keepers) -> str:
+    """On which mounts a new limit does not hold yet, and why, for the end of a line; nothing if there are none."""
+    return "".join(
+        f"; not yet on {', '.join(_named(registered, mount) for mount in sorted(mounts))}: {why}"
+        for mounts, why in (
+            (keepers.granted, "what was granted there before has not been given back"),
+            (
+                keepers.unseen,
+                "what the kernel is writing there by itself counts, and is not stopped before it is closed",
+            ),
+        )
+        if mounts
+    )
 
 
 def _named(registered: Mounts, mount: MountId) -> str:

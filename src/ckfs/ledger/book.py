@@ -37,12 +37,15 @@ _ASKED_BACK = (
 _OWNERS_OF_MOUNT = (
     "SELECT uid FROM grants WHERE store = :store AND mount = :mount"
     " UNION SELECT uid FROM open_files WHERE store = :store AND mount = :mount"
+    " UNION SELECT uid FROM unseen WHERE store = :store AND mount = :mount"
 )
 _MOUNTS = (
     "SELECT mount, uid FROM grants WHERE store = :store"
     " UNION SELECT mount, uid FROM open_files WHERE store = :store"
+    " UNION SELECT mount, uid FROM unseen WHERE store = :store"
     " UNION SELECT mount, NULL FROM posts WHERE store = :store"
 )
+_SAY_UNSEEN = "INSERT INTO unseen (store, mount, uid) VALUES (:store, :mount, :uid) ON CONFLICT (store, mount, uid) DO NOTHING"
 _SUM = (
     "SELECT COALESCE(SUM(bytes), 0), COALESCE(SUM(files), 0) FROM grants WHERE store = :store AND uid = :uid"
 )
@@ -108,6 +111,11 @@ class Book:
 
     def asked_back(self) -> dict[MountId, set[Uid]]:
         return self._backend.read(lambda tx: _owners_of_each(tx.rows(_ASKED_BACK)))
+
+    def unseen(self) -> dict[MountId, set[Uid]]:
+        return self._backend.read(
+            lambda tx: _owners_of_each(tx.rows("SELECT mount, uid FROM unseen WHERE store = :store"))
+        )
 
     # Mounts
 
@@ -189,6 +197,16 @@ class Book:
         sql = "UPDATE grants SET recalled = 0 WHERE store = :store AND uid = :uid AND mount = :mount"
         self._backend.write(lambda tx: tx.run(sql, uid=uid, mount=mount.decode("ascii")))
 
+    def say_unseen(self, mount: MountId, uid: Uid, *, is_so: bool) -> None:
+        def work(tx: Transaction) -> None:
+            Sheet(tx, mount).lock(uid)
+            if is_so:
+                tx.run(_SAY_UNSEEN, mount=mount.decode("ascii"), uid=uid)
+            else:
+                _forget_in(tx, "unseen", mount, uid)
+
+        self._backend.write(work)
+
     def waits_for(self, mount: MountId, uid: Uid) -> bool:
         sql = f"{_ASKED_BACK} AND uid = :uid AND mount <> :mount LIMIT 1"
         return self._backend.read(lambda tx: tx.row(sql, uid=uid, mount=mount.decode("ascii")) is not None)
@@ -202,7 +220,7 @@ class Book:
                 sheet[uid].claim(-sheet[uid].mine)
                 sheet[uid].post(NOTHING)
             sheet.save()
-            for table in ("grants", "open_files", "posts", "moves"):
+            for table in ("grants", "open_files", "unseen", "posts", "moves"):
                 _forget_in(tx, table, mount)
 
         self._backend.write(work)
@@ -235,7 +253,7 @@ class Book:
                 if any(row.uid == uid for row in sheet.files(file.ino)):
                     sheet.rebase(file.ino, uid, file.base)
             for mount in dead:
-                for table in ("grants", "open_files"):
+                for table in ("grants", "open_files", "unseen"):
                     _forget_in(tx, table, mount, uid)
             standing.post(counted - standing.used)
             claimed = tx.row(_SUM, uid=uid)

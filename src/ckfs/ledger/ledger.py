@@ -127,6 +127,9 @@ class Quotas(Protocol):
     def asked_back(self) -> dict[MountId, set[Uid]]:
         """The mounts that have yet to give back what they do not need of their grants, and whose. An engine grants nothing."""
 
+    def unseen(self) -> dict[MountId, set[Uid]]:
+        """The mounts where somebody writes whom no limit stops before he has closed it, and for whom. An engine stops everybody."""
+
 
 class Ledger(Quotas, Protocol):
     """One store's ledger."""
@@ -191,6 +194,9 @@ class Ledger(Quotas, Protocol):
 
     def answer(self, mount: MountId, uid: Uid) -> None:
         """*mount* has posted what it does not need."""
+
+    def say_unseen(self, mount: MountId, uid: Uid, *, is_so: bool) -> None:
+        """Whether the kernel of *mount* writes something by itself for *uid*, of which nobody hears."""
 
     def waits_for(self, mount: MountId, uid: Uid) -> bool:
         """Whether some other mount has yet to answer a recall for *uid*."""

@@ -92,10 +92,21 @@ _FIRST: Step = (
     """,
 )
 
-STEPS: Sequence[Step] = (_FIRST,)
+_UNSEEN: Step = (
+    """
+    CREATE TABLE unseen (
+        store          TEXT     NOT NULL,
+        mount          TEXT     NOT NULL,              -- whose kernel writes something by itself
+        uid            BIGINT   NOT NULL,              -- for this owner: no limit stops that before it is closed
+        PRIMARY KEY (store, mount, uid)
+    )
+    """,
+)
+
+STEPS: Sequence[Step] = (_FIRST, _UNSEEN)
 """The first makes the tables; each further one brings those of the version before it to the next. Never changed, only added to."""
 VERSION = len(STEPS)
-TABLES = ("stores", "accounts", "limits", "grants", "open_files", "posts", "moves")
+TABLES = ("stores", "accounts", "limits", "grants", "open_files", "posts", "moves", "unseen")
 _ABOUT = "CREATE TABLE about (version BIGINT NOT NULL)  -- of these tables; one row"
 
 
