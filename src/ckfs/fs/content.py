@@ -108,19 +108,35 @@ class Content:
 
     async def read(self, number: FileHandle, offset: int, size: int) -> bytes | memoryview:
         """A memoryview is valid until the caller's next ``await``."""
-        handle, traffic = self.core.handle(number), self.core.figures.traffic
+        piece: bytes | memoryview | None = self.found_at_once(number, offset, size)
+        if piece is not None:
+            return piece
+        handle = self.core.handle(number)
         handle.stream.read(offset, size, time.monotonic())
         if not self.core.gate.answers_at_once:
-            piece: bytes | memoryview | None = await self._read_by_thread(handle, offset, size)
+            piece = await self._read_by_thread(handle, offset, size)
         else:
-            piece = self.core.quick.read(handle.fd, offset, size)
-        if piece is None:
             piece = await self._read_from_disk(handle, offset, size)
-        traffic.bytes_read += len(piece)
+        self._has_read(handle, len(piece))
+        return piece
+
+    def found_at_once(self, number: FileHandle, offset: int, size: int) -> memoryview | None:
+        """What the store has in memory, valid as for :meth:`read`; None if something would have to be waited for, or there is no such handle."""
+        handle = self.core.handles.find(number)
+        if handle is None or not self.core.gate.answers_at_once:
+            return None
+        piece = self.core.quick.read(handle.fd, offset, size)
+        if piece is not None:
+            handle.stream.read(offset, size, time.monotonic())
+            self._has_read(handle, len(piece))
+        return piece
+
+    def _has_read(self, handle: Handle, count: int) -> None:
+        traffic = self.core.figures.traffic
+        traffic.bytes_read += count
         if not handle.has_read:
             handle.has_read = True
             traffic.sets_read.add(self.core.set_key(handle.node))
-        return piece
 
     async def _read_from_disk(self, handle: Handle, offset: int, size: int) -> bytes | memoryview:
         """One read at a time: a disk is read ahead for a reader who goes on in order, not for several at once."""
@@ -153,6 +169,11 @@ class Content:
         return await self._looked_at(
             handle, lambda: seeking.seek(door, handle.file, offset, whence, anew=handle.appends)
         )
+
+    def wrote_at_once(self, number: FileHandle, offset: int, data: Data) -> bool:
+        """As :meth:`Writing.wrote_at_once`; False also if there is no such handle."""
+        handle = self.core.handles.find(number)
+        return handle is not None and self.writing.wrote_at_once(handle, offset, data)
 
     async def write(self, number: FileHandle, offset: int, data: Data) -> int:
         """As :meth:`Writing.write`."""

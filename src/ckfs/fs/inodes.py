@@ -478,6 +478,9 @@ class Handles:
     def get(self, number: FileHandle) -> Handle:
         return self._handles[number]
 
+    def find(self, number: FileHandle) -> Handle | None:
+        return self._handles.get(number)
+
     def all(self) -> Iterable[Handle]:
         return self._handles.values()
 

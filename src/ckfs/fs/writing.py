@@ -47,7 +47,7 @@ class Writing:
         Of a memoryview nobody may change the bytes any more, also when this has failed: a store that did not answer in time may take
         them later.
         """
-        if self._wrote_at_once(handle, offset, data):
+        if self.wrote_at_once(handle, offset, data):
             return len(data)
         await self.begin(handle)
         with self.failing(handle):
@@ -62,7 +62,7 @@ class Writing:
             self.wrote(handle, offset, written)
             return written  # if there was an error, the next write of the caller meets it
 
-    def _wrote_at_once(self, handle: Handle, offset: int, data: Data) -> bool:
+    def wrote_at_once(self, handle: Handle, offset: int, data: Data) -> bool:
         """Whether all was written, without waiting for anything: so most writes go that are not the first of their image. Where that is not
         possible, or goes wrong, the way with all its care is gone, from the beginning."""
         core, node, count = self.core, handle.node, len(data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +23,9 @@ from ckfs.store.digests import Digest
 from ckfs.store.door import Door
 from ckfs.store.spots import Found, Spot, Target
 
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 256 << 10
 """Fits into a processor's cache."""
-_PIECES_PER_STEP = 8
+_PIECES_PER_STEP = 32
 _TRIES = 3
 
 
@@ -55,7 +56,8 @@ class Reading:
         self._found = found
         self._from_disk = from_disk
         self._hash = digests.new_hash()
-        self._buffer = memoryview(bytearray(min(_PIECE_BYTES, max(found.stat.st_size, 1))))
+        # Pages of its own: copies to an address that is no multiple of 32 take twice as long.
+        self._buffer = memoryview(mmap.mmap(-1, min(_PIECE_BYTES, max(found.stat.st_size, 1))))
         self.offset = 0
         """Bytes that have been read."""
 

@@ -92,6 +92,14 @@ class Device:
             return False
         return True
 
+    def reply_whole(self, answer: bytes) -> None:
+        """As :meth:`reply`, with an *answer* that has its header."""
+        try:
+            os.write(self.fd, answer)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise RuntimeError(f"the kernel does not take an answer of {len(answer)} bytes") from error
+
     def refuse(self, unique: int, number: int) -> None:
         """Answer with errno *number*."""
         try:

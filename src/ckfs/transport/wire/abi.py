@@ -212,6 +212,8 @@ RELEASE_IN: Final = Struct("=QIIQ")
 FLUSH_IN: Final = Struct("=Q8xQ")
 READ_IN: Final = Struct("=QQIIQI4x")
 WRITE_IN: Final = Struct("=QQIIQI4x")
+WHOLE_IO_IN: Final = Struct("=IIQ20xH2xQQI20x")
+"""HEADER_IN with WRITE_IN, or READ_IN, in one: the length of all, opcode, unique, extensions; fh, offset and size."""
 FSYNC_IN: Final = Struct("=QI4x")
 COMPAT_SETXATTR_IN: Final = Struct("=II")
 SETXATTR_IN: Final = Struct("=III4x")  # only if SETXATTR_EXT was agreed
@@ -239,6 +241,7 @@ ATTR_OUT: Final = Struct(f"=QI4x{_ATTR}")
 STATX_OUT: Final = Struct(f"=QII16xIIQIIIH2xQQQQ{_SX_TIME * 4}IIII112x")
 OPEN_OUT: Final = Struct("=QIi")
 WRITE_OUT: Final = Struct("=I4x")
+WHOLE_WRITE_OUT: Final = Struct("=IiQI4x")  # HEADER_OUT and WRITE_OUT in one
 STATFS_OUT: Final = Struct("=QQQQQIII28x")
 GETXATTR_OUT: Final = Struct("=I4x")
 LK_OUT: Final = Struct(f"={_FILE_LOCK}")

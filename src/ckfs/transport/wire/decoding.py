@@ -66,6 +66,24 @@ _unpack_getattr = abi.GETATTR_IN.unpack_from
 _unpack_read = abi.READ_IN.unpack_from
 _unpack_write = abi.WRITE_IN.unpack_from
 _WRITE_BYTES = abi.WRITE_IN.size
+_unpack_io = abi.WHOLE_IO_IN.unpack_from
+_IO_BYTES = abi.WHOLE_IO_IN.size
+_READ, _WRITE = int(Opcode.READ), int(Opcode.WRITE)
+
+
+def io_of(whole: memoryview) -> tuple[int, int, int, int, memoryview | None] | None:
+    """The short way to a READ or WRITE: its unique, fh, offset and size, and what is to be written. None if the message *whole* is
+    neither, or only :func:`decode` can tell what it is."""
+    if len(whole) < _IO_BYTES:
+        return None
+    length, opcode, unique, extensions, fh, offset, size = _unpack_io(whole)
+    if extensions or length != len(whole):
+        return None
+    if opcode == _WRITE and length == size + _IO_BYTES:
+        return unique, fh, offset, size, whole[_IO_BYTES:]
+    if opcode == _READ and length == _IO_BYTES:
+        return unique, fh, offset, size, None
+    return None
 
 
 def decode(opcode: int, body: memoryview, extensions_length: int = 0) -> Request:

@@ -1,4 +1,4 @@
-"""What the kernel is told: bodies of replies, the header before them, and notifications.
+"""What the kernel is told: bodies of replies, and the header before them.
 
 No attribute of a file makes these raise: it may have any size and any time, and an exception would leave its caller without an
 answer. What does not fit its field becomes the nearest value that does. Handles and node ids are the daemon's own, and are not bent.
@@ -13,7 +13,7 @@ import struct
 from typing import NamedTuple
 
 from ckfs.transport.wire import abi
-from ckfs.transport.wire.abi import InitFlags, NotifyCode
+from ckfs.transport.wire.abi import InitFlags
 
 _U16 = (1 << 16) - 1
 _U32 = (1 << 32) - 1
@@ -93,6 +93,11 @@ def created(
 def written(count: int) -> bytes:
     """For WRITE and COPY_FILE_RANGE: how many bytes."""
     return abi.WRITE_OUT.pack(_within(count, _U32))
+
+
+def whole_written(unique: int, count: int) -> bytes:
+    """All of the answer to a WRITE, header included; *count* was asked for, so that it fits."""
+    return abi.WHOLE_WRITE_OUT.pack(abi.WHOLE_WRITE_OUT.size, 0, unique, count)
 
 
 def copied(count: int) -> bytes:
@@ -236,25 +241,6 @@ class Listing:
         self._content += bytes(-len(self._content) % 8)
 
 
-def notify_inval_inode(ino: int, off: int, length: int) -> bytes:
-    """A whole message: forget the attributes of *ino*, and *length* bytes of its content from *off* on.
-
-    A *length* of 0 or less means up to the end; an *off* below 0 forgets no content.
-    """
-    body = abi.NOTIFY_INVAL_INODE_OUT.pack(_within(ino, _U64), _signed(off), _signed(length))
-    return _notification(NotifyCode.INVAL_INODE, body)
-
-
-def notify_inval_entry(parent: int, name: bytes) -> bytes:
-    """A whole message: forget what *name* in *parent* is."""
-    body = abi.NOTIFY_INVAL_ENTRY_OUT.pack(_within(parent, _U64), len(name), 0)
-    return _notification(NotifyCode.INVAL_ENTRY, body + name + b"\0")
-
-
-def _notification(code: NotifyCode, body: bytes) -> bytes:
-    return abi.HEADER_OUT.pack(abi.HEADER_OUT.size + len(body), code, 0) + body
-
-
 def _attr_of(a: Attributes) -> tuple[int, ...]:
     """The fields of struct fuse_attr, which fit or make pack raise."""
     atime, atime_nsec = divmod(a.atime_ns, _NS)
@@ -309,10 +295,6 @@ def _clamped(a: Attributes) -> Attributes:
 
 def _within(value: int, most: int) -> int:
     return 0 if value < 0 else min(value, most)
-
-
-def _signed(value: int) -> int:
-    return max(-_S64 - 1, min(value, _S64))
 
 
 def _time_within(when_ns: int) -> int:
