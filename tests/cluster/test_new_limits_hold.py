@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.ledgers import Policy, rewrite_policy
 from tests.support.mounting import Mount, mounted
-from tests.support.passed import NEEDED
+from tests.support.passed import NEEDED, stopped
 from tests.support.payers import UNIT, Payer, Quotas, ledger_in, new_payer, private_store, until
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -33,16 +32,6 @@ def mounts(root_and_fuse: None, workdir: Path, ledger: Policy) -> Iterator[tuple
             mounted(store, workdir / "b", node="b", may_log=["is partial"]) as b,
         ):
             yield a, b
-
-
-@contextmanager
-def stopped(mount: Mount) -> Iterator[None]:
-    """It does nothing, and is alive for all that others know."""
-    mount.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        mount.process.send_signal(signal.SIGCONT)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.agents import Agent
-from tests.support.mounting import Mount, kernel_can_pass, mounted, run_ckfs
-from tests.support.users import ALICE, as_user, raises_errno
+from tests.support.mounting import END_TIMEOUT, Mount, kernel_can_pass, kernel_is, mounted, run_ckfs
+from tests.support.passed import stopped
+from tests.support.users import ALICE, as_user, errno_of_call, raises_errno
 
 
 @pytest.fixture
@@ -49,6 +50,19 @@ def test_the_log_and_the_status_say_which_one_it_is(
         line = next(line for line in mount.log().splitlines() if " transport " in line)
         assert f"transport {transport}: " in line
         assert ("with passthrough" in line) == passes
+
+
+@pytest.mark.skipif(not kernel_is(6, 15), reason="the kernel ends mounts that do not answer since Linux 6.15")
+def test_a_daemon_that_hangs_itself_loses_its_mount(store: Path, workdir: Path) -> None:
+    """The kernel looks every 15 s."""
+    options = ["transport=kernel", "op_timeout=5", "io_timeout=10", "request_timeout=15"]
+    with mounted(store, workdir / "mount", options=options) as mount, Agent(ALICE) as caller:
+        mount.ended = True
+        with stopped(mount):
+            caller.begin(errno_of_call, os.stat, str(mount.path))
+            assert caller.is_done(60)
+            assert caller.result() == errno.ECONNABORTED
+        assert mount.process.wait(END_TIMEOUT) == 0
 
 
 def test_mounts_are_nosuid_and_nodev(kernel: Mount) -> None:

@@ -52,8 +52,12 @@ def passes_through() -> bool:
 
 def kernel_can_pass() -> bool:
     """Whether this kernel reads and writes by itself: not before Linux 6.9."""
-    release = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
-    return release >= (6, 9)
+    return kernel_is(6, 9)
+
+
+def kernel_is(*least: int) -> bool:
+    """Whether this is the Linux of that release, or a later one."""
+    return tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2]) >= least
 
 
 def command(*arguments: str | Path) -> list[str]:
