@@ -6,14 +6,14 @@ import contextlib
 import errno
 import os
 import re
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.mounting import Mount, make_store, mounted
+from tests.support.passed import stopped
 from tests.support.users import ALICE
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_and_fuse")]
@@ -46,16 +46,6 @@ def patient(root_and_fuse: None, workdir: Path) -> Path:
 def quick(root_and_fuse: None, workdir: Path) -> Path:
     """A store whose mounts are fenced after a few seconds."""
     return store_with(workdir, fence_s=2.0)
-
-
-@contextlib.contextmanager
-def stopped(mount: Mount) -> Iterator[None]:
-    """Cut off: its daemon does nothing, and nobody hears of it."""
-    mount.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        mount.process.send_signal(signal.SIGCONT)
 
 
 def make_set(mount: Mount) -> None:
