@@ -69,7 +69,10 @@ def has_followed(gluster: Cluster, store: str, name: str, uid: int) -> None:
     """All files of the set are *uid*'s, and nobody else has any."""
 
     def followed() -> bool:
-        kept = owners_kept(gluster, store, "users")
+        try:
+            kept = owners_kept(gluster, store, "users")
+        except FileNotFoundError:  # what was copied is just being removed
+            return False
         return {path.split("/")[0] for path in kept if f"/{name}" in path} == {str(uid)} and not any(
             "~old" in path for path in kept
         )

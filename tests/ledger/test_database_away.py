@@ -22,6 +22,8 @@ from tests.support.postgres import Server
 A, B, ALICE = MountId(b"a" * 16), MountId(b"b" * 16), Uid(2101)
 SOON_S = 0.3
 """How long a call waits that is to find the database away."""
+OWN, NEW = schema.VERSION, schema.VERSION + 1
+TOO_NEW = f"has version {NEW}, this ckfs knows versions up to {OWN}: update ckfs"
 LATER = (*schema.STEPS, ("ALTER TABLE accounts ADD COLUMN nickname TEXT",))
 
 
@@ -217,21 +219,21 @@ def test_an_older_version_is_upgraded_only_when_that_is_said(connection: str, pa
     patient.post(A, 1, [Posting(ALICE, Amount(5))])
     with pytest.raises(StoreUnusable, match=r'run "ckfs ledger upgrade STORE" \(the store with the id '):
         postgres.open_ledger(connection, STORE, TIMEOUT_S, LATER)
-    assert postgres.upgrade(connection, STORE, TIMEOUT_S, LATER) == (1, 2)
-    assert postgres.upgrade(connection, STORE, TIMEOUT_S, LATER) == (2, 2)
+    assert postgres.upgrade(connection, STORE, TIMEOUT_S, LATER) == (OWN, NEW)
+    assert postgres.upgrade(connection, STORE, TIMEOUT_S, LATER) == (NEW, NEW)
     book = postgres.open_ledger(connection, STORE, TIMEOUT_S, LATER)
     assert used(book) == 5
     book.close()
-    with pytest.raises(StoreUnusable, match=r"has version 2, this ckfs knows versions up to 1: update ckfs"):
+    with pytest.raises(StoreUnusable, match=TOO_NEW):
         postgres.open_ledger(connection, STORE, TIMEOUT_S)
-    with pytest.raises(StoreUnusable, match=r"has version 2, this ckfs knows versions up to 1: update ckfs"):
+    with pytest.raises(StoreUnusable, match=TOO_NEW):
         postgres.upgrade(connection, STORE, TIMEOUT_S)
 
 
 def test_an_upgrade_that_fails_leaves_all_as_it_was(connection: str, patient: Book) -> None:
     with pytest.raises(LedgerUnusable):
         postgres.upgrade(connection, STORE, TIMEOUT_S, (*LATER, ("DROP TABLE there_is_none",)))
-    assert postgres.upgrade(connection, STORE, TIMEOUT_S) == (1, 1)
+    assert postgres.upgrade(connection, STORE, TIMEOUT_S) == (OWN, OWN)
 
 
 # Connection strings
