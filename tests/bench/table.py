@@ -25,7 +25,7 @@ from tests.bench.targets import Reached, per_file, per_gib, targets
 from tests.bench.workloads import GIB, MIB, Scale
 
 _HEADER = """\
-# Performance
+## How the tables were made
 
 The tables that follow are written by `{command} --write FILE`: do not edit them by hand, run it again.
 
