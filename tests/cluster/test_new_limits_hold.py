@@ -81,7 +81,7 @@ def test_where_the_kernel_writes_by_itself_it_does_not_hold_yet(mounts: tuple[Mo
     payer = new_payer(a, quotas)
     with writing(payer, f"{b.path}/set-{payer.uid}/image.tmp", os.O_WRONLY):
         until(
-            lambda: quotas.standing(payer.uid).total.bytes >= MIB,
+            lambda: quotas.standing(payer.uid).used.bytes >= MIB,
             lambda: "what is written unseen does not count",
         )
         said = quotas.say("set", payer.uid, "--hard", 100 * MIB)

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from errno import EACCES, EDQUOT, ENOSPC, ETXTBSY
@@ -507,22 +508,31 @@ def test_what_was_written_unseen_is_charged_exactly(place: Place, payer: Payer) 
     place.quotas.check()
 
 
+def said_unseen(place: Place) -> set[int]:
+    """For whom the ledger says now that the kernel writes by itself, or is about to."""
+    (file,) = (place.store.parent.parent / "state").glob("*/ledger.sqlite")
+    with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as ledger:
+        return {uid for (uid,) in ledger.execute("SELECT uid FROM unseen")}
+
+
 def test_who_has_a_limit_is_kept_within_it(place: Place, payer: Payer) -> None:
     payer.may_add(2 * MIB)
     with Agent(payer.uid) as writer:
         fd = writer.do(os.open, payer.inside("image"), NEW, 0o600)
+        assert payer.uid not in said_unseen(place)
         assert not is_written_unseen(place.mount, writer, fd)
 
 
 def test_what_is_written_while_a_limit_is_set_counts_before_it_is_closed(place: Place, payer: Payer) -> None:
     with Agent(payer.uid) as writer:
         fd = writer.do(os.open, payer.inside("image"), NEW, 0o600)
+        assert payer.uid in said_unseen(place)
         assert is_written_unseen(place.mount, writer, fd)
         place.quotas.limit(payer.uid, hard=MIB)
         for _ in range(4):
             writer.do(os.write, fd, bytes(MIB))
         until(
-            lambda: place.quotas.standing(payer.uid).total.bytes >= 4 * MIB,
+            lambda: place.quotas.standing(payer.uid).used.bytes >= 4 * MIB,
             lambda: f"it counts with {place.quotas.standing(payer.uid)}",
         )
         assert errno_as(payer.uid, save, payer.inside("another"), b"x" * UNIT) == EDQUOT

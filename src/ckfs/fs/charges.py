@@ -151,11 +151,14 @@ class Charges(Protocol):
     def cut(self, node: Node, size: int) -> None:
         """What lies beyond *size* was cut off: writing there again needs new room."""
 
-    async def may_write_unseen(self, payer: Uid) -> bool:
-        """Whether the kernel may write by itself what *payer* pays for: not if nobody could be told so."""
+    def is_said_unseen(self, payer: Uid) -> bool:
+        """Whether it is known to whoever sets a limit, and will be for a while, that the kernel may write here by itself what *payer* pays for."""
 
-    def written_unseen(self, handle: Handle) -> None:
-        """From now on the kernel writes by itself through *handle*: nobody claims, and what is there is counted now and then."""
+    async def say_unseen(self, payer: Uid) -> bool:
+        """Let it be known. False if nobody could be told: then the kernel may not."""
+
+    def written_unseen(self) -> None:
+        """The kernel has begun to write something by itself: nobody claims for it, and what is there is counted now and then."""
 
     def closed(self, handle: Handle) -> None:
         """*handle*, which its node has no more, is to be closed."""
@@ -225,10 +228,13 @@ class Uncharged:
     def cut(self, node: Node, size: int) -> None:
         pass
 
-    async def may_write_unseen(self, payer: Uid) -> bool:
+    def is_said_unseen(self, payer: Uid) -> bool:
         return True
 
-    def written_unseen(self, handle: Handle) -> None:
+    async def say_unseen(self, payer: Uid) -> bool:
+        return True
+
+    def written_unseen(self) -> None:
         pass
 
     def closed(self, handle: Handle) -> None:

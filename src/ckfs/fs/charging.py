@@ -350,14 +350,16 @@ class Charging:
     def cut(self, node: Node, size: int) -> None:
         self.sessions.cut(node, size)
 
-    async def may_write_unseen(self, payer: Uid) -> bool:
-        return await self.open_ended.may_begin(payer)
+    def is_said_unseen(self, payer: Uid) -> bool:
+        return self.open_ended.is_said(payer)
 
-    def written_unseen(self, handle: Handle) -> None:
-        self.open_ended.begun(handle)
+    async def say_unseen(self, payer: Uid) -> bool:
+        return await self.open_ended.say(payer)
+
+    def written_unseen(self) -> None:
+        self.open_ended.begun()
 
     def closed(self, handle: Handle) -> None:
-        self.open_ended.closed(handle)
         self.sessions.closed(handle)
 
     # Handing over

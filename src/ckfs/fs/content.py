@@ -107,16 +107,11 @@ class Content:
     # Reading and writing
 
     async def read(self, number: FileHandle, offset: int, size: int) -> bytes | memoryview:
-        """A memoryview is valid until the caller's next ``await``."""
-        piece: bytes | memoryview | None = self.found_at_once(number, offset, size)
-        if piece is not None:
-            return piece
+        """A memoryview is valid until the caller's next ``await``. Transports try :meth:`found_at_once` before."""
         handle = self.core.handle(number)
         handle.stream.read(offset, size, time.monotonic())
-        if not self.core.gate.answers_at_once:
-            piece = await self._read_by_thread(handle, offset, size)
-        else:
-            piece = await self._read_from_disk(handle, offset, size)
+        is_near = self.core.gate.answers_at_once
+        piece = await (self._read_from_disk if is_near else self._read_by_thread)(handle, offset, size)
         self._has_read(handle, len(piece))
         return piece
 

@@ -18,7 +18,7 @@ from ckfs.fs.core import Core
 from ckfs.fs.inodes import Backing, Handle, Node, Through, busy, place_of, stored_owner, volume_of
 from ckfs.fs.plenty import Plenty
 from ckfs.fs.unseen import Unseen
-from ckfs.names import Inode
+from ckfs.names import Inode, Uid
 from ckfs.policy import lifecycle, passing
 from ckfs.policy.passing import Opened, Wish
 from ckfs.store.identity import ROOT, acting_as
@@ -140,13 +140,19 @@ class Passing:
             return opened.in_batch_set or await self.plenty.is_unlimited(self.core.payer_of(node))
         if any(other.writable and other.through is not Through.KERNEL for other in others):
             return False
-        payer = self.core.payer_of(node)
         return (
             passing.may_be_written(opened)
             and await self.plenty.is_roomy(volume_of(node))
-            and await self.core.charging.may_write_unseen(payer)
-            and await self.plenty.is_unlimited(payer)  # last: who sets a limit from here on hears of it
+            and await self._is_unlimited_until_said(self.core.payer_of(node))
         )
+
+    async def _is_unlimited_until_said(self, payer: Uid) -> bool:
+        """Whether *payer* has no limit, and whoever sets one from then on hears that the kernel writes for him."""
+        charging = self.core.charging
+        is_said = charging.is_said_unseen(payer)
+        if not (await self.plenty.is_unlimited(payer) and await charging.say_unseen(payer)):
+            return False
+        return is_said or await self.plenty.is_unlimited(payer)
 
     async def _register(self, handle: Handle) -> int | None:
         """The number of a backing, as the file's owner in the store; None if there can be none."""

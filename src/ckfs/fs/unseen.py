@@ -60,7 +60,7 @@ class Unseen:
         handle.node.unsynced = True
         self._open.add(handle)
         self._begun.set()
-        self.core.charging.written_unseen(handle)
+        self.core.charging.written_unseen()
 
     async def run(self) -> None:
         """Watch the room that there is while something is written unseen; for the life of the mount."""

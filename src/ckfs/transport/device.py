@@ -87,8 +87,7 @@ class Device:
                 self.fd, (replies.header(unique, 0, size), body) if size else (replies.header(unique, 0, 0),)
             )
         except OSError as error:
-            if error.errno not in _GONE:
-                raise RuntimeError(f"the kernel does not take an answer of {size} bytes") from error
+            _check_gone(error, size)
             return False
         return True
 
@@ -97,8 +96,7 @@ class Device:
         try:
             os.write(self.fd, answer)
         except OSError as error:
-            if error.errno not in _GONE:
-                raise RuntimeError(f"the kernel does not take an answer of {len(answer)} bytes") from error
+            _check_gone(error, len(answer))
 
     def refuse(self, unique: int, number: int) -> None:
         """Answer with errno *number*."""
@@ -118,3 +116,8 @@ class Device:
         """Who has a file open by it keeps it."""
         with contextlib.suppress(OSError):  # the mount is gone, and the backing with it
             fcntl.ioctl(self.fd, abi.FUSE_DEV_IOC_BACKING_CLOSE, number.to_bytes(4, sys.byteorder))
+
+
+def _check_gone(error: OSError, size: int) -> None:
+    if error.errno not in _GONE:
+        raise RuntimeError(f"the kernel does not take an answer of {size} bytes") from error
