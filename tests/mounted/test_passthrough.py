@@ -20,6 +20,7 @@ from tests.support.agents import Agent
 from tests.support.commands import ckfs_as_root
 from tests.support.further import make_further, name_stores, table
 from tests.support.images import content, save, state
+from tests.support.ledgers import ledger_file
 from tests.support.loops import ext4
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
 from tests.support.passed import NEEDED, is_read_unseen, is_written_unseen
@@ -510,8 +511,8 @@ def test_what_was_written_unseen_is_charged_exactly(place: Place, payer: Payer) 
 
 def said_unseen(place: Place) -> set[int]:
     """For whom the ledger says now that the kernel writes by itself, or is about to."""
-    (file,) = (place.store.parent.parent / "state").glob("*/ledger.sqlite")
-    with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as ledger:
+    uri = f"{ledger_file(place.store).as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as ledger:
         return {uid for (uid,) in ledger.execute("SELECT uid FROM unseen")}
 
 

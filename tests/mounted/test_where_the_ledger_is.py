@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import subprocess
 import threading
 import time
@@ -25,6 +24,7 @@ from ckfs.store.identity import ROOT as ROOT_OWNER
 from ckfs.store.layout import registry
 from tests.support.agents import Agent
 from tests.support.commands import ckfs_as
+from tests.support.ledgers import ledger_file
 from tests.support.mounting import Mount, command, environment, make_store, mounted, run_ckfs, state_directory
 from tests.support.users import ALICE, ChildFailed, as_user
 
@@ -42,13 +42,6 @@ UNIT = 4096
 
 def write_policy(store: Path, mode: str = "ledger") -> None:
     (store / "policy.toml").write_text(POLICY.format(mode=mode))
-
-
-def ledger_file(store: Path) -> Path:
-    text = (store / "ckfs.toml").read_text()
-    found = re.search(r'^id = "(.*)"$', text, re.MULTILINE)
-    assert found
-    return state_directory() / found[1] / "ledger.sqlite"
 
 
 @contextlib.contextmanager

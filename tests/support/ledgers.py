@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,13 @@ def embedded(policy: str) -> str:
     """As a new store says."""
     assert _EMBEDDED in policy
     return policy
+
+
+def ledger_file(store: Path) -> Path:
+    """Where the embedded ledger of *store* is, for what runs here now: the state of this host may know many stores."""
+    found = re.search(r'^id = "(.*)"$', (store / "ckfs.toml").read_text(), re.MULTILINE)
+    assert found
+    return Path(os.environ["CKFS_STATE_DIR"]) / found[1] / "ledger.sqlite"
 
 
 def in_new_database(server: Server) -> Policy:
