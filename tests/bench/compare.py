@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ckfs.bench import daemon
+from tests.bench import memory
 from tests.bench.places import CKFS, Place, as_user, forget_names, forget_pages, places, scratch_in, write_out
 from tests.bench.workloads import GIB, MB_S, Caches, Scale, Step, scenarios
 
@@ -96,6 +97,7 @@ def _measure(place: Place, one: Measured, before: Measured | None, say: Say) -> 
             say(f"{step.title}: {place.name}: pages of it stay in memory")
     elif step.caches is Caches.NO_NAMES:
         forget_names()
+    memory.touch(step.written_bytes)
     begun = daemon.read(place.pid)
     seconds = as_user(step.work, directory, *step.args, uid=place.user)
     ended = daemon.read(place.pid)

@@ -25,7 +25,7 @@ from ckfs.demo.criu import Criu, candidates
 from ckfs.demo.nodes import DemoFailed, Node
 from ckfs.model import Owner
 from ckfs.names import Gid, Uid
-from tests.bench import holding
+from tests.bench import holding, memory
 from tests.bench.compare import DIGESTS_BEGIN_S, until_quiet
 from tests.bench.places import BATCH_SET, USER, scratch_in, write_out
 from tests.bench.workloads import GIB
@@ -185,6 +185,7 @@ def _turn(dumped: Dumped, way: ByCriu, node: Node, pid: int, turn: _Turn, say: C
     counting.await_count(COUNTS_TO_SEE)
 
     def timed(what: str, call: Callable[[], object]) -> None:
+        memory.touch(dumped.memory_bytes)
         before, begin = daemon.read(pid), time.monotonic()
         call()
         took_s, after = time.monotonic() - begin, daemon.read(pid)

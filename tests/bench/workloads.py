@@ -58,6 +58,11 @@ class Step:
     writes: bool = False
     completes: bool = False
 
+    @property
+    def written_bytes(self) -> int:
+        """What it takes of memory, where that is counted in bytes."""
+        return int(self.amount * 1e6) if self.writes and self.unit == MB_S else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -75,7 +80,7 @@ class Scale:
     memory_bytes: int
 
 
-FULL = Scale(2 * GIB, GIB, 10_000, 2_000, 100_000, 5, 25, 96, GIB)
+FULL = Scale(2 * GIB, GIB, 2_000, 2_000, 100_000, 5, 25, 96, GIB)
 QUICK = Scale(256 * MIB, 32 * MIB, 2_000, 300, 10_000, 3, 15, 48, 256 * MIB)
 TINY = Scale(4 * MIB, 256 * KIB, 20, 5, 50, 1, 2, 2, 4 * MIB)
 

@@ -329,6 +329,15 @@ def test_a_mode_is_seen(pair: Pair) -> None:
         assert pair.seen(mode_of, "f") == mode, number
 
 
+def test_who_may_pass_through_a_directory_is_seen(pair: Pair) -> None:
+    pair.turn()
+    pair.change(os.mkdir, "d", 0o700)
+    pair.change(write, "d/f", b"x")
+    for number, mode in zip(turns(pair), cycle((0o600, 0o700)), strict=False):
+        pair.change(os.chmod, "d", mode)
+        assert pair.seen(_errno_of_stat, "d/f") == (errno.EACCES if mode == 0o600 else 0), number
+
+
 def test_an_attribute_is_seen(pair: Pair) -> None:
     pair.turn()
     pair.change(write, "f", b"x")

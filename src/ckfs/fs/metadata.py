@@ -17,11 +17,15 @@ from ckfs.fs.space import Space
 from ckfs.fs.streams import ANSWER_HOLDS_S
 from ckfs.fs.unseen import Unseen
 from ckfs.model import Caller, Owner, Record
-from ckfs.names import FileHandle, Gid, Inode, SetName, Uid
+from ckfs.names import ROOT_INODE, FileHandle, Gid, Inode, SetName, Uid
 from ckfs.policy import lifecycle, ownership, presented, quota
 from ckfs.policy.lifecycle import Event
 from ckfs.store.gate import Release
 from ckfs.store.spots import Found, Target, Times
+
+_ON_THE_WAY_S = 0.001
+"""For how long the kernel may take for true what it was told of a directory on a call's way: it asks for it twice, to find it and to see whether the
+caller may pass. It counts in ticks of 1 to 10 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +105,20 @@ class Metadata:
         return may_be and await self.sets.was_copied(node, is_gone=False)
 
     def answer_holds_s(self, found: Found) -> float:
-        """For how many seconds the kernel may take *found* for true: 0 but while somebody streams through the file."""
+        """For how many seconds the kernel may take *found* for true: 0 but of the mount's root, through which every call goes, and while
+        somebody streams through the file."""
+        if found.record.ino == ROOT_INODE:
+            return _ON_THE_WAY_S
         node, now = self.core.inodes.known(found.record.ino), time.monotonic()
         if node is None:
             return 0
         streams = any(handle.stream.is_running(found.stat.st_size, now) for handle in node.handles)
         return ANSWER_HOLDS_S if streams else 0
+
+    @staticmethod
+    def lookup_holds_s(found: Found) -> float:
+        """As :meth:`answer_holds_s`, of what was just looked up."""
+        return _ON_THE_WAY_S if found.record.is_directory else 0
 
     async def setattr(self, ino: Inode, changes: Changes, number: FileHandle | None, caller: Caller) -> Found:
         """The kernel has checked the caller's rights by what getattr presented."""

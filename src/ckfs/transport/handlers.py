@@ -105,7 +105,8 @@ class Handlers:
     # Names
 
     async def _lookup(self, header: Header, asked: requests.Lookup) -> Answer:
-        return self._entry(await self.fs.naming.lookup(Inode(header.nodeid), asked.name))
+        found = await self.fs.naming.lookup(Inode(header.nodeid), asked.name)
+        return self._entry(found, self.fs.metadata.lookup_holds_s(found))
 
     async def _mkdir(self, header: Header, asked: requests.Mkdir) -> Answer:
         return self._entry(
@@ -142,9 +143,9 @@ class Handlers:
         await self.fs.naming.rename(old, asked.old, new, asked.new, asked.flags, caller_of(header))
         return _NOTHING
 
-    def _entry(self, found: Found) -> Granted:
+    def _entry(self, found: Found, attr_valid_s: float = 0) -> Granted:
         ino = found.record.ino
-        return Granted(replies.entry(shown(found), ino, 0, 0), lambda: self._forget(ino))
+        return Granted(replies.entry(shown(found), ino, 0, attr_valid_s), lambda: self._forget(ino))
 
     async def _forget(self, ino: Inode) -> None:
         self.fs.forget(ino, 1)

@@ -84,7 +84,10 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        return attributes_of(await self._fs.naming.lookup(Inode(parent_inode), name))
+        found = await self._fs.naming.lookup(Inode(parent_inode), name)
+        entry = attributes_of(found)
+        entry.attr_timeout = self._fs.metadata.lookup_holds_s(found)
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:
