@@ -23,6 +23,7 @@ from tests.posix.places import remove
 from tests.support.agents import Agent, race
 from tests.support.gluster_cluster import Cluster
 from tests.support.mounting import Mount, mounted
+from tests.support.payers import until
 from tests.support.users import ALICE, BOB, as_user, errno_of_call
 
 pytestmark = pytest.mark.root
@@ -431,6 +432,22 @@ def test_a_working_directory_follows_its_rename_elsewhere(
     outside.do(os.rename, os.path.join(roots[1], "set0/d"), os.path.join(roots[1], "set0/e"))
     inside.do(write, "f", b"found by the directory")
     assert outside.do(read, os.path.join(roots[1], "set0/e/f")) == b"found by the directory"
+
+
+def test_who_stands_in_a_directory_that_is_closed_elsewhere_does_not_go_on_for_long(
+    roots: tuple[str, ...], agents: list[Agent]
+) -> None:
+    inside, outside = agents
+    inside.do(os.mkdir, os.path.join(roots[0], "set0"), 0o700)
+    inside.do(write, os.path.join(roots[0], "set0/f"), b"x")
+    inside.do(os.chdir, os.path.join(roots[0], "set0"))
+
+    def answers(number: int) -> bool:
+        return inside.do(_errno_of_stat, "f") == number
+
+    for mode, number in [(0o600, errno.EACCES), (0o700, 0)]:
+        outside.do(os.chmod, os.path.join(roots[1], "set0"), mode)
+        until(partial(answers, number), lambda: "it is as it was")
 
 
 # --- races --------------------------------------------------------------------------------------------------------------
