@@ -41,6 +41,8 @@ BOB = Caller(Uid(2102), Gid(2102), 0, 0o022)
 KEEPER = Owner(Uid(2190), Gid(2190))
 """The account that keeps a store where root is squashed."""
 
+_QUIET_WITHIN_S = 20.0
+
 
 @dataclass
 class KnownJobs:
@@ -274,6 +276,13 @@ class Mount:
         limiters.update(gate._sets.items())
         borrowed = {kind: limiter.borrowed_tokens for kind, limiter in limiters.items()}
         assert not any(borrowed.values()), f"threads left: {borrowed}"
+
+    async def until_nothing_is_held(self) -> None:
+        """As :meth:`check_nothing_held`, once what goes on in the background, as digests do, has come to an end."""
+        with trio.move_on_after(_QUIET_WITHIN_S):
+            while self.core.gate.is_busy:  # noqa: ASYNC110 - nobody else is told of it
+                await trio.sleep(0.01)
+        self.check_nothing_held()
 
 
 def new_store(

@@ -267,7 +267,7 @@ async def test_a_complete_image_is_written_while_it_is_done_and_complete_afterwa
         content = await mount.alice.load("s/image")
         assert await digest(mount.alice, "s/image") == of(content)
         assert (content == b"x" * 9000) == (mode == KEEP) == (before == of(content))
-        mount.check_nothing_held()
+        await mount.until_nothing_is_held()
 
 
 @fallocates

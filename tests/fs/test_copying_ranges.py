@@ -58,7 +58,7 @@ async def test_an_image_is_copied(store: Path) -> None:
         assert await mount.alice.load(f"{SET}/target") == CONTENT
         assert await mount.alice.state(f"{SET}/target") is State.COMPLETE
         assert await digest(mount.alice, f"{SET}/target") == of(CONTENT)
-        mount.check_nothing_held()
+        await mount.until_nothing_is_held()
 
 
 async def test_a_part_of_it_into_the_middle_of_a_complete_one(store: Path) -> None:
@@ -181,7 +181,7 @@ async def test_where_the_store_does_not_copy_the_kernel_reads_and_writes(
         assert await mount.alice.state(f"{SET}/target") is State.COMPLETE
         assert await digest(mount.alice, f"{SET}/target") == of(CONTENT)
         assert read == []
-        mount.check_nothing_held()
+        await mount.until_nothing_is_held()
 
 
 async def test_a_copy_that_failed_half_way_is_partial(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

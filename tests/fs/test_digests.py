@@ -108,7 +108,7 @@ async def test_an_image_that_becomes_complete_gets_its_digest(store: Path) -> No
         assert await attribute(alice, "s/.other.tmp") is None
         await alice.rename("s/.other.tmp", "s/other")
         assert await digest(alice, "s/other") == of(CONTENT[::-1])
-        mount.check_nothing_held()
+        await mount.until_nothing_is_held()
 
 
 async def test_what_does_not_change_content_keeps_it(store: Path) -> None:

@@ -90,7 +90,7 @@ async def test_what_is_written_in_order_is_not_read_for_its_digest(
         assert await digest(mount.alice, IMAGE) == of(CONTENT)
         assert read == []
         assert checker(mount).check(spot_of(mount, b"s", b"image"), NOW)[0] is Result.VERIFIED
-        mount.check_nothing_held()
+        await mount.until_nothing_is_held()
 
 
 async def test_it_stays_known_whatever_is_done_to_its_name_and_looks(store: Path, read: list[int]) -> None:
