@@ -40,12 +40,12 @@ the highest.
   it does everywhere, so that the next one does not wait for it.
 - The file that is written with 1 MiB calls, and then read, is in a batch set, where complete images are read by the kernel alone: it is
   written under a temporary name, and renamed to its final one, which is not timed. All else is in sets outside batch sets.
-- Just before each write, dump and restore as much memory is taken as that will take, and given back: a virtual machine gets memory from its host when it
+- Just before each stream that is written, each dump and each restore as much memory is taken as that will take, and given back: a virtual machine gets memory from its host when it
   first touches it, which takes several times as long as writing to it, and else whoever comes first pays for the next.
 - Reads find the data in the page cache of the backing file system, except *cold* ones: before those the file was
   synced and its pages dropped. Neither bindfs nor ckfs keeps pages of its own from one open to the next.
 - Before stat and `ls -l` the kernel's names and inodes were dropped{unless_dropped}. ckfs lets the kernel cache no names, and
-  attributes for no longer than a call takes, so that a change on one host is seen by the next call on another; bindfs caches both for a second.
+  of attributes only those of directories, for two ticks of its clock, so that a change on one host is seen by the next call on another; bindfs caches both for a second.
 - The daemon's time is that of all its threads, on all processors (utime and stime), and its memory the most that was ever resident
   (VmHWM). *Afterwards* is what it does until it is quiet, above all for digests: what the kernel has written by itself is read once for them.
 """

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import multiprocessing
 import os
+import pwd
 import signal
 import socket
 import sqlite3
@@ -23,6 +24,7 @@ from tests.support.images import content, save, state
 from tests.support.ledgers import ledger_file
 from tests.support.loops import ext4
 from tests.support.mounting import Mount, make_store, mounted, run_ckfs
+from tests.support.nfs import directory_for, nfs_store
 from tests.support.passed import NEEDED, is_read_unseen, is_written_unseen
 from tests.support.payers import UNIT, Payer, Place, charged, new_payer, place_in, private_store, until
 from tests.support.users import ALICE, ROOT, as_user, errno_as
@@ -409,8 +411,11 @@ def write_on_until_refused(fd: int) -> int:
         os.close(fd)
 
 
-def test_what_found_no_room_is_partial(root_and_fuse: None, workdir: Path) -> None:
-    with ext4(workdir, 2 << 30, 4000) as top:
+def test_what_found_no_room_is_partial_and_took_nothing_of_roots(root_and_fuse: None, workdir: Path) -> None:
+    with ext4(workdir, 2 << 30, 4000, for_root=5) as top:
+        room = os.statvfs(top)
+        kept = room.f_bfree - room.f_bavail
+        assert kept * room.f_frsize > 64 * MIB
         store = make_store(top)
         with mounted(store, workdir / "mount", may_log=[TORN]) as mount, Agent(ALICE) as writer:
             own = own_of(mount)
@@ -420,7 +425,27 @@ def test_what_found_no_room_is_partial(root_and_fuse: None, workdir: Path) -> No
                 room = os.statvfs(top)
                 os.posix_fallocate(other.fileno(), 0, room.f_bavail * room.f_frsize - 40 * MIB)
             assert writer.do(write_on_until_refused, fd) == ENOSPC
+            assert os.statvfs(top).f_bfree >= kept
             until(lambda: state(f"{own}/image") == "partial", lambda: state(f"{own}/image"))
+
+
+@pytest.mark.parametrize("wish", ["auto", "on"])
+def test_on_a_store_behind_a_network_it_is_off_unless_wanted(
+    root_and_fuse: None, workdir: Path, wish: str
+) -> None:
+    private, keeper = workdir / "private", pwd.getpwnam("daemon")
+    private.mkdir(mode=0o700)
+    with nfs_store(private) as nfs:
+        directory_for(nfs, keeper.pw_uid, keeper.pw_gid)
+        store = nfs.clients[0].path / "store"
+        run_ckfs("init", store, "--service-user", keeper.pw_name).check_returncode()
+        options = [f"service_user={keeper.pw_name}", f"passthrough={wish}"]
+        with mounted(store, workdir / "mount", options=options) as mount, Agent(ALICE) as writer:
+            writer.do(os.mkdir, f"{mount.path}/own")
+            fd = writer.do(os.open, f"{mount.path}/own/image", NEW, 0o600)
+            assert is_written_unseen(mount, writer, fd) == (wish == "on")
+            writer.do(os.close, fd)
+            assert state(f"{mount.path}/own/image") == "complete"
 
 
 # Two mounts of one store

@@ -16,6 +16,7 @@ import pytest
 from tests.support.agents import Agent
 from tests.support.mounting import END_TIMEOUT, Mount, kernel_can_pass, kernel_is, mounted, run_ckfs
 from tests.support.passed import stopped
+from tests.support.payers import until
 from tests.support.users import ALICE, as_user, errno_of_call, raises_errno
 
 
@@ -69,6 +70,14 @@ def test_mounts_are_nosuid_and_nodev(kernel: Mount) -> None:
     with open("/proc/self/mountinfo", encoding="utf-8") as lines:
         line = next(line for line in lines if f" {kernel.path} " in line)
     assert {"nosuid", "nodev"} <= set(line.split()[5].split(","))
+
+
+def test_the_kernel_reads_far_ahead(kernel: Mount) -> None:
+    device = os.stat(kernel.path).st_dev
+    setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    if not os.access(setting, os.W_OK):
+        pytest.skip("sysfs is read-only here")
+    until(lambda: int(setting.read_text()) == 4096, lambda: f"it is {setting.read_text()}")
 
 
 def test_an_attribute_may_be_said_to_be_new_or_to_be_there(kernel: Mount) -> None:

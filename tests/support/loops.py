@@ -60,14 +60,13 @@ def _unmount(top: Path) -> None:
 
 
 @contextlib.contextmanager
-def ext4(directory: Path, size_bytes: int, inodes: int) -> Iterator[Path]:
-    """A new ext4 with so many *inodes*, mounted on ``directory/ext4``, which is root's alone. Nothing of it is kept for root."""
+def ext4(directory: Path, size_bytes: int, inodes: int, *, for_root: int = 0) -> Iterator[Path]:
+    """A new ext4 with so many *inodes*, mounted on ``directory/ext4``, which is root's alone. *for_root* percent of it are kept for root."""
     disk, top = directory / "ext4.disk", directory / "ext4"
     with disk.open("wb") as file:
         file.truncate(size_bytes)
-    subprocess.run(
-        ["mkfs.ext4", "-q", "-b", "4096", "-m", "0", "-N", str(inodes), disk], check=True, capture_output=True
-    )
+    numbers = ["-b", "4096", "-m", str(for_root), "-N", str(inodes)]
+    subprocess.run(["mkfs.ext4", "-q", *numbers, disk], check=True, capture_output=True)
     with _small(top, ["-o", "loop", str(disk)]):
         yield top
     disk.unlink()

@@ -290,7 +290,8 @@ def caller_of(ctx: RequestContext) -> Caller:
 
 
 def attributes_of(found: Found) -> EntryAttributes:
-    """What callers see: the store's sizes and times, the record's owner, mode and number. The kernel keeps nothing of it (0 s)."""
+    """What callers see: the store's sizes and times, the record's owner, mode and number. The kernel keeps nothing of it (0 s), unless
+    whoever answers says otherwise."""
     entry, status, record = EntryAttributes(), found.stat, found.record
     entry.st_ino = InodeT(record.ino)
     entry.entry_timeout = entry.attr_timeout = 0
