@@ -330,6 +330,16 @@ def test_a_mode_is_seen(pair: Pair) -> None:
         assert pair.seen(mode_of, "f") == mode, number
 
 
+def test_a_mode_that_is_set_while_another_mount_ends_writing_stays(pair: Pair) -> None:
+    """close(2) does not wait until a mount has said what the image is worth."""
+    for number in turns(pair):
+        name = f"f{number}"
+        pair.change(write, name, b"x")
+        pair.seen(os.chmod, name, 0o600)
+        pair.change(os.listdir, "")  # waits for what was closed
+        assert pair.seen(mode_of, name) == 0o600, number
+
+
 def test_who_may_pass_through_a_directory_is_seen(pair: Pair) -> None:
     pair.turn()
     pair.change(os.mkdir, "d", 0o700)

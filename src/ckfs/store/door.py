@@ -22,6 +22,7 @@ from ckfs.model import Record
 from ckfs.names import Inode, MountId
 from ckfs.policy import lifecycle
 from ckfs.store import allocated, attributes, record, syscalls, writers
+from ckfs.store.alone import alone_with
 from ckfs.store.metering import Meter, rounded
 from ckfs.store.namespace import Namespace
 from ckfs.store.refusals import noting
@@ -139,6 +140,17 @@ class Door(Namespace):
 
     # Changing
 
+    @contextmanager
+    def opened_alone(self, target: Target, flags: int = os.O_RDONLY) -> Iterator[int]:
+        """As :meth:`opened`, for who reads the record and writes it back: nobody else does within the block, on any mount of a store of this
+        host, or of one behind a network for whose quotas files are locked anyway."""
+        with self.opened(target, flags) as fd:
+            if self.is_local or isinstance(self.reports, Reports):
+                with alone_with(fd):
+                    yield fd
+            else:
+                yield fd
+
     @noting
     def update(
         self,
@@ -156,7 +168,7 @@ class Door(Namespace):
         """
         self._check_writable()
         flags = os.O_RDONLY if size is None else os.O_WRONLY
-        with self.opened(target, flags) as fd:
+        with self.opened_alone(target, flags) as fd:
             before = self.found(os.fstat(fd), fd)
             check_same(before, expected)
             after = change(before.record)
@@ -192,7 +204,7 @@ class Door(Namespace):
     def amend(self, target: Target, expected: Inode, change: Callable[[Found], Record]) -> Found:
         """Rewrite the record if *change* changes it, and touch nothing otherwise."""
         self._check_writable()
-        with self.opened(target, os.O_RDONLY) as fd:
+        with self.opened_alone(target) as fd:
             before = self.found(os.fstat(fd), fd)
             check_same(before, expected)
             after = change(before)

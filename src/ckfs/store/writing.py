@@ -8,6 +8,8 @@ steps and no death can turn into a torn image that counts as whole.
 * Complete is said after the mark has gone, and only if no other mount has one. Of two mounts that end together each takes its
   own away before it looks, so that at least one of them sees that it is the last.
 * Who says complete looks once more: a writer that began in that moment has marked the image before it read the record.
+
+Where files can be locked for a moment each step is one for all (:meth:`Door.opened_alone`); the order is for stores that know no locks.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def begin(
     door: Door, target: Target, ino: Inode, mount: MountId, change: Change, is_gone: Callable[[MountId], bool]
 ) -> Found:
     """Mark *target* as written by *mount*, and let *change* say so in its record."""
-    with door.opened(target, os.O_RDONLY) as fd:
+    with door.opened_alone(target) as fd:
         _same(door, fd, ino)
         door.reports.mark(fd, mount)
         writers.note_another(fd)
@@ -50,7 +52,7 @@ def begin(
 @noting
 def finish(door: Door, target: Target, ino: Inode, mount: MountId, change: Change | None) -> Found:
     """*mount* writes *target* no more; *change* settles the record if no other mount does. None: it has no final name yet."""
-    with door.opened(target, os.O_RDONLY) as fd:
+    with door.opened_alone(target) as fd:
         before = _same(door, fd, ino)
         after = before.record if change is None else change(before)
         if after.state is State.PARTIAL:
@@ -68,7 +70,7 @@ def finish(door: Door, target: Target, ino: Inode, mount: MountId, change: Chang
 def say(door: Door, target: Target, ino: Inode, change: Change) -> Found:
     """As :meth:`Door.amend`, for who says something of an image that others may begin to write in that very moment: then it is
     being written, whatever *change* said. Marks that were there before may be of the dead, and say nothing."""
-    with door.opened(target, os.O_RDONLY) as fd:
+    with door.opened_alone(target) as fd:
         marked = writers.of(fd)  # before the record is read: who begins marks the image first
         before = _same(door, fd, ino)
         found = _changed(fd, before, change(before))
@@ -81,7 +83,7 @@ def say(door: Door, target: Target, ino: Inode, change: Change) -> Found:
 @noting
 def settle_left(door: Door, target: Target, ino: Inode, left: frozenset[MountId], change: Change) -> Found:
     """Settle what the mounts *left*, all gone, were writing: nothing happens if there are other marks on it by now."""
-    with door.opened(target, os.O_RDONLY) as fd:
+    with door.opened_alone(target) as fd:
         before = _same(door, fd, ino)
         if before.record.state is not State.WRITING or writers.of(fd) != left:
             return before

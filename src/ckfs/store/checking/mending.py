@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from ckfs.errors import Stale
 from ckfs.model import Owner, Record
 from ckfs.store import attributes, record
+from ckfs.store.alone import alone_with
 from ckfs.store.checking.walking import Seen, modes_needed, owner_of, reach
 
 
@@ -50,9 +51,10 @@ def _put_record(fd: int, before: bytes | None, new: Record) -> Record:
         except FileExistsError:
             raise Stale("it has a record by now") from None
         return new
-    if attributes.get_or_none(fd, record.ATTRIBUTE) != before:
-        raise Stale("it has another record by now")
-    attributes.put(fd, record.ATTRIBUTE, record.encode(new))
+    with alone_with(fd):
+        if attributes.get_or_none(fd, record.ATTRIBUTE) != before:
+            raise Stale("it has another record by now")
+        attributes.put(fd, record.ATTRIBUTE, record.encode(new))
     return new
 
 
