@@ -31,6 +31,7 @@ import ctypes
 import errno
 import functools
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -50,6 +51,7 @@ import pyfuse3
 import trio
 
 from tests.support.mounting import is_mounted
+from tests.support.preloaded import Preloaded, Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -681,6 +683,7 @@ def main(backing: str, mountpoint: str, control: str, *options: str) -> None:
 def run(fs: FaultFs, faults: Faults, mountpoint: str, control: str) -> None:
     """Serve *fs* until the mount is taken away."""
     os.umask(0)
+    os.setgroups([])  # noqa: TID251 - a process of its own
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # each file that the kernel knows keeps a descriptor
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     pyfuse3.init(fs, mountpoint, {"fsname=faultfs", "allow_other"})
@@ -696,7 +699,7 @@ def run(fs: FaultFs, faults: Faults, mountpoint: str, control: str) -> None:
 class FaultStore:
     """A running fault store, from the test's side."""
 
-    def __init__(self, path: Path, backing: Path, process: subprocess.Popen[str], control: str) -> None:
+    def __init__(self, path: Path, backing: Path, process: Process, control: str) -> None:
         self.path = path
         """Where the faulty store is mounted."""
         self.backing = backing
@@ -781,14 +784,14 @@ def served(program: str, backing: Path, mountpoint: Path, *options: str) -> Iter
     """*backing*, served on *mountpoint* by the module *program*, which takes the arguments of this one."""
     mountpoint.mkdir()
     control = mountpoint.with_suffix(".sock")
-    command = [sys.executable, "-m", program, str(backing), str(mountpoint), str(control), *options]
-    process = subprocess.Popen(
-        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, extra_groups=[]
-    )
+    reading, writing = os.pipe()
+    serve = importlib.import_module(program).main
+    words = [str(backing), str(mountpoint), str(control), *options]
+    process = Preloaded(serve, words, stdout=writing, stderr=2, env=os.environ)
+    os.close(writing)
     try:
-        assert process.stdout is not None
-        with process.stdout:
-            if process.stdout.readline() != "ready\n":
+        with open(reading, encoding="utf-8") as answer:
+            if answer.readline() != "ready\n":
                 raise RuntimeError(f"the fault store did not start: exit status {process.wait(10)}")
         store = FaultStore(mountpoint, backing, process, str(control))
         try:

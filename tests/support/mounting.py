@@ -20,11 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from ckfs.cli.main import main
 from tests.support.commands import ckfs_as
+from tests.support.preloaded import Preloaded, Process
 from tests.support.users import ROOT
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -86,10 +88,26 @@ def state_directory() -> Path:
 
 
 def run_ckfs(*arguments: str | Path, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Run a ckfs command to its end; its exit status is the caller's to check."""
-    return subprocess.run(
-        command(*arguments), env=environment(), capture_output=True, text=True, timeout=timeout, check=False
-    )
+    """Run a ckfs command to its end; its exit status is the caller's to check. Only of ``ckfs mount`` the process list says the words."""
+    if arguments[0] == "mount":
+        return subprocess.run(
+            command(*arguments),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    words = list(map(str, arguments))
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = Preloaded(main, [words], stdout=out.fileno(), stderr=errors.fileno(), env=environment())
+        try:
+            status = process.wait(timeout)
+        finally:
+            process.kill()
+        for file in (out, errors):
+            file.seek(0)
+        return subprocess.CompletedProcess(words, status, out.read(), errors.read())
 
 
 def make_store(directory: Path, *options: str) -> Path:
@@ -104,7 +122,7 @@ def make_store(directory: Path, *options: str) -> Path:
 class Mount:
     """One running ckfs. Made by :func:`mounted`; a test may end it early by any of the ways that there are."""
 
-    def __init__(self, path: Path, store: Path, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    def __init__(self, path: Path, store: Path, process: Process, log_file: Path) -> None:
         self.path = path
         self.store = store
         self.process = process
@@ -204,16 +222,9 @@ def mounted(
     ]
     with tempfile.TemporaryDirectory(prefix="ckfs-daemon-") as scratch:
         log_file = Path(scratch) / "log"
-        arguments = [*within, *command("mount", store, mountpoint, "-f", "-o", ",".join(chosen))]
-        with _Readiness(Path(scratch) / "notify") as readiness, log_file.open("wb") as log:
-            process = subprocess.Popen(
-                arguments,
-                env=environment(NOTIFY_SOCKET=str(readiness.path)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                umask=UMASK,
-            )
+        words = list(map(str, ("mount", store, mountpoint, "-f", "-o", ",".join(chosen))))
+        with _Readiness(Path(scratch) / "notify") as readiness:
+            process = _begun(words, environment(NOTIFY_SOCKET=str(readiness.path)), log_file, within)
             mount = Mount(mountpoint, store, process, log_file)
             mount.options = tuple(options)
             try:
@@ -228,6 +239,20 @@ def mounted(
                     process.kill()
                 process.wait()
                 mount.detach()
+
+
+def _begun(words: Sequence[str], env: Mapping[str, str], log_file: Path, within: Sequence[str]) -> Process:
+    with log_file.open("wb") as log:
+        if not within:
+            return Preloaded(main, [words], stdout=log.fileno(), stderr=log.fileno(), env=env, umask=UMASK)
+        return subprocess.Popen(
+            [*within, *command(*words)],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            umask=UMASK,
+        )
 
 
 def is_mounted(path: Path) -> bool:
