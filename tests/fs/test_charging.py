@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,10 +34,11 @@ async def settled(ledger: Book, *mounts: Mount, uid: int = ALICE.uid) -> Amount:
     """What *uid* is charged with, once nobody has a claim: the same as is counted in the store."""
     store = mounts[0].core.store
     counted = counting.count(store, Uid(uid), store.door.unit)
-    with trio.move_on_after(ENOUGH_S):
-        while ledger.account(Uid(uid)) != replace(ledger.account(Uid(uid)), used=counted, claimed=NOTHING):  # noqa: ASYNC110 - the ledger sends no event
-            await trio.sleep(0.02)
     account = ledger.account(Uid(uid))
+    with trio.move_on_after(ENOUGH_S):
+        while (account.used, account.claimed) != (counted, NOTHING):  # the ledger sends no event
+            await trio.sleep(0.02)
+            account = ledger.account(Uid(uid))
     assert (account.used, account.claimed) == (counted, NOTHING)
     return counted
 

@@ -89,7 +89,7 @@ def state_directory() -> Path:
 
 def run_ckfs(*arguments: str | Path, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     """Run a ckfs command to its end; its exit status is the caller's to check. Only of ``ckfs mount`` the process list says the words."""
-    if arguments[0] == "mount":
+    if arguments[0] == "mount" or _needs_exec():
         return subprocess.run(
             command(*arguments),
             env=environment(),
@@ -241,9 +241,14 @@ def mounted(
                 mount.detach()
 
 
+def _needs_exec() -> bool:
+    """Whether the environment says something that only a program that is executed hears."""
+    return any(name.startswith("LD_") for name in os.environ)
+
+
 def _begun(words: Sequence[str], env: Mapping[str, str], log_file: Path, within: Sequence[str]) -> Process:
     with log_file.open("wb") as log:
-        if not within:
+        if not within and not _needs_exec():
             return Preloaded(main, [words], stdout=log.fileno(), stderr=log.fileno(), env=env, umask=UMASK)
         return subprocess.Popen(
             [*within, *command(*words)],

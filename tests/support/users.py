@@ -10,12 +10,11 @@ import contextlib
 import errno
 import os
 import pickle
-import select
-import signal
-import time
-import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar, cast
+from typing import Final, ParamSpec, TypeVar, cast
+
+from tests.support import callers
+from tests.support.callers import Call
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,19 +44,13 @@ def as_user(
 
     Only the result is pickled, *fn* may be a lambda. Its OSError is raised here, with errno and file names.
     """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _live_and_die(writing, lambda: _identified(uid, uid if gid is None else gid, groups, umask, fn, args))
-    os.close(writing)
+    call = Call(uid, uid if gid is None else gid, groups, umask, fn, args)
     try:
-        answer = _read_all(reading, child, time.monotonic() + CALL_TIMEOUT)
-    finally:
-        os.close(reading)
-        _, status = os.waitpid(child, 0)
+        answer = callers.answer_to(call, CALL_TIMEOUT) if callers.is_sendable(call) else _forked(call)
+    except TimeoutError:
+        raise ChildFailed(f"the call hangs: no answer after {CALL_TIMEOUT:.0f} s") from None
     if not answer:
-        raise ChildFailed(f"the child of uid {uid} ended without an answer: wait status {status:#x}")
+        raise ChildFailed(f"the child of uid {uid} ended without an answer")
     kind, value = pickle.loads(answer)
     if kind == "error":
         raise cast("OSError", value)
@@ -107,57 +100,16 @@ def _name_of(number: int) -> str:
     return errno.errorcode.get(number, str(number))
 
 
-def _identified(
-    uid: int,
-    gid: int,
-    groups: tuple[int, ...],
-    umask: int | None,
-    fn: Callable[..., object],
-    args: tuple[object, ...],
-) -> object:
-    if umask is not None:
-        os.umask(umask)
-    # The whole process is meant here: it is a child made for this one call.
-    os.setgroups(groups)  # noqa: TID251 - a process of its own, for that user
-    os.setresgid(gid, gid, gid)  # noqa: TID251 - a process of its own, for that user
-    os.setresuid(uid, uid, uid)  # noqa: TID251 - a process of its own, for that user
-    return fn(*args)
-
-
-def _live_and_die(writing: int, call: Callable[[], object]) -> NoReturn:
-    status = 1
+def _forked(call: Call) -> bytes:
+    """The answer of a child of this very process, which has all that the call may need."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        callers.live_and_die(writing, call)
+    os.close(writing)
     try:
-        _write_all(writing, _answer_of(call))
-        status = 0
+        return callers.read_all(reading, child, CALL_TIMEOUT)
     finally:
-        os._exit(status)
-
-
-def _answer_of(call: Callable[[], object]) -> bytes:
-    answer: tuple[str, Any]
-    try:
-        answer = ("value", call())
-        return pickle.dumps(answer)
-    except OSError as error:
-        answer = ("error", error)
-    except BaseException:  # noqa: BLE001 - it is raised again by the parent
-        answer = ("failure", traceback.format_exc())
-    return pickle.dumps(answer)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _read_all(fd: int, child: int, deadline: float) -> bytes:
-    parts: list[bytes] = []
-    while True:
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            os.kill(child, signal.SIGKILL)
-            raise ChildFailed(f"the call hangs: no answer after {CALL_TIMEOUT:.0f} s")
-        part = os.read(fd, 1 << 16)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
+        os.close(reading)
+        os.waitpid(child, 0)
