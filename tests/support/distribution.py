@@ -14,6 +14,8 @@ LONGEST = (
     "mounted/test_quota_holes",
     "mounted/test_database_away_on_mounts",
     "mounted/test_theft",
+    "cluster/test_two_mounts",
+    "mounted/test_bench_command",
     "mounted/test_protection",
     "mounted/test_lifecycle",
     "fs/test_trash",
