@@ -39,6 +39,7 @@ TRANSPORT = "CKFS_TEST_TRANSPORT"
 UMASK = 0o022
 """Every ckfs runs with a common umask, whatever the tests' own is."""
 _POLL = 0.02
+_PYTEST = os.getpid()
 
 _SURPRISE = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|^Traceback |^<[0-4]>", re.IGNORECASE)
 
@@ -242,8 +243,9 @@ def mounted(
 
 
 def _needs_exec() -> bool:
-    """Whether the environment says something that only a program that is executed hears."""
-    return any(name.startswith("LD_") for name in os.environ)
+    """Whether the environment says something that only a program that is executed hears, or this is a child, as another user perhaps, for
+    whom pytest's server forks nothing."""
+    return os.getpid() != _PYTEST or any(name.startswith("LD_") for name in os.environ)
 
 
 def _begun(words: Sequence[str], env: Mapping[str, str], log_file: Path, within: Sequence[str]) -> Process:
